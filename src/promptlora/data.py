@@ -1,0 +1,338 @@
+"""Rows of ``{task, prompt, input, outputs}``, read from files, and their way into batches.
+
+It knows files, tokenizers and the order of a training run; nothing of LoRA or of the hypernetwork.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from promptlora.config import DataConfig
+from promptlora.errors import DataError
+from promptlora.losses import IGNORED
+from promptlora.prompts import encode_chat, render_chat
+
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One example: the prompt says what to do, the input is what it is done to, the outputs are all right."""
+
+    task: str
+    prompt: str
+    input: str
+    outputs: tuple[str, ...]
+    metric: str = "rougeL"
+    split: str = ""
+
+
+def _row(values: Mapping[str, Any], where: str) -> Row:
+    for key in ("prompt", "input"):
+        if not isinstance(values.get(key), str):
+            raise DataError(f"{where}: {key}={values.get(key)!r}; expected a text; add it to the row")
+    outputs = values.get("outputs")
+    if isinstance(outputs, str):
+        outputs = [outputs]
+    if outputs is not None and not isinstance(outputs, (list, tuple)):
+        outputs = list(outputs) if hasattr(outputs, "__iter__") else None
+    if not outputs or not all(isinstance(o, str) and o.strip() for o in outputs):
+        raise DataError(f"{where}: outputs={values.get('outputs')!r}; expected a list of one or more non-empty texts")
+    if not values["prompt"].strip():
+        raise DataError(f"{where}: prompt is empty; expected an instruction")
+    task = values.get("task") or values.get("document") or values["prompt"]
+    metric = values.get("metric") or "rougeL"
+    if metric not in ("exact_match", "rougeL"):
+        raise DataError(f"{where}: metric={metric!r}; expected exact_match or rougeL")
+    return Row(
+        task=str(task),
+        prompt=values["prompt"],
+        input=values["input"],
+        outputs=tuple(outputs),
+        metric=metric,
+        split=str(values.get("split") or ""),
+    )
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    number = 0
+    try:
+        with opened as lines:
+            for number, line in enumerate(lines, 1):  # noqa: B007 (the number is read after an error)
+                if line.strip():
+                    yield f"{path}:{number}", json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{number}: not JSON ({error.msg}); expected one object a line") from error
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read after line {number} ({error}); fetch it again") from error
+
+
+def read_rows(source: str | Path, split: str = "") -> list[Row]:
+    """Read rows from a JSONL, JSONL.gz or Parquet file, a folder of them, or a Hugging Face dataset id.
+
+    Args:
+        source: The path or id.
+        split: Keep rows whose ``split`` is this; rows without a split are always kept. For a dataset id it
+            is the split that is loaded (``train`` when empty).
+
+    Raises:
+        DataError: A missing file, a row that lacks something (the line is named), or no row left.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
+        if not files:
+            raise DataError(f"{path}: no data in this folder; expected {', '.join(_SUFFIXES)} files")
+    elif path.is_file():
+        if not path.name.endswith(_SUFFIXES):
+            raise DataError(f"{path}: {path.suffix or 'no suffix'}; expected one of {', '.join(_SUFFIXES)}")
+        files = [path]
+    else:
+        files = []
+    pairs: Iterable[tuple[str, Any]]
+    if files:
+        pairs = [pair for file in files for pair in (_parquet(file) if file.suffix == ".parquet" else _jsonl(file))]
+    else:
+        pairs = _dataset(str(source), split)
+    rows = []
+    for where, values in pairs:
+        if not isinstance(values, Mapping):
+            raise DataError(f"{where}: a {type(values).__name__}; expected an object with prompt, input and outputs")
+        rows.append(_row(values, where))
+    kept = [row for row in rows if not split or not row.split or row.split == split]
+    if not kept:
+        splits = sorted({row.split for row in rows})
+        raise DataError(f"{source}: no row with split={split!r} among {len(rows)}; it has {splits}")
+    return kept
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a whole Parquet file ({error}); fetch it again") from error
+    for number, values in enumerate(table.to_pylist(), 1):
+        yield f"{path} row {number}", values
+
+
+def _dataset(name: str, split: str) -> Iterator[tuple[str, Any]]:
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise DataError(f"{name}: no such file; expected JSONL, JSONL.gz, Parquet, or a dataset id such as owner/name")
+    import datasets
+
+    try:
+        table = datasets.load_dataset(name, split=split or "train")
+    except Exception as error:  # every kind of network, hub and format error ends here
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"{name}: no such file, and no dataset by that id ({first}); pass a path") from error
+    for number, values in enumerate(table, 1):
+        yield f"{name} row {number}", values
+
+
+def read_paraphrases(path: str | Path, tasks: Iterable[str]) -> dict[str, list[str]]:
+    """Read other wordings of tasks' prompts, ``{task, prompts}`` a line; those of other tasks are left out.
+
+    Raises:
+        DataError: A missing file or a line that does not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected JSONL with a task and its prompts a line")
+    wanted = set(tasks)
+    found: dict[str, list[str]] = {}
+    for where, values in _jsonl(path):
+        if not isinstance(values, Mapping) or not isinstance(values.get("prompts"), list) or "task" not in values:
+            raise DataError(f"{where}: expected an object with a task and a list of prompts")
+        if values["task"] in wanted:
+            found[values["task"]] = [str(prompt) for prompt in values["prompts"] if str(prompt).strip()]
+    return found
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row as token ids: the rendered input and each possible answer with its end token."""
+
+    task: str
+    input_ids: list[int]
+    answers: list[list[int]]
+
+    @property
+    def length(self) -> int:
+        """Tokens of input and first answer."""
+        return len(self.input_ids) + len(self.answers[0])
+
+
+def tokenize_rows(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], config: DataConfig
+) -> tuple[list[Example], dict[str, int]]:
+    """Token ids of rows; nothing is ever cut: a row that is too long is left out and counted.
+
+    Returns:
+        The examples, and how many rows were left out for ``input`` and for ``answer``.
+    """
+    inputs = encode_chat(tokenizer, [render_chat(tokenizer, row.input) for row in rows])
+    flat = [output for row in rows for output in row.outputs]
+    encoded = iter(tokenizer(flat, add_special_tokens=False)["input_ids"])
+    end = tokenizer.eos_token_id
+    examples, left_out = [], {"input": 0, "answer": 0}
+    for row, ids in zip(rows, inputs, strict=True):
+        answers = [[*next(encoded), end] for _ in row.outputs]
+        answers = [answer for answer in answers if len(answer) <= config.max_answer_tokens]
+        if len(ids) > config.max_input_tokens:
+            left_out["input"] += 1
+        elif not answers:
+            left_out["answer"] += 1
+        else:
+            examples.append(Example(row.task, ids, answers))
+    return examples, left_out
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of one task that stand together in a batch and share one prompt; ``number`` is its own in the epoch."""
+
+    task: str
+    examples: tuple[int, ...]
+    length: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step eats.
+
+    ``input_ids`` and ``labels`` are ``[prompts * rows, seq]``, rows of a prompt beside each other, padded on
+    the right (causal attention needs no mask then); ``labels`` is -100 off the answer.
+    """
+
+    prompts: list[str]
+    input_ids: Tensor
+    labels: Tensor
+    tokens: int
+
+
+class Batches:
+    """The order of a run: a pure function of seed and step, so that a resumed run sees the same batches.
+
+    In an epoch each row stands in one group of rows of one task and near its own length; groups of near
+    length and different tasks make a batch.
+
+    Args:
+        examples: Tokenized rows.
+        prompts: Task to its prompts: the first is its own, the others are paraphrases.
+        prompts_per_batch: Groups in a batch.
+        rows_per_prompt: Rows in a group.
+        pad: The padding id.
+        paraphrase_share: How often a paraphrase takes the place of the task's own prompt.
+        seed: Seed of everything.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        prompts: Mapping[str, Sequence[str]],
+        *,
+        prompts_per_batch: int,
+        rows_per_prompt: int,
+        pad: int,
+        paraphrase_share: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.examples, self.prompts = examples, prompts
+        self.prompts_per_batch, self.rows_per_prompt = prompts_per_batch, rows_per_prompt
+        self.pad, self.paraphrase_share, self.seed = pad, paraphrase_share, seed
+        self._by_task: dict[str, list[int]] = defaultdict(list)
+        for i, example in enumerate(examples):
+            self._by_task[example.task].append(i)
+        self._epoch: tuple[int, list[list[Group]]] = (-1, [])
+
+    def _groups(self, rng: random.Random) -> list[Group]:
+        groups: list[Group] = []
+        size, window = self.rows_per_prompt, self.rows_per_prompt * 8
+        for task, members in self._by_task.items():
+            order = members.copy()
+            rng.shuffle(order)
+            for start in range(0, len(order), window):
+                near = sorted(order[start : start + window], key=lambda i: self.examples[i].length)
+                for at in range(0, len(near), size):
+                    chosen = near[at : at + size]
+                    chosen += [order[rng.randrange(len(order))] for _ in range(size - len(chosen))]
+                    length = max(self.examples[i].length for i in chosen)
+                    groups.append(Group(task, tuple(chosen), length, len(groups)))
+        return groups
+
+    def epoch(self, number: int) -> list[list[Group]]:
+        """The batches of one epoch, as groups."""
+        if self._epoch[0] == number:
+            return self._epoch[1]
+        rng = random.Random(f"{self.seed}/{number}")
+        waiting = self._groups(rng)
+        waiting.sort(key=lambda g: (g.length + rng.uniform(-4, 4)))
+        batches = []
+        while len(waiting) >= self.prompts_per_batch:
+            batch: list[Group] = []
+            tasks: set[str] = set()
+            for at, group in enumerate(waiting[: 16 * self.prompts_per_batch]):
+                if group.task not in tasks:
+                    batch.append(group)
+                    tasks.add(group.task)
+                    waiting[at] = None  # type: ignore[call-overload]
+                if len(batch) == self.prompts_per_batch:
+                    break
+            waiting = [group for group in waiting if group is not None]
+            while len(batch) < self.prompts_per_batch:  # too few tasks near: one stands twice
+                batch.append(waiting.pop(0))
+            batches.append(batch)
+        rng.shuffle(batches)
+        if not batches:
+            raise DataError(
+                f"{len(self.examples)} rows of {len(self._by_task)} tasks make no batch of {self.prompts_per_batch} "
+                f"prompts x {self.rows_per_prompt} rows; lower prompts_per_batch or add rows"
+            )
+        self._epoch = (number, batches)
+        return batches
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step, counted from 0 over all epochs."""
+        per_epoch = len(self.epoch(0))
+        number, at = divmod(step, per_epoch)
+        while True:  # epochs may differ in length by a batch
+            batches = self.epoch(number)
+            if at < len(batches):
+                break
+            number, at = number + 1, at - len(batches)
+        return self._collate(batches[at], number)
+
+    def _collate(self, groups: Sequence[Group], epoch: int) -> Batch:
+        prompts, rows = [], []
+        for group in groups:
+            rng = random.Random(f"{self.seed}/{epoch}/{group.number}")
+            own, *others = self.prompts[group.task]
+            prompts.append(rng.choice(others) if others and rng.random() < self.paraphrase_share else own)
+            for i in group.examples:
+                example = self.examples[i]
+                rows.append((example.input_ids, rng.choice(example.answers)))
+        longest = max(len(ids) + len(answer) for ids, answer in rows)
+        input_ids = torch.full((len(rows), longest), self.pad)
+        labels = torch.full((len(rows), longest), IGNORED)
+        for i, (ids, answer) in enumerate(rows):
+            end = len(ids) + len(answer)
+            input_ids[i, :end] = torch.tensor(ids + answer)
+            labels[i, len(ids) : end] = torch.tensor(answer)
+        return Batch(prompts, input_ids, labels, sum(len(ids) + len(answer) for ids, answer in rows))

@@ -1,0 +1,43 @@
+"""The exception tree: every error a user can cause, each message saying value, expectation, place and fix.
+
+It knows nothing of tensors or models. All of them are ``ValueError``s, so that a caller who knows
+nothing of promptlora can still catch them; the command line turns each into one line and exit code 2.
+"""
+
+from __future__ import annotations
+
+
+class PromptLoRAError(ValueError):
+    """Base of every error that promptlora raises on bad input."""
+
+
+class ConfigError(PromptLoRAError):
+    """A configuration value that is missing, unknown or out of range."""
+
+
+class ModelError(PromptLoRAError):
+    """A base model that cannot be found, loaded or used."""
+
+
+class ProjectionError(PromptLoRAError):
+    """A projection that does not exist, or a model whose layout is not known."""
+
+
+class LoRAError(PromptLoRAError):
+    """LoRA matrices of a wrong name, shape, rank, batch, dtype or device."""
+
+
+class PromptError(PromptLoRAError):
+    """A prompt that is empty or longer than the encoder takes."""
+
+
+class DataError(PromptLoRAError):
+    """A row or a file of data that cannot be used."""
+
+
+class CheckpointError(PromptLoRAError):
+    """A checkpoint that is truncated, tampered with, or made for another base model."""
+
+
+class OutputError(PromptLoRAError):
+    """An output path that exists already or cannot be written."""

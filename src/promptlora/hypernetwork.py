@@ -1,0 +1,275 @@
+"""``HyperNetwork``: an encoder and a generator that write a LoRA for every projection in one forward.
+
+Persistence is safetensors and JSON. It knows shapes and names of projections, and the fingerprint of the
+base it was trained for; it never runs the base.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from promptlora.config import HyperNetworkConfig, from_dict, to_dict
+from promptlora.encoder import PromptEncoder
+from promptlora.errors import CheckpointError, ConfigError
+from promptlora.files import creating_folder
+from promptlora.heads import head_parameters, make_head
+from promptlora.lora import LoRAWeights
+from promptlora.projections import Projection, group_by_shape
+
+_FORMAT = "promptlora.hypernetwork/1"
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = x + self.mlp(self.norm(x))
+        return mixed
+
+
+class ShapeGroupedLoRAGenerator(nn.Module):
+    """Context and one learned embedding per projection to A and B of all projections.
+
+    The generated part comes from one head pair per shape, all projections of a shape in one matmul. With
+    ``config.static`` a learned LoRA, the same for every prompt, is added: A = A0 + dA(context),
+    B = B0 + dB(context). B starts at zero, so the adapted model starts as the base.
+
+    Args:
+        config: Widths, rank, kind of head.
+        projections: What to write for.
+    """
+
+    def __init__(self, config: HyperNetworkConfig, projections: Sequence[Projection]) -> None:
+        super().__init__()
+        self.config = config
+        self.projections = tuple(projections)
+        self.groups = group_by_shape(self.projections)
+        width, rank = config.context_size, config.rank
+        self.embeddings = nn.Parameter(torch.randn(len(self.projections), width))  # in the order of the groups
+        self.context = nn.Linear(width, width)
+        self.trunk = nn.Sequential(*(_ResidualBlock(width) for _ in range(config.trunk_layers)))
+        self.norm = nn.LayerNorm(width)
+        self.heads = nn.ModuleDict()
+        self.static_A = nn.ParameterDict()
+        self.static_B = nn.ParameterDict()
+        for (d_in, d_out), group in self.groups.items():
+            key = f"{d_in}x{d_out}"
+            self.heads[key] = make_head(config, d_in, d_out)
+            if config.static:
+                self.static_A[key] = nn.Parameter(torch.randn(len(group), d_in, rank) / math.sqrt(d_in))
+                self.static_B[key] = nn.Parameter(torch.zeros(len(group), rank, d_out))
+
+    def features(self, context: Float[Tensor, "prompts d"]) -> Float[Tensor, "prompts n d"]:
+        """What enters the heads, for each prompt and projection; never zero, as it leaves a LayerNorm."""
+        mixed: Tensor = self.norm(self.trunk(self.context(context)[:, None, :] + self.embeddings))
+        return mixed
+
+    def forward(self, context: Float[Tensor, "prompts d"], *, generated: bool = True) -> LoRAWeights:
+        """Write the LoRA of each prompt.
+
+        Args:
+            context: The encoded prompts.
+            generated: False leaves the static part alone: multi-task LoRA, the same for every prompt.
+
+        Raises:
+            ConfigError: ``generated=False`` without a static part.
+        """
+        if not generated and not self.config.static:
+            raise ConfigError("generated=False needs a static part; this hypernetwork has static=False")
+        prompts = context.shape[0]
+        features = self.features(context).split([len(group) for group in self.groups.values()], dim=1)
+        matrices = {}
+        for part, (shape, group) in zip(features, self.groups.items(), strict=True):
+            key = f"{shape[0]}x{shape[1]}"
+            if generated:
+                A, B = self.heads[key](part)  # [prompts, n, in, rank], [prompts, n, rank, out]
+                if self.config.static:
+                    A, B = A + self.static_A[key], B + self.static_B[key]
+            else:
+                A = self.static_A[key].expand(prompts, -1, -1, -1)
+                B = self.static_B[key].expand(prompts, -1, -1, -1)
+            for projection, a, b in zip(group, A.unbind(1), B.unbind(1), strict=True):
+                matrices[projection.name] = (a, b)
+        ordered = {projection.name: matrices[projection.name] for projection in self.projections}
+        return LoRAWeights(ordered, self.config.scaling, projections=self.projections)
+
+    def head_parameter_count(self) -> int:
+        """Parameters of all heads, by arithmetic."""
+        return sum(head_parameters(self.config, d_in, d_out) for d_in, d_out in self.groups)
+
+
+class HyperNetwork(nn.Module):
+    """Prompt states in, a LoRA for every projection out.
+
+    Args:
+        config: Its shape.
+        projections: The projections of the base to write for.
+        state_size: Width of the prompt states: the hidden size of the base.
+        base: Fingerprint of the base it belongs to; see ``models.base_fingerprint``.
+    """
+
+    def __init__(
+        self,
+        config: HyperNetworkConfig,
+        projections: Sequence[Projection],
+        state_size: int,
+        base: dict[str, str | int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.state_size = state_size
+        self.base = dict(base or {})
+        self.encoder = PromptEncoder(config, state_size)
+        self.generator = ShapeGroupedLoRAGenerator(config, projections)
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """The projections it writes for."""
+        return self.generator.projections
+
+    def forward(
+        self,
+        prompt_states: Float[Tensor, "prompts tokens state"],
+        prompt_mask: Bool[Tensor, "prompts tokens"],
+        *,
+        generated: bool = True,
+    ) -> LoRAWeights:
+        """Write one adapter for each prompt; ``generated=False`` gives the static part alone."""
+        lora: LoRAWeights = self.generator(self.encoder(prompt_states, prompt_mask), generated=generated)
+        return lora
+
+    def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Parameters by how they should move: ``trunk``, ``heads``, and ``static`` (what is added as it is)."""
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {"trunk": [], "heads": [], "static": []}
+        for name, parameter in self.named_parameters():
+            if ".static_" in name or name.endswith(".gate"):
+                groups["static"].append((name, parameter))
+            elif ".heads." in name:
+                groups["heads"].append((name, parameter))
+            else:
+                groups["trunk"].append((name, parameter))
+        return groups
+
+    # --- persistence ---------------------------------------------------------------------------------
+
+    def write_to(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write weights and config.json into a folder that exists."""
+        tensors = {
+            name: value.detach().to(dtype or value.dtype).contiguous().cpu()
+            for name, value in self.state_dict().items()
+        }
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": _FORMAT})
+        description = {
+            "format": _FORMAT,
+            "config": to_dict(self.config),
+            "state_size": self.state_size,
+            "base": self.base,
+            "projections": [asdict(projection) for projection in self.projections],
+        }
+        (folder / CONFIG_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+    def save_pretrained(self, path: str | Path, *, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
+        """Write ``model.safetensors`` and ``config.json`` to a folder, whole or not at all.
+
+        Args:
+            path: The folder to create.
+            overwrite: Replace a folder that exists.
+            dtype: Store the weights in this dtype (they are read back as float32).
+
+        Raises:
+            OutputError: The folder exists already or cannot be written.
+        """
+        with creating_folder(Path(path), overwrite=overwrite) as temporary:
+            self.write_to(temporary, dtype)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> HyperNetwork:
+        """Read what :meth:`save_pretrained` wrote, as float32, in evaluation mode; nothing is unpickled.
+
+        Raises:
+            CheckpointError: A folder that is missing, or files that are truncated or do not fit together.
+        """
+        path = Path(path)
+        for file in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (path / file).is_file():
+                raise CheckpointError(f"{path}: no {file}; expected a folder written by HyperNetwork.save_pretrained")
+        try:
+            description: dict[str, Any] = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+            if description.get("format") != _FORMAT:
+                raise CheckpointError(f"{path / CONFIG_FILE}: format {description.get('format')!r}; expected {_FORMAT!r}")
+            config = from_dict(HyperNetworkConfig, description["config"])
+            projections = [_projection(values) for values in description["projections"]]
+            hypernetwork = cls(config, projections, int(description["state_size"]), description["base"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{path / CONFIG_FILE}: not a hypernetwork's configuration ({error})") from error
+        hypernetwork.load_weights(path / WEIGHTS_FILE)
+        return hypernetwork.eval()
+
+    def load_weights(self, file: Path) -> None:
+        """Read weights from a safetensors file.
+
+        Raises:
+            CheckpointError: A truncated file, or tensors of other names, shapes or values that are not finite.
+        """
+        try:
+            tensors = load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file}: truncated or not safetensors ({error}); fetch or train it again") from error
+        expected = self.state_dict()
+        odd = sorted(set(tensors) ^ set(expected))
+        if odd:
+            raise CheckpointError(
+                f"{file}: {odd[0]} is {'missing' if odd[0] in expected else 'not expected'}; it does not fit its "
+                f"{CONFIG_FILE}"
+            )
+        for name, value in tensors.items():
+            if value.shape != expected[name].shape:
+                raise CheckpointError(
+                    f"{file}: {name} is {list(value.shape)}; expected {list(expected[name].shape)} as {CONFIG_FILE} says"
+                )
+            if not bool(torch.isfinite(value).all()):
+                raise CheckpointError(f"{file}: {name} has values that are not finite; the file is damaged")
+        self.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Upload to a model repository of the Hugging Face Hub; returns its address.
+
+        Raises:
+            CheckpointError: The hub cannot be reached or refuses.
+        """
+        import tempfile
+
+        import huggingface_hub
+
+        try:
+            api = huggingface_hub.HfApi()
+            with tempfile.TemporaryDirectory() as folder:
+                self.write_to(Path(folder))
+                address = api.create_repo(repo_id, private=private, exist_ok=True)
+                api.upload_folder(repo_id=repo_id, folder_path=folder)
+        except Exception as error:
+            raise CheckpointError(f"{repo_id}: cannot be uploaded ({error}); check the network and the token") from error
+        return str(address)
+
+
+def _projection(values: dict[str, Any]) -> Projection:
+    rows = values.get("rows")
+    return Projection(**{**values, "rows": None if rows is None else tuple((int(a), int(b)) for a, b in rows)})
