@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -21,6 +22,7 @@ from promptlora.files import replacing_file
 
 HEAD_KINDS = ("full", "shared", "rankwise", "lowrank")
 PROMPT_SOURCES = ("embeddings", "hidden")
+BASE_DTYPES = ("float32", "bfloat16")
 
 T = TypeVar("T")
 
@@ -28,8 +30,8 @@ T = TypeVar("T")
 def _positive(owner: object, *names: str) -> None:
     for name in names:
         value = getattr(owner, name)
-        if not value > 0:
-            raise ConfigError(f"{name}={value} in {type(owner).__name__}; expected a number above 0")
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name}={value} in {type(owner).__name__}; expected a finite number above 0")
 
 
 def _one_of(owner: object, name: str, choices: tuple[str, ...]) -> None:
@@ -148,6 +150,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "lr", "head_lr_factor", "static_lr", "clip", "head_clip")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay={self.weight_decay} in OptimConfig; expected a finite number, 0 or more")
         for name in ("warmup", "final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)}; expected a share from 0 to 1")
@@ -160,6 +164,9 @@ class TrainConfig:
     Attributes:
         output: Folder of the run: checkpoints, logs, the trained hypernetwork.
         base: Base model: empty for the embedded default, else a folder or Hub id.
+        base_dtype: Dtype of the frozen base, ``float32`` or ``bfloat16``; its head and the hypernetwork are
+            float32 in either case.
+        attention: Attention kernel of the base, as transformers names it; empty for its own choice.
         steps: Optimizer steps.
         prompts_per_batch: Prompts (tasks) mixed in a batch; each is encoded once.
         rows_per_prompt: Rows of each prompt in a batch.
@@ -174,6 +181,8 @@ class TrainConfig:
     output: str
     data: DataConfig
     base: str = ""
+    base_dtype: str = "float32"
+    attention: str = ""
     steps: int = 1000
     prompts_per_batch: int = 8
     rows_per_prompt: int = 4
@@ -192,6 +201,9 @@ class TrainConfig:
             "margin_every",
         )  # fmt: skip
         _one_of(self, "row_weight", ("row", "token"))
+        _one_of(self, "base_dtype", BASE_DTYPES)
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed={self.seed} in TrainConfig; expected a whole number from 0 to {2**32 - 1}")
 
 
 def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
@@ -227,7 +239,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, types.UnionType):
         hint = typing.get_args(hint)[0]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(f"{where} is too large a whole number; expected a float") from error
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"{where}={value!r} is a {type(value).__name__}; expected {hint.__name__}")
     return value
@@ -249,8 +264,10 @@ def load_toml(kind: type[T], path: str | Path) -> T:
         raise ConfigError(f"{path}: no such file; expected a TOML configuration")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also of text that is not UTF-8, and of numbers beyond Python's limit
         raise ConfigError(f"{path}: not TOML ({error}); mend that place") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML configuration") from error
     try:
         return from_dict(kind, values)
     except ConfigError as error:

@@ -11,7 +11,7 @@ import random
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,13 @@ def _row(values: Mapping[str, Any], where: str) -> Row:
     metric = values.get("metric") or "rougeL"
     if metric not in ("exact_match", "rougeL"):
         raise DataError(f"{where}: metric={metric!r}; expected exact_match or rougeL")
+    for key, text in (("prompt", values["prompt"]), ("input", values["input"]), *(("outputs", o) for o in outputs)):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: {key} holds half a surrogate pair ({error.reason}); expected Unicode text"
+            ) from error
     return Row(
         task=str(task),
         prompt=values["prompt"],
@@ -67,11 +74,10 @@ def _row(values: Mapping[str, Any], where: str) -> Row:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
     number = 0
     try:
-        with opened as lines:
-            for number, line in enumerate(lines, 1):  # noqa: B007 (the number is read after an error)
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield f"{path}:{number}", json.loads(line)
     except json.JSONDecodeError as error:
@@ -132,7 +138,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _dataset(name: str, split: str) -> Iterator[tuple[str, Any]]:
-    if name.count("/") != 1 or name.startswith((".", "/")):
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(_SUFFIXES):
         raise DataError(f"{name}: no such file; expected JSONL, JSONL.gz, Parquet, or a dataset id such as owner/name")
     import datasets
 
@@ -149,7 +155,7 @@ def read_paraphrases(path: str | Path, tasks: Iterable[str]) -> dict[str, list[s
     """Read other wordings of tasks' prompts, ``{task, prompts}`` a line; those of other tasks are left out.
 
     Raises:
-        DataError: A missing file or a line that does not fit.
+        DataError: A missing file or a line that does not fit (it is named).
     """
     path = Path(path)
     if not path.is_file():
@@ -157,20 +163,40 @@ def read_paraphrases(path: str | Path, tasks: Iterable[str]) -> dict[str, list[s
     wanted = set(tasks)
     found: dict[str, list[str]] = {}
     for where, values in _jsonl(path):
-        if not isinstance(values, Mapping) or not isinstance(values.get("prompts"), list) or "task" not in values:
+        prompts = values.get("prompts") if isinstance(values, Mapping) else None
+        if not isinstance(prompts, list) or not isinstance(values.get("task"), str):
             raise DataError(f"{where}: expected an object with a task and a list of prompts")
+        if not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
+            raise DataError(f"{where}: a prompt of task {values['task']!r} is empty or no text; remove it")
         if values["task"] in wanted:
-            found[values["task"]] = [str(prompt) for prompt in values["prompts"] if str(prompt).strip()]
+            found.setdefault(values["task"], []).extend(prompts)
     return found
+
+
+def one_prompt_a_task(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose task has one prompt: where a task has several, each makes a task of its own, ``name #1`` and so on.
+
+    A batch encodes one prompt for the rows that stand together, so rows of one task must share it.
+    """
+    prompts: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row.prompt not in prompts[row.task]:
+            prompts[row.task].append(row.prompt)
+    number = {(t, prompt): i for t, several in prompts.items() for i, prompt in enumerate(several, 1)}
+    return [
+        row if len(prompts[row.task]) == 1 else replace(row, task=f"{row.task} #{number[row.task, row.prompt]}")
+        for row in rows
+    ]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A row as token ids: the rendered input and each possible answer with its end token."""
+    """A row as token ids: the rendered input and each possible answer with its end token; ``text`` is for messages."""
 
     task: str
     input_ids: list[int]
     answers: list[list[int]]
+    text: str = ""
 
     @property
     def length(self) -> int:
@@ -185,21 +211,34 @@ def tokenize_rows(
 
     Returns:
         The examples, and how many rows were left out for ``input`` and for ``answer``.
+
+    Raises:
+        DataError: A tokenizer without an end token, or an input that it turns into nothing.
     """
+    if not rows:
+        return [], {"input": 0, "answer": 0}
     inputs = encode_chat(tokenizer, [render_chat(tokenizer, row.input) for row in rows])
     flat = [output for row in rows for output in row.outputs]
     encoded = iter(tokenizer(flat, add_special_tokens=False)["input_ids"])
     end = tokenizer.eos_token_id
+    if end is None:
+        raise DataError(
+            f"{type(tokenizer).__name__} has no eos_token; answers must end somewhere: set one in its folder"
+        )
     examples, left_out = [], {"input": 0, "answer": 0}
     for row, ids in zip(rows, inputs, strict=True):
         answers = [[*next(encoded), end] for _ in row.outputs]
+        if not ids:
+            raise DataError(
+                f"task {row.task!r}: input {row.input[:40]!r} has no token; expected text before the answer"
+            )
         answers = [answer for answer in answers if len(answer) <= config.max_answer_tokens]
         if len(ids) > config.max_input_tokens:
             left_out["input"] += 1
         elif not answers:
             left_out["answer"] += 1
         else:
-            examples.append(Example(row.task, ids, answers))
+            examples.append(Example(row.task, ids, answers, row.input))
     return examples, left_out
 
 
@@ -218,20 +257,24 @@ class Batch:
     """What a training step eats.
 
     ``input_ids`` and ``labels`` are ``[prompts * rows, seq]``, rows of a prompt beside each other, padded on
-    the right (causal attention needs no mask then); ``labels`` is -100 off the answer.
+    the right (causal attention needs no mask then); ``labels`` is -100 off the answer. ``tokens`` counts the real
+    ones; ``tasks`` has the task of each prompt and ``examples`` the number of each row's example.
     """
 
     prompts: list[str]
     input_ids: Tensor
     labels: Tensor
     tokens: int
+    tasks: tuple[str, ...] = ()
+    examples: tuple[int, ...] = ()
 
 
 class Batches:
     """The order of a run: a pure function of seed and step, so that a resumed run sees the same batches.
 
-    In an epoch each row stands in one group of rows of one task and near its own length; groups of near
-    length and different tasks make a batch.
+    In an epoch each row stands in one group of rows of one task and near its own length (the last group of a
+    task is filled up with some of its rows); groups of near length and different tasks make a batch. The groups
+    that are left when no batch can be filled, the longest ones, sit that epoch out.
 
     Args:
         examples: Tokenized rows.
@@ -241,6 +284,9 @@ class Batches:
         pad: The padding id.
         paraphrase_share: How often a paraphrase takes the place of the task's own prompt.
         seed: Seed of everything.
+
+    Raises:
+        DataError: Too few rows for one batch.
     """
 
     def __init__(
@@ -261,6 +307,13 @@ class Batches:
         for i, example in enumerate(examples):
             self._by_task[example.task].append(i)
         self._epoch: tuple[int, list[list[Group]]] = (-1, [])
+        groups = sum(-(-len(members) // rows_per_prompt) for members in self._by_task.values())
+        self.per_epoch = groups // prompts_per_batch  # the same in every epoch
+        if not self.per_epoch:
+            raise DataError(
+                f"{len(examples)} rows of {len(self._by_task)} tasks make no batch of {prompts_per_batch} prompts x "
+                f"{rows_per_prompt} rows; lower prompts_per_batch or rows_per_prompt, or add rows"
+            )
 
     def _groups(self, rng: random.Random) -> list[Group]:
         groups: list[Group] = []
@@ -283,7 +336,7 @@ class Batches:
             return self._epoch[1]
         rng = random.Random(f"{self.seed}/{number}")
         waiting = self._groups(rng)
-        waiting.sort(key=lambda g: (g.length + rng.uniform(-4, 4)))
+        waiting.sort(key=lambda g: g.length + rng.uniform(-4, 4))
         batches = []
         while len(waiting) >= self.prompts_per_batch:
             batch: list[Group] = []
@@ -300,24 +353,14 @@ class Batches:
                 batch.append(waiting.pop(0))
             batches.append(batch)
         rng.shuffle(batches)
-        if not batches:
-            raise DataError(
-                f"{len(self.examples)} rows of {len(self._by_task)} tasks make no batch of {self.prompts_per_batch} "
-                f"prompts x {self.rows_per_prompt} rows; lower prompts_per_batch or add rows"
-            )
+        assert len(batches) == self.per_epoch
         self._epoch = (number, batches)
         return batches
 
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step, counted from 0 over all epochs."""
-        per_epoch = len(self.epoch(0))
-        number, at = divmod(step, per_epoch)
-        while True:  # epochs may differ in length by a batch
-            batches = self.epoch(number)
-            if at < len(batches):
-                break
-            number, at = number + 1, at - len(batches)
-        return self._collate(batches[at], number)
+        number, at = divmod(step, self.per_epoch)
+        return self._collate(self.epoch(number)[at], number)
 
     def _collate(self, groups: Sequence[Group], epoch: int) -> Batch:
         prompts, rows = [], []
@@ -335,4 +378,11 @@ class Batches:
             end = len(ids) + len(answer)
             input_ids[i, :end] = torch.tensor(ids + answer)
             labels[i, len(ids) : end] = torch.tensor(answer)
-        return Batch(prompts, input_ids, labels, sum(len(ids) + len(answer) for ids, answer in rows))
+        return Batch(
+            prompts,
+            input_ids,
+            labels,
+            tokens=sum(len(ids) + len(answer) for ids, answer in rows),
+            tasks=tuple(group.task for group in groups),
+            examples=tuple(i for group in groups for i in group.examples),
+        )

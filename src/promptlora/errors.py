@@ -39,5 +39,9 @@ class CheckpointError(PromptLoRAError):
     """A checkpoint that is truncated, tampered with, or made for another base model."""
 
 
+class TrainingError(PromptLoRAError):
+    """Training that cannot go on: a loss or a gradient that is not finite."""
+
+
 class OutputError(PromptLoRAError):
     """An output path that exists already or cannot be written."""

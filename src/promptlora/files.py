@@ -5,6 +5,7 @@ It knows nothing of what is written.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -46,32 +47,61 @@ def replacing_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def _swap(temporary: Path, path: Path) -> None:
+    """Put a folder in the place of another, which is put back when that fails, and removed when it does not."""
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=f".{path.name}.old.", ignore_cleanup_errors=True
+    ) as beside:
+        old = path.replace(Path(beside) / "old")
+        try:
+            temporary.replace(path)
+        except BaseException:
+            old.replace(path)
+            raise
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    if not path.is_dir():
+        if path.exists():
+            raise OutputError(f"{path}: is a file; expected a folder to create; choose another path")
+        return
+    if not any(path.iterdir()):
+        return
+    if not overwrite:
+        raise OutputError(f"{path}: exists already; expected a new folder; choose another path or pass --overwrite")
+    for lived_in in (Path.cwd(), Path(os.environ.get("HOME") or Path.cwd())):
+        if lived_in.resolve().is_relative_to(path.resolve()):
+            raise OutputError(f"{path}: holds {lived_in}, so it is not replaced; choose another path")
+
+
 @contextmanager
 def creating_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder; on success it becomes ``path`` in one step, on an error it is removed.
+    """Yield a temporary folder; on success it becomes ``path``, on an error it is removed.
+
+    It becomes ``path`` in one step; where it replaces a folder, in two, and the old one is put back when the
+    second fails. Without ``overwrite`` a folder that another process put there meanwhile is left as it is.
 
     Args:
         path: The folder to create.
         overwrite: Replace a folder that exists already.
 
     Raises:
-        OutputError: The folder exists (without ``overwrite``) or cannot be written.
+        OutputError: The folder exists (without ``overwrite``), is a file, holds the working or home folder, or
+            cannot be written.
     """
-    if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
-        raise OutputError(f"{path}: exists already; expected a new folder; choose another path or pass --overwrite")
     temporary: Path | None = None
     try:
+        _check_target(path, overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         yield temporary
+        for inside in temporary.rglob("*"):  # safetensors writes files that only their owner can read
+            inside.chmod(0o755 if inside.is_dir() else 0o644)
         temporary.chmod(0o755)
-        if path.is_dir():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            path.replace(old / "old")
-            temporary.replace(path)
-            shutil.rmtree(old)
+        if overwrite and path.is_dir():
+            _swap(temporary, path)
         else:
-            temporary.replace(path)
+            temporary.replace(path)  # onto nothing or an empty folder; refused onto one that holds something
     except BaseException as error:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -65,6 +65,7 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         self.context = nn.Linear(width, width)
         self.trunk = nn.Sequential(*(_ResidualBlock(width) for _ in range(config.trunk_layers)))
         self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.context.weight, std=1 / math.sqrt(width))  # as large as the embeddings
         self.heads = nn.ModuleDict()
         self.static_A = nn.ParameterDict()
         self.static_B = nn.ParameterDict()
@@ -212,42 +213,58 @@ class HyperNetwork(nn.Module):
         try:
             description: dict[str, Any] = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
             if description.get("format") != _FORMAT:
-                raise CheckpointError(f"{path / CONFIG_FILE}: format {description.get('format')!r}; expected {_FORMAT!r}")
+                raise CheckpointError(
+                    f"{path / CONFIG_FILE}: format {description.get('format')!r}; expected {_FORMAT!r}"
+                )
             config = from_dict(HyperNetworkConfig, description["config"])
             projections = [_projection(values) for values in description["projections"]]
-            hypernetwork = cls(config, projections, int(description["state_size"]), description["base"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            with torch.device("meta"):  # no memory for sizes that the weights do not bear out, no random draws
+                hypernetwork = cls(config, projections, int(description["state_size"]), description["base"])
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
             if isinstance(error, CheckpointError):
                 raise
-            raise CheckpointError(f"{path / CONFIG_FILE}: not a hypernetwork's configuration ({error})") from error
-        hypernetwork.load_weights(path / WEIGHTS_FILE)
+            raise CheckpointError(
+                f"{path / CONFIG_FILE}: not a hypernetwork's configuration ({_one_line(error)}); fetch or train it again"
+            ) from error
+        hypernetwork.load_state_dict(hypernetwork._read_weights(path / WEIGHTS_FILE), assign=True)
         return hypernetwork.eval()
 
     def load_weights(self, file: Path) -> None:
-        """Read weights from a safetensors file.
+        """Read weights from a safetensors file into the parameters there are.
 
         Raises:
             CheckpointError: A truncated file, or tensors of other names, shapes or values that are not finite.
         """
+        self.load_state_dict(self._read_weights(file))
+
+    def _read_weights(self, file: Path) -> dict[str, Tensor]:
+        """The tensors of a file, in the dtypes of the parameters, checked against their names and shapes."""
         try:
             tensors = load_file(file)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file}: truncated or not safetensors ({error}); fetch or train it again") from error
+            raise CheckpointError(
+                f"{file}: truncated or not safetensors ({_one_line(error)}); fetch or train it again"
+            ) from error
         expected = self.state_dict()
         odd = sorted(set(tensors) ^ set(expected))
         if odd:
             raise CheckpointError(
                 f"{file}: {odd[0]} is {'missing' if odd[0] in expected else 'not expected'}; it does not fit its "
-                f"{CONFIG_FILE}"
+                f"{CONFIG_FILE}; fetch or train it again"
             )
+        read = {}
         for name, value in tensors.items():
-            if value.shape != expected[name].shape:
+            if value.shape != expected[name].shape or not value.is_floating_point():
                 raise CheckpointError(
-                    f"{file}: {name} is {list(value.shape)}; expected {list(expected[name].shape)} as {CONFIG_FILE} says"
+                    f"{file}: {name} is {value.dtype} {list(value.shape)}; expected floats "
+                    f"{list(expected[name].shape)} as {CONFIG_FILE} says; fetch or train it again"
                 )
-            if not bool(torch.isfinite(value).all()):
-                raise CheckpointError(f"{file}: {name} has values that are not finite; the file is damaged")
-        self.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
+            read[name] = value.to(expected[name].dtype, copy=True)  # no view of the file's memory
+            if not bool(torch.isfinite(read[name]).all()):
+                raise CheckpointError(
+                    f"{file}: {name} has values that are not finite; the file is damaged; fetch or train it again"
+                )
+        return read
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload to a model repository of the Hugging Face Hub; returns its address.
@@ -266,8 +283,15 @@ class HyperNetwork(nn.Module):
                 address = api.create_repo(repo_id, private=private, exist_ok=True)
                 api.upload_folder(repo_id=repo_id, folder_path=folder)
         except Exception as error:
-            raise CheckpointError(f"{repo_id}: cannot be uploaded ({error}); check the network and the token") from error
+            raise CheckpointError(
+                f"{repo_id}: cannot be uploaded ({_one_line(error)}); check the network, the name and the token"
+            ) from error
         return str(address)
+
+
+def _one_line(error: BaseException) -> str:
+    """The first line of what another library says, so that an error stays one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _projection(values: dict[str, Any]) -> Projection:

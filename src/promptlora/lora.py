@@ -8,9 +8,12 @@ models, hooks or files of other libraries.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,9 +22,7 @@ from torch import Tensor
 
 from promptlora.errors import LoRAError
 from promptlora.files import replacing_file
-
-if TYPE_CHECKING:
-    from promptlora.projections import Projection
+from promptlora.projections import Projection
 
 _FORMAT = "promptlora.lora/1"
 
@@ -56,6 +57,8 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             raise LoRAError("matrices is empty: expected at least one projection name with its A and B")
         self._matrices = dict(matrices)
         self.scaling = float(scaling)
+        if not math.isfinite(self.scaling):
+            raise LoRAError(f"scaling is {scaling}; expected a finite number, alpha / rank")
         self.projections = tuple(projections) if projections is not None else None
         first = next(iter(self._matrices.values()))[0]
         for name, (A, B) in self._matrices.items():
@@ -77,11 +80,15 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
                         f"{name}: {matrix.dtype} on {matrix.device}; expected {first.dtype} on {first.device} "
                         "as in the first matrix; use .to(dtype, device)"
                     )
+        if not first.is_floating_point():
+            raise LoRAError(f"{next(iter(self._matrices))}: A is {first.dtype}; expected a floating point dtype")
         self.stored_adapters = first.shape[0]
         self.index = tuple(range(first.shape[0])) if index is None else tuple(int(i) for i in index)
         for i in self.index:
             if not 0 <= i < first.shape[0]:
-                raise LoRAError(f"index {i} is out of range: there are {first.shape[0]} adapters (0 … {first.shape[0] - 1})")
+                raise LoRAError(
+                    f"index {i} is out of range: there are {first.shape[0]} adapters (0 … {first.shape[0] - 1})"
+                )
 
     __eq__ = object.__eq__  # a mapping compares values; tensors have no single truth
     __hash__ = object.__hash__
@@ -160,8 +167,10 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
 
     # --- algebra -------------------------------------------------------------------------------------
 
-    def _with(self, matrices: Mapping[str, tuple[Tensor, Tensor]], scaling: float | None = None) -> LoRAWeights:
-        return LoRAWeights(matrices, self.scaling if scaling is None else scaling, projections=self.projections)
+    def _map(self, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], scaling: float) -> LoRAWeights:
+        """The same selection of changed stored matrices, so that a shared adapter is changed and kept once."""
+        matrices = {name: change(A, B) for name, (A, B) in self._matrices.items()}
+        return LoRAWeights(matrices, scaling, index=self.index, projections=self.projections)
 
     def select(self, rows: int | Sequence[int]) -> LoRAWeights:
         """Choose adapters by row, by reference: nothing is copied.
@@ -172,7 +181,10 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         Raises:
             LoRAError: A row that does not exist.
         """
-        chosen = [rows] if isinstance(rows, int) else list(rows)
+        try:
+            chosen = [operator.index(row) for row in (rows if isinstance(rows, Iterable) else [rows])]
+        except TypeError as error:
+            raise LoRAError(f"select({rows!r}): expected one row number or a list of them") from error
         for row in chosen:
             if not -self.adapters <= row < self.adapters:
                 raise LoRAError(f"select({row}): there are {self.adapters} adapters (0 … {self.adapters - 1})")
@@ -200,7 +212,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
                         f"{list(pairs[0][0].shape[1:])}, {list(pairs[0][1].shape[1:])} as in the first"
                     )
             matrices[name] = (torch.cat([A for A, _ in pairs]), torch.cat([B for _, B in pairs]))
-        return first._with(matrices)
+        return LoRAWeights(matrices, first.scaling, projections=first.projections)
 
     @staticmethod
     def combine(loras: Sequence[LoRAWeights], weights: Sequence[float] | None = None) -> LoRAWeights:
@@ -219,9 +231,11 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             if lora.adapters != first.adapters:
                 raise LoRAError(f"combine: {lora.adapters} adapters; expected {first.adapters} as in the first")
         plain = weights is None and all(lora.scaling == first.scaling for lora in loras)
-        factors = [1.0] * len(loras) if plain else [
-            lora.scaling * (1.0 if weights is None else weights[i]) for i, lora in enumerate(loras)
-        ]
+        factors = (
+            [1.0] * len(loras)
+            if plain
+            else [lora.scaling * (1.0 if weights is None else weights[i]) for i, lora in enumerate(loras)]
+        )
         matrices = {
             name: (
                 torch.cat([lora[name][0] for lora in loras], dim=2),
@@ -229,41 +243,44 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             )
             for name in first
         }
-        return first._with(matrices, first.scaling if plain else 1.0)
+        return LoRAWeights(matrices, first.scaling if plain else 1.0, projections=first.projections)
 
     def rescale(self, scaling: float) -> LoRAWeights:
         """The same update written with another scaling; the difference goes into B.
 
         Raises:
-            LoRAError: A scaling of 0.
+            LoRAError: A scaling of 0 or not finite.
         """
-        if scaling == 0:
-            raise LoRAError("rescale(0): the update would vanish; expected a scaling other than 0")
+        if scaling == 0 or not math.isfinite(scaling):
+            raise LoRAError(f"rescale({scaling}): no B would give the same update; expected a finite scaling, not 0")
         factor = self.scaling / scaling
-        return self._with({name: (A, B * factor) for name, (A, B) in self.items()}, scaling)
+        return self._map(lambda A, B: (A, B * factor), scaling)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LoRAWeights:
         """The same LoRA in another dtype or on another device; differentiable; itself if nothing changes."""
         dtype, device = dtype or self.dtype, torch.device(device) if device is not None else self.device
         if dtype == self.dtype and device == self.device:
             return self
-        matrices = {name: (A.to(device, dtype), B.to(device, dtype)) for name, (A, B) in self._matrices.items()}
-        return LoRAWeights(matrices, self.scaling, index=self.index, projections=self.projections)
+        return self._map(lambda A, B: (A.to(device, dtype), B.to(device, dtype)), self.scaling)
 
     def detach(self) -> LoRAWeights:
         """The same matrices, cut off from the autograd graph."""
-        matrices = {name: (A.detach(), B.detach()) for name, (A, B) in self._matrices.items()}
-        return LoRAWeights(matrices, self.scaling, index=self.index, projections=self.projections)
+        return self._map(lambda A, B: (A.detach(), B.detach()), self.scaling)
 
     # --- files ---------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the selected adapters to one safetensors file (whole, or not at all)."""
+        """Write the selected adapters to one safetensors file (whole, or not at all).
+
+        A row is written for each row of the selection; :attr:`projections` are written along.
+        """
         tensors = {}
-        for name, (A, B) in self.items():
-            tensors[f"{name}.lora_A"] = A.detach().contiguous().cpu()
-            tensors[f"{name}.lora_B"] = B.detach().contiguous().cpu()
+        for name, (A, B) in self.items():  # copies: safetensors refuses tensors that share memory
+            tensors[f"{name}.lora_A"] = A.detach().cpu().clone(memory_format=torch.contiguous_format)
+            tensors[f"{name}.lora_B"] = B.detach().cpu().clone(memory_format=torch.contiguous_format)
         metadata = {"format": _FORMAT, "scaling": json.dumps(self.scaling)}
+        if self.projections is not None:
+            metadata["projections"] = json.dumps([asdict(projection) for projection in self.projections])
         with replacing_file(Path(path)) as temporary:
             save_file(tensors, temporary, metadata=metadata)
 
@@ -286,11 +303,16 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         if metadata.get("format") != _FORMAT:
             raise LoRAError(f"{path}: format {metadata.get('format')!r}; expected {_FORMAT!r}; for PEFT use load_peft")
         names = [key.removesuffix(".lora_A") for key in tensors if key.endswith(".lora_A")]
+        odd = set(tensors) ^ {f"{name}.lora_{which}" for name in names for which in "AB"}
+        if odd:
+            raise LoRAError(f"{path}: {min(odd)} has no partner; expected a lora_A and a lora_B for each name")
         try:
             matrices = {name: (tensors[f"{name}.lora_A"], tensors[f"{name}.lora_B"]) for name in names}
-            return cls(matrices, json.loads(metadata["scaling"]))
-        except KeyError as error:
-            raise LoRAError(f"{path}: {error} is missing; write it again") from error
+            return cls(matrices, json.loads(metadata["scaling"]), projections=_read_projections(metadata))
+        except LoRAError as error:
+            raise LoRAError(f"{path}: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise LoRAError(f"{path}: its metadata is not whole ({error!r}); write it again") from error
 
     def save_peft(self, path: str | Path, **options: Any) -> None:
         """Write the one adapter of this selection as a PEFT folder; see ``peft_format.save_peft``."""
@@ -304,6 +326,17 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         from promptlora.peft_format import load_peft
 
         return load_peft(path, **options)
+
+
+def _read_projections(metadata: Mapping[str, str]) -> list[Projection] | None:
+    if "projections" not in metadata:
+        return None
+    return [
+        Projection(
+            **{**fields, "rows": None if fields["rows"] is None else tuple(tuple(span) for span in fields["rows"])}
+        )
+        for fields in json.loads(metadata["projections"])
+    ]
 
 
 def _same_names(loras: Sequence[LoRAWeights], what: str) -> LoRAWeights:

@@ -37,7 +37,9 @@ def sft_loss(
     row_weight: str = "token",
     reduce: bool = True,
 ) -> Tensor:
-    """Cross-entropy of the answer tokens, in nats.
+    """Cross-entropy of the answer tokens, in nats, computed in float32 or finer.
+
+    There must be an answer token; a row without one counts as a row of loss 0.
 
     Args:
         hidden: Last hidden states.
@@ -47,10 +49,12 @@ def sft_loss(
         reduce: False returns the mean loss of each row, ``[batch]``.
     """
     rows, columns = answer_positions(labels)
-    logits = lm_head(hidden[rows, columns]).float()
+    logits = lm_head(hidden[rows, columns])
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
     each = F.cross_entropy(logits, labels[rows, columns + 1], reduction="none")
     if row_weight == "token" and reduce:
         return each.mean()
-    counts = torch.zeros(labels.shape[0], device=each.device).index_add(0, rows, torch.ones_like(each))
-    per_row = torch.zeros(labels.shape[0], device=each.device).index_add(0, rows, each) / counts.clamp(min=1)
+    counts = each.new_zeros(labels.shape[0]).index_add(0, rows, torch.ones_like(each))
+    per_row = each.new_zeros(labels.shape[0]).index_add(0, rows, each) / counts.clamp(min=1)
     return per_row.mean() if reduce else per_row

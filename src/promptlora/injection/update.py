@@ -1,0 +1,210 @@
+"""The arithmetic of one hook call: ``output + x @ A @ B * scaling``, with each row's own A and B.
+
+What can be settled once is settled in a :class:`RowPlan` and an :class:`Update` when a LoRA is switched on,
+so that a token of decoding costs two matrix products for each hook and little else. This file knows
+tensors; nothing of modules or slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from promptlora.errors import LoRAError
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """How the rows of a batch share adapters: a grid of lines, each line one adapter and some rows.
+
+    Attributes:
+        rows: The number of rows that the batch is a multiple of.
+        lines: For each line of the grid, its stored adapter.
+        gather: For each cell of the grid, the row that goes there, int64 ``[lines * cells]``; None when the
+            rows lie in the order of the grid already and a reshape is enough.
+        scatter: For each row, its cell, int64 ``[rows]``; None with ``gather``.
+    """
+
+    rows: int
+    lines: tuple[int, ...]
+    gather: Tensor | None = None
+    scatter: Tensor | None = None
+
+
+def plan_rows(index: Sequence[int], device: torch.device | str = "cpu") -> RowPlan:
+    """Plan a batch whose row i uses stored adapter ``index[i]``.
+
+    Rows grouped by adapter, equally many each, need no gather. Otherwise rows are gathered into a grid as
+    wide as the most used adapter; where that would waste more than half of the grid, an adapter with many
+    rows gets several lines, so that neither the grid nor the matrices grow beyond twice their size.
+    """
+    own: dict[int, list[int]] = {}  # adapter to its rows, by first appearance
+    for row, adapter in enumerate(index):
+        own.setdefault(adapter, []).append(row)
+    rows, cells = len(index), max(map(len, own.values()))
+    if [row for of_one in own.values() for row in of_one] == list(range(rows)) and rows == cells * len(own):
+        return RowPlan(rows=rows, lines=tuple(own))
+    if cells * len(own) > 2 * rows:
+        cells = -(-rows // len(own))
+    lines: list[int] = []
+    gather: list[int] = []
+    scatter = [0] * rows
+    for adapter in sorted(own):  # in stored order, so that all of them are taken as they are
+        for start in range(0, len(own[adapter]), cells):
+            some = own[adapter][start : start + cells]
+            for cell, row in enumerate(some):
+                scatter[row] = len(gather) + cell
+            gather += some + [some[0]] * (cells - len(some))
+            lines.append(adapter)
+    return RowPlan(
+        rows=rows,
+        lines=tuple(lines),
+        gather=torch.tensor(gather, device=device),
+        scatter=torch.tensor(scatter, device=device),
+    )
+
+
+@dataclass(frozen=True)
+class Update:
+    """One projection's share of a hook.
+
+    Attributes:
+        name: The projection, for messages.
+        A: ``[lines, in, rank]``, or ``[in, rank]`` for a single line.
+        B: ``[lines, rank, out]``, or ``[rank, out]`` for a single line.
+        scaling: The factor of the update.
+        plan: Which rows use which line.
+        spans: The columns of a fused output that are this projection, in order; None for all of it.
+        period: The distance between the spans where they repeat evenly over the whole output, else 0.
+    """
+
+    name: str
+    A: Tensor
+    B: Tensor
+    scaling: float
+    plan: RowPlan
+    spans: tuple[tuple[int, int], ...] | None = None
+    period: int = 0
+
+
+def make_update(
+    name: str, A: Tensor, B: Tensor, scaling: float, plan: RowPlan, spans: tuple[tuple[int, int], ...] | None = None,
+    width: int = 0,
+) -> Update:  # fmt: skip
+    """An :class:`Update` from the stored A ``[adapters, in, rank]`` and B ``[adapters, rank, out]``.
+
+    Args:
+        name: The projection.
+        A: Stored matrices.
+        B: Stored matrices.
+        scaling: The factor of the update.
+        plan: Which rows use which stored adapter.
+        spans: The columns of a fused output, None for all of it.
+        width: The width of the fused output.
+    """
+    A, B = _of_lines(A, plan.lines), _of_lines(B, plan.lines)
+    if len(plan.lines) == 1:
+        A, B = A[0], B[0]
+    return Update(name, A, B, scaling, plan, spans, 0 if spans is None else _period(spans, width))
+
+
+def _of_lines(matrix: Tensor, lines: tuple[int, ...]) -> Tensor:
+    """The adapters of the lines: a view where they are a run, else gathered."""
+    low = lines[0]
+    if lines == tuple(range(low, low + len(lines))):
+        return matrix if len(lines) == len(matrix) else matrix[low : low + len(lines)]
+    return matrix.index_select(0, torch.tensor(lines, device=matrix.device))
+
+
+def _period(spans: tuple[tuple[int, int], ...], width: int) -> int:
+    """The distance between spans of equal length that repeat evenly over all of ``width``; 0 if they do not."""
+    first, stop = spans[0]
+    period = width // len(spans)
+    even = period * len(spans) == width and stop <= period
+    return period if even and all(s == (first + i * period, stop + i * period) for i, s in enumerate(spans)) else 0
+
+
+def add_update(output: Tensor, x: Tensor, update: Update, *, owned: bool = False) -> Tensor:
+    """``output + x @ A @ B * scaling`` with each row's own adapter.
+
+    x is ``[batch, …, in]`` and output ``[batch, …, out]``; the batch must be a multiple of the rows of the
+    plan (beams and returned sequences are sample-major, and so are ``[batch * seq, in]`` tokens). For a whole
+    output the sum is one ``baddbmm`` whose alpha is the scaling; in a fused output the columns of the
+    projection are added to in place, after a copy unless ``owned``.
+
+    Args:
+        output: What the module computed.
+        x: What it computed it from.
+        update: What to add.
+        owned: Nobody else holds ``output``, and it is contiguous: it may be written to.
+
+    Raises:
+        LoRAError: A batch that is no multiple of the rows, or an input of another dtype.
+    """
+    A, B = update.A, update.B
+    if x.dtype != A.dtype or output.dtype != A.dtype:
+        if x.dtype != A.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise LoRAError(f"{update.name}: the input is {x.dtype} and the LoRA {A.dtype}; use lora.to({x.dtype})")
+        with torch.autocast(x.device.type, enabled=False):
+            dtype = output.dtype
+            return _add(output, x.to(dtype), A.to(dtype), B.to(dtype), update, owned)
+    return _add(output, x, A, B, update, owned)
+
+
+def _add(output: Tensor, x: Tensor, A: Tensor, B: Tensor, update: Update, owned: bool) -> Tensor:
+    plan, spans, scaling = update.plan, update.spans, update.scaling
+    batch, rest = x.shape[0], x.shape[0] % plan.rows
+    if rest or not batch or x.ndim < 2:
+        raise LoRAError(
+            f"{update.name}: a batch of {batch} rows (input {list(x.shape)}) with {plan.rows} adapter rows; expected a "
+            f"multiple of {plan.rows}; pass adapter_index with one adapter for each row"
+        )
+    if spans is not None and not owned:  # the copy may be written to, with gradients too
+        output, owned = output.clone(memory_format=torch.contiguous_format), True
+    if plan.gather is None and (spans is None or len(spans) == 1):  # one product that adds
+        target = output if spans is None else output[..., spans[0][0] : spans[0][1]]
+        if A.ndim == 2:
+            hidden = x.reshape(-1, x.shape[-1]) @ A
+            if owned:
+                target.view(-1, target.shape[-1]).addmm_(hidden, B, alpha=scaling)
+                return output
+            return torch.addmm(target.reshape(-1, target.shape[-1]), hidden, B, alpha=scaling).view(output.shape)
+        shape = target.shape
+        if batch != A.shape[0] or len(shape) != 3:
+            x = x.reshape(A.shape[0], -1, x.shape[-1])
+            target = target.view(A.shape[0], -1, shape[-1]) if owned else target.reshape(A.shape[0], -1, shape[-1])
+        hidden = torch.bmm(x, A)
+        if owned:
+            target.baddbmm_(hidden, B, alpha=scaling)
+            return output
+        return torch.baddbmm(target, hidden, B, alpha=scaling).view(shape)
+    delta = _delta(x, A, B, plan)
+    if spans is None:
+        delta = delta.view(output.shape)
+        return output.add_(delta, alpha=scaling) if owned else torch.add(output, delta, alpha=scaling)
+    head = output.shape[:-1]
+    if len(spans) == 1 or not update.period:
+        delta, done = delta.view(*head, -1), 0
+        for start, stop in spans:
+            output[..., start:stop].add_(delta[..., done : done + stop - start], alpha=scaling)
+            done += stop - start
+        return output
+    start, stop = spans[0]
+    parts = output.view(*head, len(spans), update.period)[..., start:stop]
+    parts.add_(delta.view(*head, len(spans), stop - start), alpha=scaling)
+    return output
+
+
+def _delta(x: Tensor, A: Tensor, B: Tensor, plan: RowPlan) -> Tensor:
+    """``x @ A @ B`` for each row, contiguous, with as many elements as the projection's output."""
+    width = x.shape[-1]
+    if plan.gather is None or plan.scatter is None:
+        if A.ndim == 2:
+            return (x.reshape(-1, width) @ A) @ B
+        return torch.bmm(torch.bmm(x.reshape(A.shape[0], -1, width), A), B)
+    grid = x.reshape(plan.rows, -1, width).index_select(0, plan.gather)  # [cells, seq, in]
+    delta = torch.bmm(torch.bmm(grid.view(A.shape[0], -1, width), A), B)
+    return delta.view(grid.shape[0], -1, B.shape[-1]).index_select(0, plan.scatter)  # [rows, seq, out]

@@ -1,0 +1,151 @@
+"""Logical projections to physical modules and back, for one adapter.
+
+A module that computes one projection takes its A and B as they are. A fused module (q, k and v in one output) takes
+the A of its projections side by side along rank, and their B scattered to the rows that they own; nothing is lost,
+and the rank is the sum. It knows nothing of files or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from promptlora.errors import LoRAError
+from promptlora.projections import Projection
+
+
+@dataclass(frozen=True)
+class Block:
+    """The part ``start … start + rank`` of a module's rank axis that belongs to one projection."""
+
+    projection: Projection
+    start: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class ModuleLoRA:
+    """The LoRA of one physical module: A ``[in, rank]``, B ``[rank, out]``, and what the rank axis holds."""
+
+    module: str
+    A: Tensor
+    B: Tensor
+    blocks: tuple[Block, ...]
+
+    @property
+    def rank(self) -> int:
+        """The length of the rank axis."""
+        return self.A.shape[1]
+
+
+def join(module: str, parts: Sequence[tuple[Projection, Tensor, Tensor]], width: int) -> ModuleLoRA:
+    """The LoRA of a module from those of its projections, exact.
+
+    Projections that share one A (as after a compressed export) keep it once: the rank does not grow.
+
+    Args:
+        module: Dotted name of the module.
+        parts: Each projection with its A ``[in, rank]`` and B ``[rank, out]``.
+        width: Width of the module's output.
+    """
+    if len(parts) == 1 and parts[0][0].rows is None:
+        projection, A, B = parts[0]
+        return ModuleLoRA(module, A, B, (Block(projection, 0, A.shape[1]),))
+    rows = torch.cat([projection.row_index() for projection, _, _ in parts])
+    shared = len(set(rows.tolist())) == len(rows) and all(torch.equal(A, parts[0][1]) for _, A, _ in parts)
+    blocks, start = [], 0
+    for projection, A, _ in parts:
+        blocks.append(Block(projection, 0 if shared else start, A.shape[1]))
+        start += A.shape[1]
+    A = parts[0][1] if shared else torch.cat([A for _, A, _ in parts], dim=1)
+    B = A.new_zeros(A.shape[1], width)
+    for block, (projection, _, part) in zip(blocks, parts, strict=True):
+        B[block.start : block.start + block.rank, projection.row_index()] = part
+    return ModuleLoRA(module, A, B, tuple(blocks))
+
+
+def split(lora: ModuleLoRA) -> list[tuple[Projection, Tensor, Tensor]] | None:
+    """The inverse of :func:`join`, by ``lora.blocks``; None when B is not zero outside of them."""
+    rest, parts = lora.B.clone(), []
+    for block in lora.blocks:
+        ranks, rows = slice(block.start, block.start + block.rank), block.projection.row_index()
+        parts.append((block.projection, lora.A[:, ranks].clone(), lora.B[ranks][:, rows]))
+        rest[ranks, rows] = 0
+    return None if rest.any() else parts
+
+
+def recover(lora: ModuleLoRA, projections: Sequence[Projection]) -> list[tuple[Projection, Tensor, Tensor]]:
+    """The projections' own A and B where only a module's are known: the three forms in turn.
+
+    First the blocks that the file states, then equal blocks side by side (the stacked form), then one A that all
+    projections share, with the rows of B that each owns; the last is exact for any LoRA on such a module.
+
+    Args:
+        lora: The module's A and B; ``blocks`` may be empty.
+        projections: Every projection that the module computes.
+
+    Raises:
+        LoRAError: The LoRA changes rows of the output that belong to none of the projections.
+    """
+    count, rank = len(projections), lora.rank
+    equal = (
+        [Block(p, i * (rank // count), rank // count) for i, p in enumerate(projections)] if not rank % count else []
+    )
+    for blocks in (lora.blocks, equal, [Block(p, 0, rank) for p in projections]):
+        parts = split(replace(lora, blocks=tuple(blocks))) if blocks else None
+        if parts is not None:
+            return parts
+    owned = {int(row) for p in projections for row in p.row_index()}
+    foreign = next(int(row) for row in lora.B.any(dim=0).nonzero() if int(row) not in owned)
+    raise LoRAError(
+        f"{lora.module}: the adapter changes row {foreign} of its output, which is none of "
+        f"{', '.join(p.role for p in projections)}; expected attention projections alone; use PEFT for this adapter"
+    )
+
+
+def pad(lora: ModuleLoRA, rank: int) -> ModuleLoRA:
+    """The same update with zeros up to ``rank``; exact."""
+    more = rank - lora.rank
+    if not more:
+        return lora
+    A = torch.cat([lora.A, lora.A.new_zeros(lora.A.shape[0], more)], dim=1)
+    B = torch.cat([lora.B, lora.B.new_zeros(more, lora.B.shape[1])], dim=0)
+    return replace(lora, A=A, B=B)
+
+
+def truncate(lora: ModuleLoRA, rank: int) -> ModuleLoRA:
+    """The best approximation of ``A @ B`` in the Frobenius norm with this rank; itself where it has no more.
+
+    With ``A = Qa Ra`` and ``Bᵀ = Qb Rb``, the SVD of the small ``Ra Rbᵀ`` is that of ``A @ B``, so the dense
+    ``in x out`` product is never formed. All projections of the module share the new A.
+    """
+    if lora.rank <= rank:
+        return lora
+    Qa, Ra = torch.linalg.qr(lora.A.double())
+    Qb, Rb = torch.linalg.qr(lora.B.double().T)
+    U, S, Vh = torch.linalg.svd(Ra @ Rb.T, full_matrices=False)
+    U, root, Vh = U[:, :rank], S[:rank].sqrt(), Vh[:rank]
+    A = (Qa @ (U * root)).to(lora.A.dtype)
+    B = ((root[:, None] * Vh) @ Qb.T).to(lora.B.dtype)
+    outside = torch.ones(B.shape[1], dtype=torch.bool)
+    for block in lora.blocks:
+        outside[block.projection.row_index()] = False
+    B[:, outside] = 0  # rows that no projection owns stay exactly zero
+    return ModuleLoRA(lora.module, A, B, tuple(Block(block.projection, 0, A.shape[1]) for block in lora.blocks))
+
+
+def product_norm(A: Tensor, B: Tensor) -> float:
+    """The Frobenius norm of ``A @ B`` in float64, by QR of the factors."""
+    _, Ra = torch.linalg.qr(A.double())
+    _, Rb = torch.linalg.qr(B.double().T)
+    return float((Ra @ Rb.T).norm())
+
+
+def difference_norm(first: ModuleLoRA, second: ModuleLoRA) -> float:
+    """The Frobenius norm of the difference of two updates of the same module."""
+    A = torch.cat([first.A.double(), second.A.double()], dim=1)
+    B = torch.cat([first.B.double(), -second.B.double()], dim=0)
+    return product_norm(A, B)

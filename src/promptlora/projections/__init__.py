@@ -1,0 +1,28 @@
+"""Where a causal language model keeps its attention projections: what they are, how to find them, the table of families."""
+
+from promptlora.projections.finder import (
+    ROLES,
+    Block,
+    Projection,
+    block_projections,
+    find_blocks,
+    find_projections,
+    group_by_shape,
+    module_shape,
+)
+from promptlora.projections.layouts import LAYOUTS, Layout, Source, separate
+
+__all__ = [
+    "LAYOUTS",
+    "ROLES",
+    "Block",
+    "Layout",
+    "Projection",
+    "Source",
+    "block_projections",
+    "find_blocks",
+    "find_projections",
+    "group_by_shape",
+    "module_shape",
+    "separate",
+]

@@ -1,0 +1,285 @@
+"""Where a causal language model keeps its attention projections q, k, v and o.
+
+A ``Projection`` is *logical*: it names one of q, k, v, o of one layer, the physical module that computes
+it, and, where that module is fused, which rows of the module's output belong to it. This file walks a
+model with the table of :mod:`promptlora.projections.layouts`; it reads names, classes and shapes alone, so it
+works on the meta device, and it knows nothing of LoRA or hooks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from promptlora.errors import ProjectionError
+from promptlora.projections.layouts import LAYOUTS, Layout, Source
+
+ROLES = ("q", "k", "v", "o")
+
+# Parts of a multimodal model that are not its causal language model.
+_NOT_CAUSAL = frozenset(
+    {
+        "vision_tower",
+        "vision_model",
+        "visual",
+        "vision_encoder",
+        "image_encoder",
+        "audio_tower",
+        "audio_model",
+        "audio_encoder",
+        "speech_encoder",
+        "multi_modal_projector",
+        "embed_tokens_extend",
+        "encoder",
+    }
+)
+
+# What gives an attention block of an unknown class away: its class, or the name of a module in it.
+_ATTENTION_CLASS = re.compile(r"(Attention|Attn|DeltaNet|Retention|MLA)\d*$")
+_PROJECTION_NAME = re.compile(
+    r"([qkv]|qkv|kv|query|key|value|query_key_value)(_proj|_lin)?|q_b_proj|kv_b_proj|in_proj_qkvz?|c_attn|"
+    r"[Ww]_?(q|k|v|qkv)|project_[qkv]"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """One logical attention projection of one layer.
+
+    Attributes:
+        name: Logical dotted name, ends in ``q_proj``, ``k_proj``, ``v_proj`` or ``o_proj`` (or, for another
+            part that was asked for, in its role and ``_proj``).
+        module: Dotted name of the physical module that computes it.
+        role: ``"q"``, ``"k"``, ``"v"`` or ``"o"``, or another part that was asked for.
+        in_features: Width of the input of the projection.
+        out_features: Width of its output (of the logical part alone).
+        rows: None when the whole output is this projection; else the half-open spans
+            ``(start, stop)`` of the physical output that are it, in logical order.
+    """
+
+    name: str
+    module: str
+    role: str
+    in_features: int
+    out_features: int
+    rows: tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(in_features, out_features)``."""
+        return (self.in_features, self.out_features)
+
+    def row_index(self) -> Tensor:
+        """The rows of the physical output, an int64 tensor ``[out_features]``."""
+        if self.rows is None:
+            return torch.arange(self.out_features)
+        return torch.cat([torch.arange(start, stop) for start, stop in self.rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One attention block of a model, and its layout."""
+
+    name: str
+    module: nn.Module
+    layout: Layout
+
+
+def module_shape(module: nn.Module) -> tuple[int, int] | None:
+    """``(in_features, out_features)`` of a Linear-like module or a GPT-2 Conv1D; None for any other."""
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
+    if hasattr(module, "nx") and hasattr(module, "nf"):  # transformers' Conv1D keeps its weight as [in, out]
+        return int(module.nx), int(module.nf)  # type: ignore[arg-type]
+    return None
+
+
+# --- blocks ------------------------------------------------------------------------------------------------
+
+
+def _layout_of(module: nn.Module, table: dict[str, Layout]) -> Layout | None:
+    """The layout of a module's class; a subclass that leaves ``forward`` alone has that of its base."""
+    for kind in type(module).__mro__:
+        if kind.__name__ in table:
+            return table[kind.__name__]
+        if "forward" in vars(kind):
+            return None
+    return None
+
+
+def _holds_weights(name: str, model: nn.Module, known: set[str]) -> bool:
+    """Whether a module has a matrix that is not in a known block below it."""
+    for inner, module in model.named_modules(prefix=name):
+        if any(inner == block or inner.startswith(f"{block}.") for block in known):
+            continue
+        if module_shape(module) or any(p.ndim >= 2 for p in module.parameters(recurse=False)):
+            return True
+    return False
+
+
+def _refusal(name: str, module: nn.Module) -> ProjectionError:
+    kind = type(module).__name__
+    inside = [(n, module_shape(m)) for n, m in module.named_modules() if module_shape(m)]
+    listing = ", ".join(f"{n} {shape}" for n, shape in inside[:8]) or "no Linear module"
+    plain = {"q_proj", "k_proj", "v_proj", "o_proj"} == {n for n, _ in inside}
+    entry = (
+        f'separate("{kind}") if none of them also computes a gate'
+        if plain
+        else f'Layout(attention="{kind}", sources=(Source(module="qkv", parts=("q", "k", "v"), sizes=lambda block: '
+        '(repeats, (q_width, k_width, v_width))), Source(module="out", parts=("o",))))'
+    )
+    return ProjectionError(
+        f"{name}: {kind} is not an attention class that promptlora knows, and a layout is never guessed; it holds "
+        f"{listing}; describe it: find_projections(model, layouts=({entry},)), with Layout, Source and separate from "
+        "promptlora.projections"
+    )
+
+
+def find_blocks(model: nn.Module, layouts: Sequence[Layout] = ()) -> list[Block]:
+    """Every attention block of a causal language model, in the order of the model.
+
+    Args:
+        model: A causal language model, on any device.
+        layouts: Entries for classes that the table does not have, or that are to be read otherwise.
+
+    Raises:
+        ProjectionError: An attention block of an unknown class; the message says how to describe it.
+    """
+    table = {layout.attention: layout for layout in (*LAYOUTS, *layouts)}
+    blocks: dict[str, Block] = {}
+    suspects: list[str] = []
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
+        parts = name.split(".")
+        if not _NOT_CAUSAL.isdisjoint(parts):
+            continue
+        if any(".".join(parts[:i]) in blocks for i in range(1, len(parts))):
+            continue
+        layout = _layout_of(module, table)
+        if layout is not None:
+            blocks[name] = Block(name=name, module=module, layout=layout)
+            continue
+        named = any(_PROJECTION_NAME.fullmatch(n) and module_shape(child) for n, child in module.named_children())
+        if named or _ATTENTION_CLASS.search(type(module).__name__):
+            suspects.append(name)
+    known = set(blocks)
+    for name in suspects:
+        if not isinstance(modules[name], nn.ModuleList) and _holds_weights(name, modules[name], known):
+            raise _refusal(name, modules[name])
+    return list(blocks.values())
+
+
+# --- projections -------------------------------------------------------------------------------------------
+
+
+def _spans(repeats: int, widths: tuple[int, ...], part: int) -> tuple[tuple[int, int], ...]:
+    """The rows of one part, in as few spans as there can be."""
+    stride, before = sum(widths), sum(widths[:part])
+    spans: list[tuple[int, int]] = []
+    for repeat in range(repeats):
+        start, stop = repeat * stride + before, repeat * stride + before + widths[part]
+        if spans and spans[-1][1] == start:
+            spans[-1] = (spans[-1][0], stop)
+        else:
+            spans.append((start, stop))
+    return tuple(spans)
+
+
+def _source_projections(block: Block, source: Source) -> Iterator[Projection]:
+    children = dict(block.module.named_modules())
+    name = next((n for n in source.names if n in children), None)
+    if name is None:
+        if source.optional:
+            return
+        raise ProjectionError(
+            f"{block.name}: {type(block.module).__name__} has no {' or '.join(source.names)}; expected "
+            f"{block.layout}; pass its own Layout in find_projections(model, layouts=(…,))"
+        )
+    shape = module_shape(children[name])
+    if shape is None:
+        raise ProjectionError(
+            f"{block.name}.{name}: {type(children[name]).__name__} has no in_features and out_features; expected a "
+            f"Linear-like module"
+        )
+    repeats, widths = (1, (shape[1],)) if source.sizes is None else source.sizes(block.module)
+    if len(widths) != len(source.parts) or repeats * sum(widths) != shape[1]:
+        raise ProjectionError(
+            f"{block.name}.{name}: its output has {shape[1]} values; expected {repeats} x {list(widths)} for "
+            f"{' | '.join(source.parts)}; pass its own Layout in find_projections(model, layouts=(…,))"
+        )
+    for i, role in enumerate(source.parts):
+        rows = _spans(repeats, widths, i)
+        yield Projection(
+            name=f"{block.name}.{role}_proj".lstrip("."),
+            module=f"{block.name}.{name}".lstrip("."),
+            role=role,
+            in_features=shape[0],
+            out_features=repeats * widths[i],
+            rows=None if rows == ((0, shape[1]),) else rows,
+        )
+
+
+def block_projections(block: Block) -> list[Projection]:
+    """All parts of one block: q, k, v, o first, then the others as its layout has them.
+
+    Raises:
+        ProjectionError: A block that does not fit its layout.
+    """
+    found = [p for source in block.layout.sources for p in _source_projections(block, source)]
+    return sorted(found, key=lambda p: ROLES.index(p.role) if p.role in ROLES else len(ROLES))
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    """A sort key that puts layer 2 before layer 10."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"[.]", name)]
+
+
+def find_projections(
+    model: nn.Module, roles: Sequence[str] = ROLES, layouts: Sequence[Layout] = ()
+) -> list[Projection]:
+    """Find every attention projection of a causal language model.
+
+    Parts that are not the causal model (vision and audio towers, encoders) are left out. Works on the
+    meta device: only names, classes and shapes are read.
+
+    Args:
+        model: A causal language model.
+        roles: Which to return: ``"q"``, ``"k"``, ``"v"``, ``"o"``, and any other part that the model's layout
+            names, such as ``"gate"`` of a gated q_proj or ``"z"``, ``"b"``, ``"a"`` of a DeltaNet.
+        layouts: Layouts of attention classes that the table of ``promptlora.projections.LAYOUTS`` lacks. One for a
+            class that it has takes its place.
+
+    Returns:
+        The projections in layer order, and within a layer in the order q, k, v, o, then others.
+
+    Raises:
+        ProjectionError: A role that the model does not have, an attention block of an unknown class, or a model
+            in which no projection was found.
+    """
+    blocks = sorted(find_blocks(model, layouts), key=lambda block: _natural(block.name))
+    if not blocks:
+        raise ProjectionError(
+            f"{type(model).__name__}: no attention block was found; expected a causal language model with attention "
+            f"(parts named {', '.join(sorted(_NOT_CAUSAL)[:3])}, … are left out)"
+        )
+    known = dict.fromkeys((*ROLES, *(role for block in blocks for role in block.layout.roles)))
+    for role in roles:
+        if role not in known:
+            why = " (a depthwise convolution is no matrix product)" if role.startswith("conv") else ""
+            raise ProjectionError(
+                f"roles={list(roles)}: {role!r} is not a role of {type(model).__name__}{why}; expected some of "
+                f"{', '.join(known)}"
+            )
+    return [p for block in blocks for p in block_projections(block) if p.role in roles]
+
+
+def group_by_shape(projections: Iterable[Projection]) -> dict[tuple[int, int], list[Projection]]:
+    """Group projections by ``(in_features, out_features)``, in order of first appearance."""
+    groups: dict[tuple[int, int], list[Projection]] = {}
+    for projection in projections:
+        groups.setdefault(projection.shape, []).append(projection)
+    return groups

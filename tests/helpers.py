@@ -1,0 +1,72 @@
+"""Small models and LoRAs that tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from promptlora.lora import LoRAWeights
+from promptlora.projections import Projection
+
+
+def tiny_llama(dtype: torch.dtype = torch.float64, seed: int = 0, **options: object) -> PreTrainedModel:
+    """Two layers, grouped-query attention, random weights that matter (not 0.02), evaluation mode."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        **{
+            "vocab_size": 97,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 128,
+            "initializer_range": 0.2,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+            **options,
+        }
+    )
+    return LlamaForCausalLM(config).to(dtype).eval().requires_grad_(False)
+
+
+def tiny_gpt2(dtype: torch.dtype = torch.float64, seed: int = 0) -> PreTrainedModel:
+    """Two layers of GPT-2: fused Conv1D, random weights, evaluation mode."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.2,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config).to(dtype).eval().requires_grad_(False)
+
+
+def random_lora(
+    projections: Sequence[Projection],
+    adapters: int = 1,
+    rank: int = 3,
+    *,
+    scaling: float = 0.5,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    requires_grad: bool = False,
+) -> LoRAWeights:
+    """Random A and B, neither of them zero, for each projection."""
+    generator = torch.Generator().manual_seed(seed)
+    matrices = {}
+    for p in projections:
+        A = torch.randn(adapters, p.in_features, rank, generator=generator, dtype=torch.float64) / p.in_features**0.5
+        B = torch.randn(adapters, rank, p.out_features, generator=generator, dtype=torch.float64)
+        matrices[p.name] = (
+            A.to(dtype).requires_grad_(requires_grad),
+            B.to(dtype).requires_grad_(requires_grad),
+        )
+    return LoRAWeights(matrices, scaling, projections=projections)
+
+
+def token_ids(batch: int, seq: int, vocab: int = 97, seed: int = 0) -> torch.Tensor:
+    """Random ids ``[batch, seq]`` above the special ones."""
+    return torch.randint(3, vocab, (batch, seq), generator=torch.Generator().manual_seed(seed))
