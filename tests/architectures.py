@@ -27,7 +27,9 @@ class Case:
         absent: Roles that some of its layers lack.
         shared: Roles that attention reads in a second place as well: role to the other role.
         models: Well-known models of the family, for people.
-        part: Name of the configuration of the language model in a multimodal one.
+        dtype: float64 but where transformers cannot.
+        float32_inside: Whether transformers computes a part in float32 that rounds otherwise in a batch of another
+            size (the DeltaNet's decay and rule, some softmaxes).
     """
 
     model_type: str
@@ -36,7 +38,13 @@ class Case:
     absent: tuple[str, ...] = ()
     shared: Mapping[str, str] = field(default_factory=dict)
     models: str = ""
-    part: str = ""
+    dtype: torch.dtype = torch.float64
+    float32_inside: bool = False
+
+    @property
+    def tolerance(self) -> float:
+        """How far the logits of two exact ways may be apart."""
+        return 1e-9 if self.dtype == torch.float64 else 1e-4
 
     @property
     def id(self) -> str:
@@ -80,6 +88,10 @@ _MLA = {
 _DEEPSEEK = {**_MLA, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_group": 1,
     "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1}  # fmt: skip
 _OPT = {"ffn_dim": 48, "word_embed_proj_dim": 32, "num_key_value_heads": None}
+_ROUTED = {
+    "num_local_experts": 4, "num_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+    "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+}  # fmt: skip
 _MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 16}
 
 CASES: tuple[Case, ...] = (
@@ -88,12 +100,14 @@ CASES: tuple[Case, ...] = (
         model_type="qwen3_next",
         options={**_DELTA, **_MOE, "shared_expert_intermediate_size": 24},
         models="Qwen3-Next, Qwen3-Coder-Next",
+        float32_inside=True,
     ),
-    Case(model_type="qwen3_5_text", options=_DELTA, models="Qwen3.5"),
+    Case(model_type="qwen3_5_text", options=_DELTA, models="Qwen3.5", float32_inside=True),
     Case(
         model_type="qwen3_5_moe_text",
         options={**_DELTA, **_MOE, "shared_expert_intermediate_size": 24},
         models="Qwen3.5 MoE",
+        float32_inside=True,
     ),
     # fused
     Case(model_type="gpt2", options=_GPT, models="GPT-2"),
@@ -163,6 +177,7 @@ CASES: tuple[Case, ...] = (
             "d_model": 32, "num_layers": 2, "attention_heads": 4, "ffn_dim": 48,
             **dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")),
         },
+        dtype=torch.float32,  # its mask does not take float64
         models="XGLM",
     ),
     Case(model_type="phi", models="Phi-1, Phi-1.5, Phi-2"),
@@ -236,7 +251,7 @@ CASES: tuple[Case, ...] = (
     Case(model_type="gemma2", options=_HEAD, models="Gemma 2"),
     Case(model_type="gemma3_text", options={**_HEAD, "layer_types": ["sliding_attention", "full_attention"]}, models="Gemma 3"),
     Case(
-        model_type="gemma3", variant="with vision tower", part="text_config",
+        model_type="gemma3", variant="with vision tower",
         options={
             "text_config": {**_COMMON, **_HEAD},
             "vision_config": {
@@ -300,6 +315,45 @@ CASES: tuple[Case, ...] = (
     Case(model_type="nemotron", models="Nemotron, Minitron"),
     Case(model_type="seed_oss", options=_HEAD, models="Seed-OSS"),
     Case(model_type="minimax_m2", options={**_HEAD, "num_local_experts": 4, "num_experts_per_tok": 2, "rotary_dim": 4}, models="MiniMax-M2"),
+    Case(model_type="aria_text", options={**_HEAD, "moe_num_experts": 4}, models="Aria's language model"),
+    Case(model_type="bamba", options={**_MAMBA, "attn_layer_indices": [1]}, models="Bamba"),
+    Case(model_type="bitnet", models="BitNet b1.58"),
+    Case(model_type="cohere2_moe", options=_ROUTED),
+    Case(model_type="cwm", options=_HEAD, models="Code World Model"),
+    Case(model_type="dots1", options={**_ROUTED, **_HEAD, "n_shared_experts": 1}, models="dots.llm1"),
+    Case(
+        model_type="ernie4_5_moe",
+        options={"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 24, "moe_num_shared_experts": 1},
+        models="ERNIE 4.5 MoE",
+    ),
+    Case(model_type="exaone_moe", options={**_ROUTED, "num_shared_experts": 1}, models="K-EXAONE"),
+    Case(model_type="flex_olmo", options={"num_experts": 4, "num_experts_per_tok": 2}, models="FlexOlmo"),
+    Case(model_type="granite_swa", models="Granite with sliding windows", float32_inside=True),
+    Case(model_type="hunyuan_v1_dense", options=_HEAD, models="Hunyuan"),
+    Case(model_type="hunyuan_v1_moe", options={**_HEAD, "num_experts": 4, "moe_topk": 2}, models="Hunyuan-A13B"),
+    Case(model_type="hy_v3", options={**_HEAD, **_ROUTED}),
+    Case(model_type="hyperclovax", models="HyperCLOVA X"),
+    Case(model_type="jais2", models="Jais 2"),
+    Case(
+        model_type="lfm2_moe",
+        options={**_MOE, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+        models="LFM2 MoE",
+    ),
+    Case(model_type="llama4_text", options={**_HEAD, "num_local_experts": 4, "intermediate_size_mlp": 48}, models="Llama 4"),
+    Case(model_type="mellum", options={**_HEAD, **_MOE}, models="Mellum"),
+    Case(model_type="ministral", options=_HEAD, models="Ministral"),
+    Case(model_type="nanochat", models="nanochat"),
+    Case(
+        model_type="nemotron_h",
+        options={
+            **_HEAD, "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 16,
+            "layers_block_type": ["mamba", "attention"],
+        },
+        models="Nemotron-H, Nemotron 3",
+    ),
+    Case(model_type="solar_open", options={**_ROUTED, **_HEAD}, models="Solar Open", float32_inside=True),
+    Case(model_type="vaultgemma", options=_HEAD, models="VaultGemma"),
+    Case(model_type="youtu", options={**_MLA, "rope_interleave": False}, models="Youtu-LLM"),
 )  # fmt: skip
 
 
@@ -310,16 +364,16 @@ def config_of(case: Case) -> Any:
 
 
 def build(case: Case, *, attention: str = "eager", seed: int = 0) -> PreTrainedModel:
-    """A random model of a case in float64, in evaluation mode, with weights that matter."""
+    """A random model of a case, in evaluation mode, with weights that matter."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(
-        config_of(case), attn_implementation=attention, experts_implementation="eager", dtype=torch.float64
+        config_of(case), attn_implementation=attention, experts_implementation="eager", dtype=case.dtype
     )
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():  # initialisers leave some at zero
         if parameter.ndim >= 2 and "conv" not in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.2
-    return model.to(torch.float64).eval().requires_grad_(False)
+            parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(case.dtype) * 0.2
+    return model.to(case.dtype).eval().requires_grad_(False)
 
 
 def build_meta(case: Case) -> nn.Module:

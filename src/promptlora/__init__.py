@@ -1,0 +1,63 @@
+"""promptlora: a prompt goes in, a LoRA comes out.
+
+A hypernetwork reads a prompt and writes, in one forward pass, the LoRA matrices of every attention
+projection of a frozen causal language model. Names are imported when they are first used, so that
+``import promptlora`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from promptlora.adaptation import PromptLoRA as PromptLoRA
+    from promptlora.config import HyperNetworkConfig as HyperNetworkConfig
+    from promptlora.config import TrainConfig as TrainConfig
+    from promptlora.encoder import PromptEncoder as PromptEncoder
+    from promptlora.errors import PromptLoRAError as PromptLoRAError
+    from promptlora.hypernetwork import HyperNetwork as HyperNetwork
+    from promptlora.hypernetwork import ShapeGroupedLoRAGenerator as ShapeGroupedLoRAGenerator
+    from promptlora.injection import HookBasedLoRAInjector as HookBasedLoRAInjector
+    from promptlora.injection import make_batched_lora_hook as make_batched_lora_hook
+    from promptlora.injection import make_lora_hook as make_lora_hook
+    from promptlora.lora import LoRAWeights as LoRAWeights
+    from promptlora.losses import sft_loss as sft_loss
+    from promptlora.models import load_base as load_base
+    from promptlora.peft_format import merge_lora as merge_lora
+    from promptlora.projections import Projection as Projection
+    from promptlora.projections import find_projections as find_projections
+    from promptlora.projections import group_by_shape as group_by_shape
+    from promptlora.training import Trainer as Trainer
+
+_HOME = {
+    "HookBasedLoRAInjector": "injection",
+    "HyperNetwork": "hypernetwork",
+    "HyperNetworkConfig": "config",
+    "LoRAWeights": "lora",
+    "Projection": "projections",
+    "PromptEncoder": "encoder",
+    "PromptLoRA": "adaptation",
+    "PromptLoRAError": "errors",
+    "ShapeGroupedLoRAGenerator": "hypernetwork",
+    "TrainConfig": "config",
+    "Trainer": "training",
+    "find_projections": "projections",
+    "group_by_shape": "projections",
+    "load_base": "models",
+    "make_batched_lora_hook": "injection",
+    "make_lora_hook": "injection",
+    "merge_lora": "peft_format",
+    "sft_loss": "losses",
+}
+__all__ = sorted(_HOME)  # noqa: PLE0605 (one table, not two lists)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'promptlora' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"promptlora.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

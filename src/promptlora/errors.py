@@ -45,3 +45,9 @@ class TrainingError(PromptLoRAError):
 
 class OutputError(PromptLoRAError):
     """An output path that exists already or cannot be written."""
+
+
+def one_line(error: BaseException, longest: int = 200) -> str:
+    """What another library says, on one line and not too long, to stand inside a message of our own."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= longest else text[: longest - 1] + "…"

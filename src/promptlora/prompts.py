@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.config import HyperNetworkConfig
-from promptlora.errors import ModelError, PromptError
+from promptlora.errors import ModelError, PromptError, one_line
 
 PLACES = ("user", "system")
 
@@ -63,7 +63,7 @@ def render_chat(
             return _apply_template(tokenizer, _before_user(turns, spoken) if spoken else turns)
     except TemplateError as error:
         raise PromptError(
-            f"the chat template of the base refuses this conversation ({str(error)[:120]}); expected turns of user and "
+            f"the chat template of the base refuses this conversation ({one_line(error)}); expected turns of user and "
             "assistant, one after the other"
         ) from error
 
@@ -194,9 +194,9 @@ def prompt_states(model: PreTrainedModel, ids: Tensor, source: str, layer: int) 
     with ExitStack() as stack:
         handle = layers[layer - 1].register_forward_hook(catch)
         stack.callback(handle.remove)
-        if model.training:  # no dropout
-            model.eval()
-            stack.callback(model.train)
+        for module in [module for module in model.modules() if module.training]:  # no dropout meanwhile
+            module.training = False
+            stack.callback(setattr, module, "training", True)
         with suppress(_Reached):
             model.get_decoder()(input_ids=ids, use_cache=False)
     return caught[0]
@@ -226,6 +226,10 @@ class PromptStates:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def clear(self) -> None:
+        """Forget all states."""
+        self._kept.clear()
 
     def one(self, prompt: str) -> Tensor:
         """States ``[tokens, hidden]`` of one prompt."""

@@ -245,7 +245,7 @@ class Trainer:
         before = {module: module.training for module in self.model.modules()}
 
         def restore() -> None:
-            self.model.gradient_checkpointing_disable()
+            self.model.activation_checkpointing_disable()
             for module, training in before.items():
                 module.training = training
 
@@ -401,12 +401,12 @@ class Trainer:
             return 0
         path = found[-1]
         fix = f"remove it to continue from {found[-2].name}" if len(found) > 1 else "remove it to start anew"
+        damage = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError)
         try:
             state = json.loads((path / _STATE_FILE).read_text(encoding="utf-8"))
             step, before = int(state["step"]), from_dict(TrainConfig, state["config"])
             base = dict(json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))["base"])
-            moments = self._moments(load_file(path / _OPTIMIZER_FILE))
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except damage as error:
             raise CheckpointError(f"{path}: a damaged checkpoint ({_first_line(error)}); {fix}") from error
         ours = _flat(to_dict(self.config))
         for key, value in _flat(to_dict(before)).items():
@@ -419,9 +419,10 @@ class Trainer:
         if differs:
             raise CheckpointError(f"{path}: was written for another base ({differs}); use that one, or another output")
         try:
+            moments = self._moments(load_file(path / _OPTIMIZER_FILE))
             self.plain.load_weights(path / WEIGHTS_FILE)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: a damaged checkpoint ({error}); {fix}") from error
+        except damage as error:
+            raise CheckpointError(f"{path}: a damaged checkpoint ({_first_line(error)}); {fix}") from error
         self.optimizer.state.clear()
         self.optimizer.state.update(moments)
         self.step = step

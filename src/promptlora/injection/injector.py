@@ -134,6 +134,21 @@ def _execution_device(module: nn.Module) -> torch.device | None:
     return None if tensor is None else tensor.device
 
 
+def _checkpointing_of(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module by which transformers switches activation checkpointing on."""
+    return {
+        key: v for key, v in vars(module).items() if "gradient_checkpointing" in key or "_require_grads_hook" in key
+    }
+
+
+def _restore_checkpointing(before: list[tuple[nn.Module, dict[str, Any]]]) -> None:
+    for module, attributes in before:
+        for key in _checkpointing_of(module):
+            delattr(module, key)
+        for key, value in attributes.items():
+            setattr(module, key, value)
+
+
 class HookBasedLoRAInjector:
     """Installs hooks on a model once, and switches LoRAs on and off.
 
@@ -178,6 +193,7 @@ class HookBasedLoRAInjector:
             self._widths[projection.module] = width_out
         self._slots = {name: _Slot() for name in self._modules}
         self._state: _State | None = None
+        self._checkpointed = False
         with ExitStack() as stack:
             for name, module in self._modules.items():
                 handle = module.register_forward_hook(_slot_hook(self._slots[name]), with_kwargs=True)
@@ -191,7 +207,7 @@ class HookBasedLoRAInjector:
         self.remove()
 
     def remove(self) -> None:
-        """Take every hook off the model; harmless when called twice."""
+        """Take every hook off the model, and checkpointing that it switched on; harmless when called twice."""
         self._set(None)
         self._installed.close()
 
@@ -293,7 +309,8 @@ class HookBasedLoRAInjector:
     def enable_checkpointing(self) -> None:
         """Switch activation checkpointing on in the model, non-reentrant, with :meth:`checkpoint_context`.
 
-        The model must be in training mode for checkpointing to have an effect.
+        The model must be in training mode for checkpointing to have an effect. :meth:`remove` switches it
+        off, or back to what it was.
 
         Raises:
             LoRAError: A model without activation checkpointing.
@@ -303,7 +320,15 @@ class HookBasedLoRAInjector:
         )
         if enable is None or getattr(self.model, "supports_gradient_checkpointing", True) is False:
             raise LoRAError(f"{type(self.model).__name__} has no activation checkpointing; train without it")
+        before = [(module, _checkpointing_of(module)) for module in self.model.modules()]
+        marked = bool(getattr(self.model, "_require_grads_hooks", None))
         enable({"use_reentrant": False, "context_fn": self.checkpoint_context})
+        unmark = getattr(self.model, "disable_input_require_grads", None)
+        if unmark is not None and not marked:  # only reentrant checkpointing needs inputs with gradients
+            unmark()
+        if not self._checkpointed:
+            self._checkpointed = True
+            self._installed.callback(_restore_checkpointing, before)
 
     def _refuse_foreign_checkpointing(self) -> None:
         """Refuse checkpointing without :meth:`checkpoint_context`: its gradients can be wrong, or None, silently."""

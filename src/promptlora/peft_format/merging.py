@@ -54,6 +54,8 @@ def merge_lora(model: Model, lora: LoRAWeights, projections: Sequence[Projection
                 f"{next(iter(by_name), None)}); was this LoRA made for another model?"
             )
         weight = _weight(module, projection, A, B)  # [out, in]
+        if not (A.isfinite().all() and B.isfinite().all()):
+            raise LoRAError(f"{name}: A or B holds nan or inf; expected finite numbers; write the adapter again")
         owner = owners.setdefault(weight.data_ptr(), projection.module)
         if owner != projection.module:
             raise LoRAError(

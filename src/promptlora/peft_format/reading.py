@@ -109,6 +109,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for key, value in config.items():
         if value and key not in _HARMLESS and (key, value) != ("bias", "none"):
             raise LoRAError(f"{path}: {key} is {value!r}; expected a plain LoRA without it; merge it in PEFT")
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(key) or {}, dict):
+            raise LoRAError(f"{path}: {key} is {config[key]!r}; expected an object of patterns and numbers")
     start = config.get("init_lora_weights")
     if start not in _HARMLESS_STARTS:
         raise LoRAError(

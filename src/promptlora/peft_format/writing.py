@@ -211,8 +211,6 @@ def _alpha(scaling: float, rank: int) -> tuple[float, float]:
 
     The factor is 1 where some float alpha gives the scaling exactly; else alpha is the rank and B takes it all.
     """
-    if not math.isfinite(scaling):
-        raise LoRAError(f"scaling={scaling}; expected a finite number")
     near = scaling * rank
     for alpha in (near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf)):
         if alpha / rank == scaling:

@@ -1,0 +1,40 @@
+# The one entry: `make demo`, `make test`, `make bench`, `make docs`. Each does its own set-up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help setup demo test lint unit bench docs clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## virtual environment with all that the project needs
+
+$(READY): pyproject.toml constraints.txt scripts/setup.sh
+	@VENV=$(VENV) PYTHON=$(PYTHON) bash scripts/setup.sh
+	@touch $@
+
+demo: $(READY) ## three prompts it was never trained on become three adapters in one batch
+	@$(BIN)/promptlora demo
+
+test: $(READY) lint unit ## lint, types, layers, tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/architectures.py --check
+
+unit: $(READY)
+	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q --jaxtyping-packages=promptlora,beartype.beartype tests/test_encoder.py tests/test_heads.py tests/test_hypernetwork.py tests/test_losses.py
+
+bench: $(READY) ## measure the hooks against the bare model and PEFT
+	$(BIN)/python benchmarks/injection.py -o benchmarks/results/injection.json
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site

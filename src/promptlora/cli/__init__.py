@@ -1,0 +1,64 @@
+"""The command line: ``promptlora …``. Thin: parse, call, print.
+
+Errors of the user become one line on standard error and exit code 2; results go to standard output and
+progress to standard error, so that ``--json`` can be piped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import typer
+
+from promptlora.cli import chat, demo, evaluate, targets, train, write
+from promptlora.cli.console import fail
+from promptlora.errors import PromptLoRAError
+
+app = typer.Typer(
+    name="promptlora",
+    help="A prompt goes in, a LoRA comes out: adapters for a frozen language model, written by a hypernetwork.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for command in (
+    demo.demo,
+    write.run,
+    chat.chat,
+    write.generate,
+    evaluate.evaluate,
+    train.train,
+    targets.targets,
+):
+    app.command(name={"evaluate": "eval"}.get(command.__name__))(command)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    """A prompt goes in, a LoRA comes out: adapters for a frozen language model, written by a hypernetwork."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"promptlora {installed('promptlora')}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code is 0, 2 for bad input, 130 for Ctrl-C."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        code = app(args=arguments, standalone_mode=False, prog_name="promptlora")
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return fail("stopped", code=130)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except PromptLoRAError as error:
+        return fail(str(error))
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
+        return 0
+    return int(code or 0)

@@ -1,0 +1,121 @@
+"""``promptlora demo``: three prompts that the hypernetwork was never trained on, three adapters, one batch."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from promptlora.cli.console import Base, Device, Dtype, Force, Hypernetwork, Json, load, out, print_json, size, working
+
+if TYPE_CHECKING:
+    from promptlora.adaptation import PromptLoRA
+    from promptlora.lora import LoRAWeights
+
+# Tasks of the held-out categories (Word Semantics, Style Transfer, Question Rewriting): no training task is of these.
+EXAMPLES = (
+    ("You will be given as input a singular noun and need to output a plural noun.", "potato"),
+    (
+        "You are given a negative review and your task is to convert it to a positive review by one or more making "
+        "minimal changes.",
+        "the food was awful and the staff were rude .",
+    ),
+    (
+        "Given a disfluent sentence, modify the sentence to it to its equivalent fluent form, preserving the meaning "
+        "of the sentence.",
+        "Who painted no sorry who wrote Hamlet?",
+    ),
+)
+
+
+def demo(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Keep the PEFT folder here; else a temporary folder.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 32,
+    hypernetwork: Hypernetwork = None,
+    base: Base = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Read three unseen prompts, write three adapters, run all three at once, and check one in PEFT.
+
+    Example: **promptlora demo -o plural/**
+    """
+    lm = load(hypernetwork, base, dtype, device, force)
+    prompts, inputs = [p for p, _ in EXAMPLES], [x for _, x in EXAMPLES]
+    with working("reading three prompts and writing three adapters") as say:
+        lm.adapt(prompts[0])  # the first call pays for PyTorch's own start
+        lm.states.clear()
+        started = time.perf_counter()
+        lora = lm.adapt(prompts)
+        seconds = time.perf_counter() - started
+        say("answering: base")
+        base_answers = lm.generate(inputs, max_new_tokens=max_new_tokens)
+        say("answering: base with the prompts in its context")
+        in_context = lm.generate(inputs, in_context=prompts, max_new_tokens=max_new_tokens)
+        say("answering: one batch, three adapters, no prompt in the context")
+        adapted = lm.generate(inputs, lora, max_new_tokens=max_new_tokens)
+        with_prompt, without = lm.count_tokens(inputs, prompts), lm.count_tokens(inputs)
+    rows = [
+        {
+            "prompt": prompts[i],
+            "input": inputs[i],
+            "base": base_answers[i],
+            "in_context": in_context[i],
+            "adapted": adapted[i],
+            "tokens_read": {"in_context": with_prompt[i], "adapted": without[i]},
+        }
+        for i in range(len(inputs))
+    ]
+    written = {"seconds": seconds, "bytes": lora.nbytes, "projections": len(lora), "rank": lora.rank}
+    if not json:
+        for row in rows:
+            table = Table(title=f"[bold]{escape(str(row['prompt']))}[/]", title_justify="left", show_lines=True)
+            table.add_column("input", ratio=2, overflow="fold")
+            table.add_column("base", ratio=3, overflow="fold")
+            table.add_column("base, prompt in context", ratio=3, overflow="fold")
+            table.add_column("adapted, no prompt in context", ratio=3, overflow="fold", style="bold")
+            table.add_row(*(escape(str(row[key])) for key in ("input", "base", "in_context", "adapted")))
+            out.print(table)
+        out.print(
+            f"{len(prompts)} adapters (rank {lora.rank}, {len(lora)} projections each) written in {seconds:.2f} s, "
+            f"{size(lora.nbytes // len(prompts))} each; tokens read: {sum(without)} adapted, {sum(with_prompt)} in context",
+            highlight=False,
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = output or Path(temporary) / "adapter"
+        lora.select(0).save_peft(folder)
+        same = _same_in_peft(lm, lora.select(0), folder, inputs[0], max_new_tokens)
+        if json:
+            print_json({"rows": rows, "adapters": written, "peft": {"folder": str(folder), "same_answer": same}})
+        elif same is None:
+            out.print(f"PEFT folder: {escape(str(folder))} (pip install peft to check it here)", highlight=False)
+        else:
+            word = "the same answer" if same else "[red]another answer[/]"
+            out.print(f"PEFT folder: {escape(str(folder))}: PEFT gives {word}", highlight=False)
+    if same is False:
+        raise typer.Exit(1)
+
+
+def _same_in_peft(lm: PromptLoRA, lora: LoRAWeights, folder: Path, text: str, max_new_tokens: int) -> bool | None:
+    """Whether PEFT, with the exported folder, answers as the hooks do; None where PEFT is not installed."""
+    try:
+        import peft
+    except ImportError:
+        return None
+    with working("the same adapter in PEFT"):
+        ours = lm.generate(text, lora, max_new_tokens=max_new_tokens)
+        wrapped = peft.PeftModel.from_pretrained(lm.model, folder)
+        try:
+            theirs = lm.generate(text, max_new_tokens=max_new_tokens)
+        finally:
+            wrapped.unload()
+    return ours == theirs

@@ -1,0 +1,83 @@
+"""``promptlora eval``: score base, base with the prompt in context, and adapters, with controls."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markdown import Markdown
+
+from promptlora.cli.console import (
+    Base,
+    Device,
+    Force,
+    Hypernetwork,
+    Json,
+    load,
+    out,
+    print_json,
+    progress_bar,
+    working,
+)
+
+
+def evaluate(
+    data: Annotated[str, typer.Argument(help="JSONL, JSONL.gz, Parquet, a folder of them, or a dataset id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for answers and report; goes on if it exists.")],
+    split: Annotated[str, typer.Option(help="Keep rows whose split is this; empty keeps all.")] = "eval",
+    conditions: Annotated[
+        str, typer.Option(help="Comma-separated: base, in_context, adapter, wrong_prompt, static, adapter_in_context.")
+    ] = "base,in_context,adapter,wrong_prompt,static",
+    rows_per_task: Annotated[int | None, typer.Option(min=1, help="Only the first rows of each task.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows that run at once.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the wrong-prompt permutation and the bootstrap.")] = 0,
+    hypernetwork: Hypernetwork = None,
+    base: Base = None,
+    dtype: Annotated[str, typer.Option(help="Dtype of the base: float32 or bfloat16.")] = "float32",
+    device: Device = "cpu",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Score a hypernetwork on rows of tasks, with the wrong-prompt control; a killed run goes on where it stopped.
+
+    Example: **promptlora eval heldout.jsonl.gz -o results/heldout**
+    """
+    with working("reading rows"):
+        from promptlora import evaluation
+        from promptlora.data import read_rows
+
+        rows = read_rows(data, split)
+        if rows_per_task:
+            seen: dict[str, int] = defaultdict(int)
+            kept = []
+            for row in rows:
+                seen[row.task] += 1
+                if seen[row.task] <= rows_per_task:
+                    kept.append(row)
+            rows = kept
+    lm = load(hypernetwork, base, dtype, device, force)
+    with progress_bar() as progress:
+        bars = {}
+
+        def show(condition: str, done: int, count: int) -> None:
+            if condition not in bars:
+                bars[condition] = progress.add_task(condition, total=count)
+            progress.update(bars[condition], completed=done)
+
+        report = evaluation.evaluate(
+            lm,
+            rows,
+            output,
+            conditions=[name.strip() for name in conditions.split(",")],
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            seed=seed,
+            on_progress=show,
+        )
+    if json:
+        print_json(report.to_dict())
+    else:
+        out.print(Markdown(report.to_markdown()))

@@ -1,0 +1,119 @@
+"""``promptlora generate`` and ``promptlora run``: write an adapter; show what it does to one input."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from promptlora.cli.console import (
+    Base,
+    Device,
+    Dtype,
+    Force,
+    Hypernetwork,
+    Json,
+    Prompt,
+    PromptFile,
+    err,
+    load,
+    out,
+    print_json,
+    read_prompt,
+    size,
+    working,
+)
+from promptlora.errors import OutputError
+
+
+def generate(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
+    prompt: Prompt = None,
+    prompt_file: PromptFile = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a folder that exists.")] = False,
+    hypernetwork: Hypernetwork = None,
+    base: Base = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write the adapter of a prompt as a PEFT folder, which PEFT and vLLM load.
+
+    Example: **promptlora generate --prompt "Translate to Spanish." -o spanish/**
+    """
+    text = read_prompt(prompt, prompt_file)
+    if output.exists() and not overwrite and not (output.is_dir() and not any(output.iterdir())):
+        raise OutputError(f"{output}: exists already; expected a new folder; choose another path or pass --overwrite")
+    lm = load(hypernetwork, base, dtype, device, force)
+    with working("writing the adapter"):
+        started = time.perf_counter()
+        lora = lm.adapt(text)
+        seconds = time.perf_counter() - started
+        lora.save_peft(output, overwrite=overwrite)
+    nbytes = sum(file.stat().st_size for file in output.iterdir())
+    if json:
+        print_json(
+            {"output": str(output), "projections": len(lora), "rank": lora.rank, "bytes": nbytes, "seconds": seconds}
+        )
+    else:
+        out.print(
+            f"{escape(str(output))}: rank {lora.rank} for {len(lora)} projections, {size(nbytes)}, "
+            f"written in {seconds:.2f} s",
+            highlight=False,
+        )
+
+
+def run(
+    text: Annotated[str, typer.Argument(help="The input.", metavar="INPUT")],
+    prompt: Prompt = None,
+    prompt_file: PromptFile = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 64,
+    hypernetwork: Hypernetwork = None,
+    base: Base = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Answer one input three ways: base, base with the prompt in context, and adapted.
+
+    Example: **promptlora run --prompt "Answer with one word: positive or negative." "I loved it"**
+    """
+    instruction = read_prompt(prompt, prompt_file)
+    lm = load(hypernetwork, base, dtype, device, force)
+    with working("writing the adapter") as say:
+        started = time.perf_counter()
+        lora = lm.adapt(instruction)
+        seconds = time.perf_counter() - started
+        say("answering")
+        answers = {
+            "base": lm.generate(text, max_new_tokens=max_new_tokens)[0],
+            "in_context": lm.generate(text, in_context=instruction, max_new_tokens=max_new_tokens)[0],
+            "adapted": lm.generate(text, lora, max_new_tokens=max_new_tokens)[0],
+        }
+        read = lm.count_tokens([text, text], [None, instruction])
+    if json:
+        print_json(
+            {
+                "prompt": instruction,
+                "input": text,
+                **answers,
+                "tokens_read": {"base": read[0], "in_context": read[1], "adapted": read[0]},
+                "adapter": {"seconds": seconds, "bytes": lora.nbytes, "rank": lora.rank, "projections": len(lora)},
+            }
+        )
+        return
+    table = Table(show_lines=True)
+    table.add_column("who")
+    table.add_column("tokens read", justify="right")
+    table.add_column("answer", overflow="fold")
+    table.add_row("base", str(read[0]), escape(answers["base"]))
+    table.add_row("base, prompt in context", str(read[1]), escape(answers["in_context"]))
+    table.add_row("adapted", str(read[0]), escape(answers["adapted"]))
+    out.print(table)
+    err.print(f"adapter written in {seconds:.2f} s, {size(lora.nbytes)}", highlight=False)

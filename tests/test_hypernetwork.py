@@ -1,0 +1,518 @@
+"""The generator and ``HyperNetwork``: the start, the static part, batching, and files."""
+
+from __future__ import annotations
+
+import errno
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from promptlora import hypernetwork as module
+from promptlora.config import HEAD_KINDS, HyperNetworkConfig
+from promptlora.errors import CheckpointError, ConfigError, OutputError
+from promptlora.hypernetwork import HyperNetwork, ShapeGroupedLoRAGenerator
+from promptlora.injection import HookBasedLoRAInjector
+from promptlora.lora import LoRAWeights
+from promptlora.losses import sft_loss
+from promptlora.projections import Projection, find_projections, group_by_shape
+from promptlora.prompts import PromptStates
+from tests.helpers import tiny_gpt2, tiny_llama, token_ids
+
+STATE = 32
+EXACT = {"rtol": 0.0, "atol": 1e-11}
+
+
+def small(**options: object) -> HyperNetworkConfig:
+    return HyperNetworkConfig(
+        **{
+            "context_size": 16,
+            "encoder_heads": 2,
+            "encoder_layers": 1,
+            "pooling_queries": 2,
+            "trunk_layers": 1,
+            "rank": 3,
+            "alpha": 6.0,
+            "head_bottleneck": 4,
+            "source_layer": 1,
+            **options,
+        }
+    )
+
+
+def make(
+    config: HyperNetworkConfig | None = None,
+    projections: list[Projection] | None = None,
+    *,
+    dtype: torch.dtype = torch.float64,
+    alive: bool = False,
+) -> HyperNetwork:
+    """A hypernetwork for the tiny Llama; ``alive`` moves every parameter away from its start."""
+    torch.manual_seed(0)
+    found = find_projections(tiny_llama()) if projections is None else projections
+    made = HyperNetwork(config or small(), found, STATE, {"model_type": "llama", "weights": "abc"}).to(dtype)
+    if alive:
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return made
+
+
+def batch(*lengths: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """States and mask of prompts of these lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(len(lengths), max(lengths), STATE, generator=generator, dtype=torch.float64).to(dtype)
+    return states, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+def assert_same(left: LoRAWeights, right: LoRAWeights, **tolerance: float) -> None:
+    assert list(left) == list(right)
+    for name in left:
+        for a, b in zip(left[name], right[name], strict=True):
+            torch.testing.assert_close(a, b, **tolerance)
+
+
+# --- what is written ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [tiny_llama, tiny_gpt2])
+def test_every_projection_gets_matrices_of_its_shape_in_the_order_given(model):
+    projections = find_projections(model())
+    assert len(group_by_shape(projections)) == (2 if model is tiny_llama else 1)
+    lora = make(projections=projections)(*batch(4, 2, 6))
+    assert list(lora) == [p.name for p in projections]
+    assert lora.adapters == 3
+    assert lora.scaling == 6.0 / 3
+    assert lora.projections == tuple(projections)
+    for p in projections:
+        A, B = lora[p.name]
+        assert A.shape == (3, p.in_features, 3)
+        assert B.shape == (3, 3, p.out_features)
+
+
+@pytest.mark.parametrize("kind", HEAD_KINDS)
+@pytest.mark.parametrize("static", [True, False])
+def test_the_generator_is_its_naive_twin(kind, static):
+    generator = make(small(head=kind, static=static), alive=True).generator
+    context = torch.randn(3, 16, dtype=torch.float64)
+    lora = generator(context)
+    ordered = [p for group in generator.groups.values() for p in group]  # of the embeddings
+    for p in generator.projections:
+        key = f"{p.in_features}x{p.out_features}"
+        place = generator.groups[p.shape].index(p)
+        for i in range(3):  # one prompt and one projection at a time
+            x = generator.context(context[i]) + generator.embeddings[ordered.index(p)]
+            feature = generator.norm(generator.trunk(x))
+            A, B = (matrix[0, 0] for matrix in generator.heads[key](feature[None, None]))
+            if static:
+                A, B = A + generator.static_A[key][place], B + generator.static_B[key][place]
+            torch.testing.assert_close(lora[p.name][0][i], A, **EXACT)
+            torch.testing.assert_close(lora[p.name][1][i], B, **EXACT)
+
+
+def test_projections_of_one_shape_get_different_matrices():
+    lora = make(alive=True)(*batch(4))
+    first, second = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"
+    assert not torch.allclose(lora[first][0], lora[second][0])
+    assert not torch.allclose(lora[first][1], lora[second][1])
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_one_call_of_a_head_for_each_shape_however_many_layers(layers):
+    hypernetwork = make(projections=find_projections(tiny_llama(num_hidden_layers=layers)))
+    called: list[str] = []
+    for key, head in hypernetwork.generator.heads.items():
+        head.register_forward_hook(lambda *_, key=key: called.append(key))
+    lora = hypernetwork(*batch(3, 4))
+    assert len(lora) == 4 * layers
+    assert called == ["32x32", "32x16"]
+
+
+@pytest.mark.parametrize("kind", HEAD_KINDS)
+def test_a_batch_of_prompts_is_one_prompt_at_a_time(kind):
+    hypernetwork = make(small(head=kind), alive=True)
+    states, mask = batch(4, 1, 7)
+    together = hypernetwork(states, mask)
+    for i in range(3):
+        length = int(mask[i].sum())
+        assert_same(together.select(i), hypernetwork(states[i : i + 1, :length], mask[i : i + 1, :length]), **EXACT)
+    order = [2, 0, 1]
+    assert_same(hypernetwork(states[order], mask[order]), together.select(order), **EXACT)
+
+
+@pytest.mark.parametrize("kind", HEAD_KINDS)
+def test_parameter_counts_and_groups(kind):
+    hypernetwork = make(small(head=kind))
+    heads = sum(p.numel() for p in hypernetwork.generator.heads.parameters())
+    assert hypernetwork.generator.head_parameter_count() == heads
+    groups = hypernetwork.parameter_groups()
+    names = [name for members in groups.values() for name, _ in members]
+    assert sorted(names) == sorted(name for name, _ in hypernetwork.named_parameters())
+    assert all(".heads." in name for name, _ in groups["heads"])
+    static = {name.rpartition(".")[0] for name, _ in groups["static"] if not name.endswith(".gate")}
+    assert static == {"generator.static_A", "generator.static_B"}
+    assert any(name.endswith(".gate") for name, _ in groups["static"]) == (kind == "shared")
+    for name, parameter in (member for members in groups.values() for member in members):
+        assert parameter is hypernetwork.get_parameter(name)
+
+
+# --- the start ----------------------------------------------------------------------------------------------
+
+
+def adapted_loss(model: nn.Module, injector: HookBasedLoRAInjector, lora: LoRAWeights) -> Tensor:
+    ids = token_ids(lora.adapters, 6)
+    with injector.apply(lora):
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    return sft_loss(hidden, ids, model.get_output_embeddings())
+
+
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("kind", HEAD_KINDS)
+@pytest.mark.parametrize("make_model", [tiny_llama, tiny_gpt2])
+def test_zero_delta_and_live_gradients_at_the_start(make_model, kind, static):
+    model = make_model()
+    hypernetwork = make(small(head=kind, static=static), find_projections(model))
+    ids = token_ids(2, 6)
+    before = model(input_ids=ids).logits
+    lora = hypernetwork(*batch(4, 3))
+    assert all(torch.equal(B, torch.zeros_like(B)) for _, B in lora.values())
+    with HookBasedLoRAInjector(model) as injector:
+        with injector.apply(lora):
+            assert torch.equal(model(input_ids=ids).logits, before)
+        adapted_loss(model, injector, lora).backward()
+    for key, head in hypernetwork.generator.heads.items():
+        live = [p.grad.abs().max() for p in head.parameters() if p.grad is not None]
+        assert max(live) > 1e-6, f"the head of {key} is dead"
+        if static:
+            assert hypernetwork.generator.static_B[key].grad.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("kind", HEAD_KINDS)
+def test_two_prompts_get_different_loras_after_one_step_and_all_is_alive(kind, static):
+    model = tiny_llama()
+    hypernetwork = make(small(head=kind, static=static))
+    states = batch(4, 3)
+    with HookBasedLoRAInjector(model) as injector:
+        optimizer = torch.optim.SGD(hypernetwork.parameters(), lr=0.1)
+        adapted_loss(model, injector, hypernetwork(*states)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        lora = hypernetwork(*states)
+        for name in lora:
+            delta = lora.delta(name)
+            assert delta.abs().max() > 1e-8, name
+            assert (delta[0] - delta[1]).abs().max() > 1e-3 * delta.abs().max(), name
+        adapted_loss(model, injector, lora).backward()
+    for name, parameter in hypernetwork.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_the_same_seed_gives_the_same_start():
+    left, right = make().state_dict(), make().state_dict()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+# --- the static part ----------------------------------------------------------------------------------------
+
+
+def test_the_static_part_alone_is_the_same_for_every_prompt_and_needs_no_head():
+    hypernetwork = make(alive=True)
+    for head in hypernetwork.generator.heads.values():
+        head.register_forward_hook(lambda *_: pytest.fail("a head was called"))
+    lora = hypernetwork(*batch(4, 3), generated=False)
+    assert lora.adapters == 2
+    for p in hypernetwork.projections:
+        key, place = f"{p.in_features}x{p.out_features}", hypernetwork.generator.groups[p.shape].index(p)
+        for i in range(2):
+            assert torch.equal(lora[p.name][0][i], hypernetwork.generator.static_A[key][place])
+            assert torch.equal(lora[p.name][1][i], hypernetwork.generator.static_B[key][place])
+
+
+def test_the_static_part_is_what_is_left_when_the_heads_write_nothing():
+    hypernetwork = make(alive=True)
+    with torch.no_grad():
+        for parameter in hypernetwork.generator.heads.parameters():
+            parameter.zero_()
+    assert_same(hypernetwork(*batch(4, 3)), hypernetwork(*batch(4, 3), generated=False), rtol=0, atol=0)
+
+
+def test_without_a_static_part_it_cannot_be_asked_for():
+    hypernetwork = make(small(static=False))
+    assert not list(hypernetwork.generator.static_A)
+    with pytest.raises(ConfigError, match="static=False"):
+        hypernetwork(*batch(4), generated=False)
+
+
+# --- real weights -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_all_120_projections_of_the_real_model(smollm):
+    model, tokenizer = smollm
+    config = small(source="hidden", source_layer=4, rank=2, context_size=32)
+    projections = find_projections(model)
+    torch.manual_seed(0)
+    hypernetwork = HyperNetwork(config, projections, model.config.hidden_size)
+    states, mask = PromptStates(model, tokenizer, config).batch(["Translate to Spanish.", "Answer yes or no, please."])
+    lora = hypernetwork(states, mask)
+    assert len(lora) == 120
+    assert {shape: len(group) for shape, group in hypernetwork.generator.groups.items()} == {
+        (576, 576): 60,
+        (576, 192): 60,
+    }
+    ids = torch.tensor([tokenizer("The capital of France is")["input_ids"]] * 2)
+    with torch.no_grad(), HookBasedLoRAInjector(model, projections) as injector:
+        before = model(input_ids=ids).logits
+        with injector.apply(lora):
+            assert torch.equal(model(input_ids=ids).logits, before)
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make_model", [tiny_llama, tiny_gpt2])
+def test_save_and_load_is_bitwise(tmp_path, make_model):
+    hypernetwork = make(small(head="lowrank"), find_projections(make_model()), dtype=torch.float32, alive=True)
+    hypernetwork.encoder.fit_statistics([s for s in batch(4, 4, dtype=torch.float32)[0]])
+    hypernetwork.save_pretrained(tmp_path / "saved")
+    loaded = HyperNetwork.from_pretrained(tmp_path / "saved")
+    assert not loaded.training
+    assert loaded.config == hypernetwork.config
+    assert loaded.projections == hypernetwork.projections  # rows of fused modules too
+    assert (loaded.state_size, loaded.base) == (hypernetwork.state_size, hypernetwork.base)
+    expected, found = hypernetwork.state_dict(), loaded.state_dict()
+    assert list(expected) == list(found)
+    for name, value in expected.items():
+        assert found[name].dtype == torch.float32
+        assert torch.equal(found[name], value), name
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    states = batch(5, 2, dtype=torch.float32)
+    assert_same(loaded(*states), hypernetwork.eval()(*states), rtol=0, atol=0)
+
+
+def test_bfloat16_storage_rounds_once_and_is_read_as_float32(tmp_path):
+    hypernetwork = make(dtype=torch.float32, alive=True)
+    hypernetwork.save_pretrained(tmp_path / "saved", dtype=torch.bfloat16)
+    stored = load_file(tmp_path / "saved" / "model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.bfloat16}
+    loaded = HyperNetwork.from_pretrained(tmp_path / "saved")
+    for name, value in hypernetwork.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.bfloat16().float()), name
+    loaded.save_pretrained(tmp_path / "again", dtype=torch.bfloat16)
+    again = HyperNetwork.from_pretrained(tmp_path / "again")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_the_folder_holds_safetensors_and_json_alone(tmp_path):
+    make(dtype=torch.float32).save_pretrained(tmp_path / "saved")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["saved"]
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["config.json", "model.safetensors"]
+    assert isinstance(json.loads((tmp_path / "saved" / "config.json").read_text()), dict)
+    load_file(tmp_path / "saved" / "model.safetensors")
+
+
+def test_loading_draws_no_random_number_and_keeps_no_view_of_the_file(tmp_path):
+    saved = make(dtype=torch.float32)
+    saved.save_pretrained(tmp_path / "saved")
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    loaded = HyperNetwork.from_pretrained(tmp_path / "saved")
+    assert torch.equal(torch.rand(3), expected)
+    with (tmp_path / "saved" / "model.safetensors").open("r+b") as handle:
+        handle.seek(-4000, 2)
+        handle.write(b"\xff" * 4000)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in saved.state_dict().items())
+
+
+def test_loading_weights_keeps_the_parameters_of_an_optimizer(tmp_path):
+    make(dtype=torch.float32, alive=True).save_pretrained(tmp_path / "saved")
+    hypernetwork = make(dtype=torch.float32)
+    before = list(hypernetwork.parameters())
+    hypernetwork.load_weights(tmp_path / "saved" / "model.safetensors")
+    assert all(a is b for a, b in zip(before, hypernetwork.parameters(), strict=True))
+    stored = load_file(tmp_path / "saved" / "model.safetensors")
+    assert all(torch.equal(value, stored[name]) for name, value in hypernetwork.state_dict().items())
+
+
+def test_an_existing_folder_is_refused_and_overwrite_replaces_it(tmp_path):
+    make(dtype=torch.float32).save_pretrained(tmp_path / "saved")
+    other = make(dtype=torch.float32, alive=True)
+    with pytest.raises(OutputError, match="exists already"):
+        other.save_pretrained(tmp_path / "saved")
+    other.save_pretrained(tmp_path / "saved", overwrite=True)
+    loaded = HyperNetwork.from_pretrained(tmp_path / "saved").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in other.state_dict().items())
+
+
+def test_no_disk_space_leaves_the_old_folder_and_nothing_else(tmp_path, monkeypatch):
+    old = make(dtype=torch.float32)
+    old.save_pretrained(tmp_path / "saved")
+
+    def full(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(OutputError, match=r"saved: cannot be written \(No space left on device\)"):
+        make(dtype=torch.float32, alive=True).save_pretrained(tmp_path / "saved", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    loaded = HyperNetwork.from_pretrained(tmp_path / "saved").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in old.state_dict().items())
+
+
+def edit_config(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        description = json.loads((folder / "config.json").read_text())
+        change(description)
+        (folder / "config.json").write_text(json.dumps(description))
+
+    return edit
+
+
+def edit_weights(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors")
+
+    return edit
+
+
+def truncate(name: str, keep: float) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: int(len(data) * keep)])
+
+    return edit
+
+
+NORM = "generator.norm.weight"
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no folder": (shutil.rmtree, "no config.json"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
+    "weights cut in half": (truncate("model.safetensors", 0.5), "truncated or not safetensors"),
+    "weights cut in the header": (truncate("model.safetensors", 0.01), "truncated or not safetensors"),
+    "empty weights": (truncate("model.safetensors", 0), "truncated or not safetensors"),
+    "config cut": (truncate("config.json", 0.5), "not a hypernetwork's configuration"),
+    "empty config": (truncate("config.json", 0), "not a hypernetwork's configuration"),
+    "not UTF-8": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{"), "not a hypernetwork's configuration"),
+    "a list": (lambda folder: (folder / "config.json").write_text("[]"), "not a hypernetwork's configuration"),
+    "nested too deep": (
+        lambda folder: (folder / "config.json").write_text("[" * 100_000),
+        "not a hypernetwork's configuration",
+    ),
+    "NaN": (edit_weights(lambda t: t[NORM].fill_(float("nan"))), f"{NORM} has values that are not finite"),
+    "infinity": (edit_weights(lambda t: t[NORM].fill_(float("inf"))), f"{NORM} has values that are not finite"),
+    "missing tensor": (edit_weights(lambda t: t.pop(NORM)), f"{NORM} is missing"),
+    "extra tensor": (edit_weights(lambda t: t.update(backdoor=torch.zeros(1))), "backdoor is not expected"),
+    "wrong shape": (edit_weights(lambda t: t.update({NORM: torch.zeros(3)})), rf"{NORM} is torch.float32 \[3\]"),
+    "whole numbers": (
+        edit_weights(lambda t: t.update({NORM: torch.zeros(16, dtype=torch.int64)})),
+        rf"{NORM} is torch.int64",
+    ),
+    "unknown key": (edit_config(lambda d: d["config"].update(rnak=4)), "did you mean 'rank'"),
+    "wrong type": (edit_config(lambda d: d["config"].update(rank="4")), "rank='4' is a str; expected int"),
+    "out of range": (edit_config(lambda d: d["config"].update(rank=0)), "rank=0 in HyperNetworkConfig"),
+    "another rank": (edit_config(lambda d: d["config"].update(rank=4)), "expected floats"),
+    "another head": (edit_config(lambda d: d["config"].update(head="shared")), "does not fit its config.json"),
+    "other format": (edit_config(lambda d: d.update(format="other/1")), "format 'other/1'; expected"),
+    "no projections": (edit_config(lambda d: d.pop("projections")), "'projections'"),
+    "unknown key of a projection": (edit_config(lambda d: d["projections"][0].update(layer=1)), "'layer'"),
+    "negative size": (edit_config(lambda d: d["projections"][0].update(in_features=-5)), "not a hypernetwork's"),
+    "size of another type": (edit_config(lambda d: d["projections"][0].update(in_features=[])), "not a hypernetwork's"),
+    "enormous size": (edit_config(lambda d: d.update(state_size=10**15)), "expected floats"),
+    "impossible size": (edit_config(lambda d: d.update(state_size=10**30)), "not a hypernetwork's"),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hypernetwork") / "saved"
+    make(dtype=torch.float32).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_files_are_one_clear_line(tmp_path, saved, damage):
+    folder = tmp_path / "copy"
+    shutil.copytree(saved, folder)
+    HyperNetwork.from_pretrained(folder)
+    change, expected = DAMAGE[damage]
+    change(folder)
+    with pytest.raises(CheckpointError, match=expected) as caught:
+        HyperNetwork.from_pretrained(folder)
+    assert str(caught.value).startswith(str(folder))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+class _Payload:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (pytest.fail, ("a pickle was executed",))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_pickle_is_refused_and_not_executed(tmp_path, saved, name):
+    folder = tmp_path / "copy"
+    shutil.copytree(saved, folder)
+    with (folder / name).open("wb") as handle:
+        pickle.dump({"a": _Payload()}, handle)
+    with pytest.raises(CheckpointError):
+        HyperNetwork.from_pretrained(folder)
+
+
+def test_an_upload_without_a_hub_is_one_clear_line():
+    with pytest.raises(CheckpointError, match="somebody/network: cannot be uploaded") as caught:
+        make(dtype=torch.float32).push_to_hub("somebody/network")  # HF_HUB_OFFLINE is set: see conftest
+    assert "offline" in str(caught.value)
+    assert "check the network" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_upload_sends_what_save_pretrained_writes(tmp_path, monkeypatch):
+    sent: dict[str, object] = {}
+
+    class Api:
+        def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> str:
+            sent.update(repo=repo_id, private=private, exist_ok=exist_ok)
+            return f"https://hub/{repo_id}"
+
+        def upload_folder(self, *, repo_id: str, folder_path: str) -> None:
+            shutil.copytree(folder_path, tmp_path / "sent")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    hypernetwork = make(dtype=torch.float32, alive=True)
+    assert hypernetwork.push_to_hub("somebody/network", private=True) == "https://hub/somebody/network"
+    assert sent == {"repo": "somebody/network", "private": True, "exist_ok": True}
+    loaded = HyperNetwork.from_pretrained(tmp_path / "sent").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in hypernetwork.state_dict().items())
+
+
+def test_a_refusal_of_the_hub_of_many_lines_is_told_in_one(monkeypatch):
+    class Api:
+        def create_repo(self, *_: object, **__: object) -> str:
+            raise OSError("401 Client Error.\n\nInvalid token.\nMore lines.")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    with pytest.raises(CheckpointError, match=r"401 Client Error\.") as caught:
+        make(dtype=torch.float32).push_to_hub("somebody/network")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_generator_alone_takes_a_context():
+    torch.manual_seed(0)
+    generator = ShapeGroupedLoRAGenerator(small(), find_projections(tiny_llama()))
+    features = generator.features(torch.zeros(2, 16))
+    assert features.shape == (2, 8, 16)
+    assert features.detach().norm(dim=-1).min() > 1  # never zero, even for a context of zeros
