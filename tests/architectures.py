@@ -165,7 +165,7 @@ CASES: tuple[Case, ...] = (
         model_type="deepseek_v2", variant="plain q",
         options={**_DEEPSEEK, "topk_method": "greedy", "q_lora_rank": None}, models="DeepSeek-V2-Lite",
     ),
-    Case(model_type="deepseek_v3", options={**_DEEPSEEK, "rope_interleave": False}, models="DeepSeek-V3, R1, Kimi K2"),
+    Case(model_type="deepseek_v3", options={**_DEEPSEEK, "rope_interleave": False}, models="DeepSeek-V3, R1"),
     Case(model_type="glm4_moe_lite", options={**_DEEPSEEK, "rope_interleave": False}, models="GLM-4.7-Flash"),
     Case(model_type="minicpm3", options=_MLA, models="MiniCPM3"),
     # separate, output of another name
@@ -349,7 +349,7 @@ CASES: tuple[Case, ...] = (
             **_HEAD, "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 16,
             "layers_block_type": ["mamba", "attention"],
         },
-        models="Nemotron-H, Nemotron 3",
+        models="Nemotron-H",
     ),
     Case(model_type="solar_open", options={**_ROUTED, **_HEAD}, models="Solar Open", float32_inside=True),
     Case(model_type="vaultgemma", options=_HEAD, models="VaultGemma"),

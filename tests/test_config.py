@@ -105,7 +105,9 @@ def test_the_round_trip_covers_every_key(tmp_path):
 
 
 def test_what_is_not_given_has_its_default(tmp_path):
-    (tmp_path / "run.toml").write_text('output = "a"\nsteps = 7\n[data]\ntrain = "b"\n[hypernetwork]\nrank = 4\nalpha = 8\n')
+    (tmp_path / "run.toml").write_text(
+        'output = "a"\nsteps = 7\n[data]\ntrain = "b"\n[hypernetwork]\nrank = 4\nalpha = 8\n'
+    )
     config = load_toml(TrainConfig, tmp_path / "run.toml")
     assert config == TrainConfig(
         output="a", steps=7, data=DataConfig(train="b"), hypernetwork=HyperNetworkConfig(rank=4, alpha=8.0)
@@ -153,7 +155,10 @@ REFUSED = {
     "no rank": ("[hypernetwork]\nrank = 0", "rank=0 in HyperNetworkConfig"),
     "layer 0": ("[hypernetwork]\nsource_layer = 0", "source_layer=0 in HyperNetworkConfig"),
     "negative layers": ("[hypernetwork]\nencoder_layers = -1", "encoder_layers=-1.*expected 0 or more"),
-    "heads that do not divide": ("[hypernetwork]\nencoder_heads = 3", "context_size=256 is not a multiple of encoder_heads=3"),
+    "heads that do not divide": (
+        "[hypernetwork]\nencoder_heads = 3",
+        "context_size=256 is not a multiple of encoder_heads=3",
+    ),
 }
 
 

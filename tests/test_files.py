@@ -50,32 +50,48 @@ def test_a_file_is_replaced_in_one_step(tmp_path):
     assert names(tmp_path) == ["file.txt"]
 
 
-@pytest.mark.parametrize("error", [Broken, KeyboardInterrupt, ValueError])
+def half_a_file(path: Path, error: BaseException) -> None:
+    with replacing_file(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
+def half_a_folder(path: Path, error: BaseException, overwrite: bool = False) -> None:
+    with creating_folder(path, overwrite=overwrite) as temporary:
+        (temporary / "half").write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [Broken(), KeyboardInterrupt(), ValueError()])
 def test_a_file_of_a_broken_body_leaves_nothing(tmp_path, error):
     path = tmp_path / "file.txt"
-    with pytest.raises(error), replacing_file(path) as temporary:
-        temporary.write_text("half")
-        raise error
+    with pytest.raises(type(error)):
+        half_a_file(path, error)
     assert names(tmp_path) == []
     path.write_text("old")
-    with pytest.raises(error), replacing_file(path) as temporary:
-        temporary.write_text("half")
-        raise error
+    with pytest.raises(type(error)):
+        half_a_file(path, error)
     assert names(tmp_path) == ["file.txt"]
     assert path.read_text() == "old"
 
 
-def test_a_file_without_space_is_one_line(tmp_path):
-    with pytest.raises(OutputError, match=r"file: cannot be written \(No space left on device\); free some space") as caught:
-        with replacing_file(tmp_path / "file"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize("half", [half_a_file, half_a_folder])
+def test_no_space_is_one_line(tmp_path, half):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(
+        OutputError, match=r"it: cannot be written \(No space left on device\); free some space"
+    ) as caught:
+        half(tmp_path / "it", full)
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == []
 
 
 def test_a_file_in_the_place_of_a_folder_or_under_a_file_is_refused(tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputError, match="folder: cannot be written"), replacing_file(tmp_path / "folder") as temporary:
+    with (
+        pytest.raises(OutputError, match="folder: cannot be written"),
+        replacing_file(tmp_path / "folder") as temporary,
+    ):
         temporary.write_text("x")
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot be written"), replacing_file(tmp_path / "file" / "below"):
@@ -114,25 +130,30 @@ def test_an_existing_folder_or_file_is_refused_before_any_work(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "old").write_text("old")
     (tmp_path / "file").write_text("old")
-    with pytest.raises(OutputError, match="folder: exists already; .*--overwrite"), creating_folder(tmp_path / "folder"):
+    with (
+        pytest.raises(OutputError, match=r"folder: exists already; .*--overwrite"),
+        creating_folder(tmp_path / "folder"),
+    ):
         pytest.fail("work was done")
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match="file: is a file"), creating_folder(tmp_path / "file", overwrite=overwrite):
+        with (
+            pytest.raises(OutputError, match="file: is a file"),
+            creating_folder(tmp_path / "file", overwrite=overwrite),
+        ):
             pytest.fail("work was done")
     assert names(tmp_path) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "old"
 
 
-@pytest.mark.parametrize("error", [Broken, KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("error", [Broken(), KeyboardInterrupt(), ValueError()])
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_folder_of_a_broken_body_leaves_what_was_there(tmp_path, error, exists):
     path = tmp_path / "folder"
     if exists:
         path.mkdir()
         (path / "old").write_text("old")
-    with pytest.raises(error), creating_folder(path, overwrite=True) as temporary:
-        (temporary / "half").write_text("half")
-        raise error
+    with pytest.raises(type(error)):
+        half_a_folder(path, error, overwrite=True)
     assert names(tmp_path) == (["folder"] if exists else [])
     assert not exists or names(path) == ["old"]
 
@@ -168,10 +189,15 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_pa
 
 def test_a_folder_that_another_process_put_there_meanwhile_is_kept(tmp_path):
     path = tmp_path / "folder"
-    with pytest.raises(OutputError, match="folder: cannot be written"), creating_folder(path) as temporary:
-        (temporary / "ours").write_text("ours")
-        path.mkdir()
-        (path / "theirs").write_text("theirs")
+
+    def write() -> None:
+        with creating_folder(path) as temporary:
+            (temporary / "ours").write_text("ours")
+            path.mkdir()
+            (path / "theirs").write_text("theirs")
+
+    with pytest.raises(OutputError, match="folder: cannot be written"):
+        write()
     assert names(path) == ["theirs"]
     assert names(tmp_path) == ["folder"]
 
@@ -214,21 +240,22 @@ def small_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
 @pytest.mark.parametrize("how", ["safetensors", "text"])
-def test_a_write_that_the_system_refuses_leaves_nothing(tmp_path, small_disk, how):
-    def write(path: Path) -> None:
-        if how == "safetensors":
-            save_file({"x": torch.zeros(100_000)}, path)
-        else:
-            path.write_text("x" * 400_000)
+def test_a_write_that_the_system_refuses_leaves_nothing(tmp_path, small_disk, how, kind):
+    def write() -> None:
+        with replacing_file(tmp_path / "it") if kind == "file" else creating_folder(tmp_path / "it") as temporary:
+            path = temporary
+            if kind == "folder":
+                save_file({"x": torch.zeros(10)}, temporary / "first")
+                path = temporary / "second"
+            if how == "safetensors":
+                save_file({"x": torch.zeros(100_000)}, path)
+            else:
+                path.write_text("x" * 400_000)
 
-    with pytest.raises(OutputError, match=r"file: cannot be written \(.*File too large.*\)"):
-        with replacing_file(tmp_path / "file") as temporary:
-            write(temporary)
-    with pytest.raises(OutputError, match=r"folder: cannot be written \(.*File too large.*\)"):
-        with creating_folder(tmp_path / "folder") as temporary:
-            save_file({"x": torch.zeros(10)}, temporary / "first")
-            write(temporary / "second")
+    with pytest.raises(OutputError, match=r"it: cannot be written \(.*File too large.*\)"):
+        write()
     assert names(tmp_path) == []
 
 

@@ -5,15 +5,18 @@ The twin is one adapter at a time, mostly with the deltas merged into the weight
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import shutil
 
+import gguf
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
-from transformers import GgufConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers.integrations.gguf import utils as gguf_utils
 
 from promptlora.errors import LoRAError
 from promptlora.injection import HookBasedLoRAInjector
@@ -67,7 +70,7 @@ def test_a_batch_generates_what_each_row_does_alone(model: PreTrainedModel, opti
             new = together[row * returned : (row + 1) * returned, batch["input_ids"].shape[1] :]
             expected = alone[:, length:]
             assert torch.equal(new[:, : expected.shape[1]], expected)
-            assert not new[:, expected.shape[1] :].any()  # nothing but padding
+            assert set(new[:, expected.shape[1] :].flatten().tolist()) <= {0, 2}  # nothing but padding
     assert not torch.equal(base, together)
 
 
@@ -132,7 +135,7 @@ def test_one_row_sampled_alone_equals_the_same_seed_without_hooks(model: PreTrai
 def test_a_batch_that_does_not_fit_is_an_error_in_generate(model: PreTrainedModel) -> None:
     lora = random_lora(find_projections(model), 2)
     with HookBasedLoRAInjector(model) as injector:
-        with injector.apply(lora), pytest.raises(LoRAError, match="a batch of 3 .*expected a multiple of 2"):
+        with injector.apply(lora), pytest.raises(LoRAError, match=r"a batch of 3 .*expected a multiple of 2"):
             model.generate(**left_padded([4, 4, 4]), max_new_tokens=2)
         assert all(slot.updates is None for slot in injector._slots.values())
 
@@ -145,10 +148,6 @@ def counter() -> CompileCounterWithBackend:
     torch._dynamo.reset()
     yield CompileCounterWithBackend("aot_eager")
     torch._dynamo.reset()
-
-
-def sliced(lora: LoRAWeights, names: int) -> LoRAWeights:
-    return LoRAWeights({name: lora[name] for name in list(lora)[:names]}, lora.scaling)
 
 
 def test_a_compiled_model_follows_the_switch(model: PreTrainedModel, counter: CompileCounterWithBackend) -> None:
@@ -186,6 +185,7 @@ def test_a_model_compiled_before_its_hooks_is_the_known_hazard(counter: CompileC
     assert not torch.equal(seen, base)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at it for inputs that are no leaves
 def test_gradients_through_a_compiled_model(model: PreTrainedModel, counter: CompileCounterWithBackend) -> None:
     ids = token_ids(2, 6)
     head = nn.Linear(3, 1, dtype=torch.float64)
@@ -209,18 +209,17 @@ def test_gradients_through_a_compiled_model(model: PreTrainedModel, counter: Com
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler")
-def test_inductor(model: PreTrainedModel) -> None:
+def test_inductor() -> None:
     torch._dynamo.reset()
-    ids = token_ids(2, 6)
-    model = model.float()
+    model, ids = tiny_llama(torch.float32, num_hidden_layers=1), token_ids(2, 6)
     with HookBasedLoRAInjector(model) as injector, torch.no_grad():
-        lora = random_lora(injector.projections, 2, dtype=torch.float32, scaling=0.1)
-        base = model(ids, use_cache=False).logits
-        with injector.apply(lora):
-            expected = model(ids, use_cache=False).logits
+        one, two = (
+            random_lora(injector.projections, 2, dtype=torch.float32, scaling=0.1, seed=seed) for seed in (1, 2)
+        )
         compiled = torch.compile(model)
-        for adapter, right in ((None, base), (lora, expected), (None, base)):
-            with injector.apply(adapter):
+        for lora in (one, two, None, one):
+            with injector.apply(lora):
+                right = model(ids, use_cache=False).logits
                 assert torch.allclose(compiled(ids, use_cache=False).logits, right, rtol=0, atol=1e-3)
     torch._dynamo.reset()
 
@@ -233,25 +232,17 @@ def real_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
         return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
 
 
-def assert_adapters_work_on(model: PreTrainedModel, reference: PreTrainedModel, batch: dict[str, Tensor]) -> None:
-    """Three adapters in one batch equal one at a time, and change the model as they change the reference."""
-    lora = random_lora(find_projections(reference), 3, 8, dtype=torch.float32, scaling=0.02)
-    assert [p.name for p in find_projections(model)] == list(lora)
-    last = [int(n) - 1 for n in batch["attention_mask"].sum(1)]
-    base = real_logits(model, batch)
-    with HookBasedLoRAInjector(model) as injector:
-        with injector.apply(lora):
-            together = real_logits(model, batch)
-        for i in range(3):
-            row = {key: value[i : i + 1, -(last[i] + 1) :] for key, value in batch.items()}
-            with injector.apply(lora, [i]):
-                alone = real_logits(model, row)
-            assert torch.allclose(together[i, -1], alone[0, -1], rtol=0, atol=0.02)
-    with HookBasedLoRAInjector(reference) as injector, injector.apply(lora):
-        expected = real_logits(reference, batch)
-    moved, distance = together[:, -1] - base[:, -1], together[:, -1] - expected[:, -1]
-    assert moved.norm() > 2 * distance.norm()  # far from the base, near the reference with the same adapters
-    assert torch.equal(real_logits(model, batch), base)
+def assert_adapters_work_on(quantised: PreTrainedModel, plain: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+    """Three adapters in one batch: as on a plain model of the same (dequantised) weights."""
+    lora = random_lora(find_projections(plain), 3, 8, dtype=torch.float32, scaling=0.02)
+    base, last = real_logits(quantised, batch), (slice(None), -1)
+    with HookBasedLoRAInjector(quantised) as injector, injector.apply(lora):
+        adapted = real_logits(quantised, batch)
+    with HookBasedLoRAInjector(plain) as injector, injector.apply(lora):
+        expected = real_logits(plain, batch)
+    assert torch.allclose(adapted[last], expected[last], rtol=0, atol=0.02)
+    assert (adapted[last] - base[last]).abs().max() > 0.2
+    assert torch.equal(real_logits(quantised, batch), base)
 
 
 @pytest.fixture(scope="module")
@@ -261,31 +252,34 @@ def sentences(smollm) -> dict[str, Tensor]:
 
 @pytest.mark.real
 @pytest.mark.filterwarnings("ignore")  # of torchao and its imports
-def test_torchao_int8_weights(smollm, sentences: dict[str, Tensor], tmp_path) -> None:
+def test_torchao_int8_weights(smollm, sentences: dict[str, Tensor]) -> None:
     """Tried with torchao 0.18.0."""
     if importlib.util.find_spec("torchao") is None:
         pytest.skip("torchao is not installed: pip install --no-deps torchao==0.18.0")
-    import copy
-
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     quantised = copy.deepcopy(smollm[0])
-    quantize_(quantised, Int8WeightOnlyConfig())
-    assert type(quantised.model.layers[0].self_attn.q_proj.weight) is not nn.Parameter
-    assert_adapters_work_on(quantised, smollm[0], sentences)
+    quantize_(quantised.model, Int8WeightOnlyConfig())
+    plain = copy.deepcopy(quantised)
+    for module in plain.model.modules():
+        if isinstance(module, nn.Linear):
+            assert type(module.weight) is not nn.Parameter
+            module.weight = nn.Parameter(module.weight.dequantize(), requires_grad=False)
+    assert_adapters_work_on(quantised, plain, sentences)
 
 
 @pytest.mark.real
-@pytest.mark.filterwarnings("ignore")
-def test_packed_gguf_weights(smollm, sentences: dict[str, Tensor]) -> None:
-    from transformers import AutoModelForCausalLM
-
-    from promptlora.models import _embedded_gguf, _quiet
-
-    gguf = _embedded_gguf()
-    with _quiet():
-        packed = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(), dtype=torch.float32
-        )
+def test_packed_gguf_weights(smollm, sentences: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' module for packed blocks; its loader uses it only where the ``kernels`` package is installed."""
+    kind = gguf.GGMLQuantizationType.Q4_1
+    monkeypatch.setattr(gguf_utils, "MAX_GEMV_ROWS", 0)  # small batches too are unpacked: no kernel here
+    packed, plain = copy.deepcopy(smollm[0]), copy.deepcopy(smollm[0])
+    for p in find_projections(plain):
+        weight = plain.get_submodule(p.module).weight
+        blocks = torch.from_numpy(gguf.quants.quantize(weight.numpy(), kind))
+        module = gguf_utils.GgufLinear(p.in_features, p.out_features, kind)
+        module.weight = nn.Parameter(blocks, requires_grad=False)
+        packed.set_submodule(p.module, module)
+        weight.copy_(torch.from_numpy(gguf.quants.dequantize(blocks.numpy(), kind)))
     assert packed.model.layers[0].self_attn.q_proj.weight.dtype == torch.uint8
-    assert_adapters_work_on(packed.eval(), smollm[0], sentences)
+    assert_adapters_work_on(packed, plain, sentences)

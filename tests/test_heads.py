@@ -110,9 +110,7 @@ def test_generated_a_starts_at_about_a_tenth_of_the_static_a(kind):
     d_out=st.integers(1, 11),
 )
 def test_the_stated_parameter_count_is_the_true_one(kind, width, rank, bottleneck, d_in, d_out):
-    config = HyperNetworkConfig(
-        head=kind, context_size=width, encoder_heads=1, rank=rank, head_bottleneck=bottleneck
-    )
+    config = HyperNetworkConfig(head=kind, context_size=width, encoder_heads=1, rank=rank, head_bottleneck=bottleneck)
     head = make_head(config, d_in, d_out)
     assert head_parameters(config, d_in, d_out) == sum(p.numel() for p in head.parameters())
 

@@ -282,7 +282,7 @@ def test_all_120_projections_of_the_real_model(smollm):
 @pytest.mark.parametrize("make_model", [tiny_llama, tiny_gpt2])
 def test_save_and_load_is_bitwise(tmp_path, make_model):
     hypernetwork = make(small(head="lowrank"), find_projections(make_model()), dtype=torch.float32, alive=True)
-    hypernetwork.encoder.fit_statistics([s for s in batch(4, 4, dtype=torch.float32)[0]])
+    hypernetwork.encoder.fit_statistics(list(batch(4, 4, dtype=torch.float32)[0]))
     hypernetwork.save_pretrained(tmp_path / "saved")
     loaded = HyperNetwork.from_pretrained(tmp_path / "saved")
     assert not loaded.training
@@ -406,7 +406,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty weights": (truncate("model.safetensors", 0), "truncated or not safetensors"),
     "config cut": (truncate("config.json", 0.5), "not a hypernetwork's configuration"),
     "empty config": (truncate("config.json", 0), "not a hypernetwork's configuration"),
-    "not UTF-8": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{"), "not a hypernetwork's configuration"),
+    "not UTF-8": (
+        lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{"),
+        "not a hypernetwork's configuration",
+    ),
     "a list": (lambda folder: (folder / "config.json").write_text("[]"), "not a hypernetwork's configuration"),
     "nested too deep": (
         lambda folder: (folder / "config.json").write_text("[" * 100_000),

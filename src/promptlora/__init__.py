@@ -50,7 +50,7 @@ _HOME = {
     "merge_lora": "peft_format",
     "sft_loss": "losses",
 }
-__all__ = sorted(_HOME)  # noqa: PLE0605 (one table, not two lists)
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -47,7 +47,8 @@ class _Block(nn.Module):
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask[:, None, None, :]
         )  # [p, heads, t, d / heads]
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm_mlp(x))
+        left: Tensor = x + self.mlp(self.norm_mlp(x))
+        return left
 
 
 class AttentionPooling(nn.Module):
@@ -62,12 +63,14 @@ class AttentionPooling(nn.Module):
         self.out = nn.Linear(queries * width, width)
 
     def forward(self, x: Float[Tensor, "p t d"], mask: Bool[Tensor, "p t"]) -> Float[Tensor, "p d"]:
+        """Gather; the mask is True where a state is real."""
         k, v = self.kv(self.norm(x)).unflatten(-1, (2, self.heads, -1)).unbind(2)
         q = self.queries.unflatten(-1, (self.heads, -1)).expand(x.shape[0], -1, -1, -1)
         gathered = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask[:, None, None, :]
         )  # [p, heads, queries, d / heads]
-        return self.out(gathered.transpose(1, 2).flatten(1))
+        joined: Tensor = self.out(gathered.transpose(1, 2).flatten(1))
+        return joined
 
 
 class PromptEncoder(nn.Module):
@@ -77,6 +80,11 @@ class PromptEncoder(nn.Module):
         config: Widths and depths.
         state_size: Width of the prompt states, the base's hidden size.
     """
+
+    token_mean: Tensor
+    token_std: Tensor
+    prompt_mean: Tensor
+    prompt_std: Tensor
 
     def __init__(self, config: HyperNetworkConfig, state_size: int) -> None:
         super().__init__()
@@ -129,4 +137,5 @@ class PromptEncoder(nn.Module):
             x = block(x, prompt_mask)
         mean = states.sum(1) / prompt_mask.sum(1, keepdim=True).clamp(min=1)
         mean = ((mean - self.prompt_mean) / self.prompt_std).clamp(-5, 5)
-        return self.norm_out(self.pool(x, prompt_mask) + self.project_mean(mean))
+        context: Tensor = self.norm_out(self.pool(x, prompt_mask) + self.project_mean(mean))
+        return context

@@ -50,6 +50,7 @@ class FullHead(nn.Module):
         _zero_(self.B)
 
     def forward(self, features: Features) -> tuple[MatricesA, MatricesB]:
+        """Write A and B of each feature."""
         return self.A(features).unflatten(-1, (-1, self.rank)), self.B(features).unflatten(-1, (self.rank, -1))
 
 
@@ -65,6 +66,7 @@ class SharedHead(nn.Module):
         _small_(self.map, d_in)
 
     def forward(self, features: Features) -> tuple[MatricesA, MatricesB]:
+        """Write A and B of each feature."""
         both = self.map(features[..., None, :] + self.which)  # [prompts, n, 2, rank * max]
         A, B = both.unflatten(-1, (self.rank, -1)).unbind(-3)
         return A[..., : self.d_in].transpose(-1, -2), B[..., : self.d_out] * self.gate[:, None]
@@ -82,6 +84,7 @@ class RankwiseHead(nn.Module):
         _zero_(self.B)
 
     def forward(self, features: Features) -> tuple[MatricesA, MatricesB]:
+        """Write A and B of each feature."""
         each = features[..., None, :] + self.ranks  # [prompts, n, rank, d]
         return self.A(each).transpose(-1, -2), self.B(each)
 
@@ -102,6 +105,7 @@ class LowRankHead(nn.Module):
         _zero_(self.B)
 
     def forward(self, features: Features) -> tuple[MatricesA, MatricesB]:
+        """Write A and B of each feature."""
         A, B = self.A(self.A_down(features)), self.B(self.B_down(features))
         return A.unflatten(-1, (-1, self.rank)), B.unflatten(-1, (self.rank, -1))
 

@@ -314,11 +314,11 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         except (KeyError, TypeError, ValueError) as error:
             raise LoRAError(f"{path}: its metadata is not whole ({error!r}); write it again") from error
 
-    def save_peft(self, path: str | Path, **options: Any) -> None:
+    def save_peft(self, path: str | Path, **options: Any) -> PeftReport:
         """Write the one adapter of this selection as a PEFT folder; see ``peft_format.save_peft``."""
         from promptlora.peft_format import save_peft
 
-        save_peft(self, path, **options)
+        return save_peft(self, path, **options)
 
     @classmethod
     def load_peft(cls, path: str | Path, **options: Any) -> LoRAWeights:

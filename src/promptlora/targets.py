@@ -38,8 +38,8 @@ _ADAM_BYTES = 16  # float32: weight, gradient, and Adam's two moments
 GIVES_UP = {
     "full": "nothing: every value of A and B has weights of its own on every feature",
     "shared": (
-        "A and B of a projection come from one map and differ by a learned offset of the feature, so the prompt moves "
-        "both alike; it saves a third where in and out differ, and stays above any other kind but full"
+        "A and B of a projection come from one map and differ by a learned offset of the feature and a gate a rank, so "
+        "the prompt moves both alike"
     ),
     "rankwise": (
         "the ranks differ by a learned offset of the feature alone, so the prompt moves all ranks of a matrix alike: the "
@@ -138,6 +138,7 @@ class HeadPlan:
         flops_per_adapter: Operations of the generator for one adapter (a multiply-add is two).
         base_tokens: The same in tokens of the base's forward.
         below_limit: Whether the heads stay below the limit.
+        whole_below_limit: Whether the whole hypernetwork does.
         gives_up: What the kind cannot express that ``full`` can.
     """
 
@@ -150,6 +151,7 @@ class HeadPlan:
     flops_per_adapter: int
     base_tokens: float
     below_limit: bool
+    whole_below_limit: bool
     gives_up: str
 
 
@@ -308,8 +310,9 @@ def active_parameters(model: nn.Module) -> tuple[int, int]:
     Raises:
         ModelError: Experts in a model whose configuration does not say how many a token uses.
     """
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    multiplied = {id(p) for p in output.parameters()} if output is not None else set()
+    base: Any = model
+    output = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+    multiplied = set() if output is None else {id(p) for p in output.parameters()}
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} - multiplied
     total, active = 0, 0.0
     for name, parameter in model.named_parameters():
@@ -344,18 +347,38 @@ def _millions(n: float) -> str:
     return f"{n / 1e6:,.1f} M"
 
 
-def _verdict(heads: Sequence[HeadPlan], targets: Targets, limit: int) -> str:
+def _parameters(config: HyperNetworkConfig, targets: Targets) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in HyperNetwork(config, targets.projections, targets.hidden_size).parameters())
+
+
+def _whole_below(configs: Sequence[HyperNetworkConfig], targets: Targets, limit: int) -> str:
+    """The deepest encoder, then trunk, with which a whole hypernetwork stays below the limit."""
+    depths = [(e, t) for e in range(configs[0].encoder_layers, -1, -1) for t in range(configs[0].trunk_layers, -1, -1)]
+    for encoder, trunk in depths:
+        for config in configs:
+            size = _parameters(replace(config, encoder_layers=encoder, trunk_layers=trunk), targets)
+            if size < limit:
+                return (
+                    f"A whole hypernetwork below it: {config.head} with encoder_layers={encoder} and trunk_layers={trunk}, "
+                    f"{_millions(size)}."
+                )
+    return "No whole hypernetwork of this context size stays below it, however shallow."
+
+
+def _verdict(heads: Sequence[HeadPlan], configs: Sequence[HyperNetworkConfig], targets: Targets, limit: int) -> str:
     below = [h for h in heads if h.below_limit]
     start = (
         f"At context size {targets.context_size} and rank {targets.rank}, full heads take {_millions(heads[0].heads)}. "
     )
     if not below:
-        return start + f"No kind stays below {_millions(limit)}: take a smaller context size or rank."
-    kinds = "; ".join(f"{h.kind} ({_millions(h.heads)}) gives up this: {h.gives_up}" for h in below)
+        return start + f"No kind of head stays below {_millions(limit)}: take a smaller context size or rank."
+    kinds = "; ".join(f"{h.kind} ({_millions(h.heads)}), which gives up: {h.gives_up}" for h in below)
     rest = heads[0].parameters - heads[0].heads
     return (
-        start
-        + f"Below {_millions(limit)}: {kinds}. Encoder, trunk, embeddings and static LoRA add {_millions(rest)} to any."
+        start + f"Heads below {_millions(limit)}: {kinds}. Encoder, trunk, embeddings and static LoRA add "
+        f"{_millions(rest)} to any kind. "
+        + _whole_below([c for c in configs if c.head in {h.kind for h in below}], targets, limit)
     )
 
 
@@ -400,11 +423,15 @@ def plan_targets(
     )
     total, active = active_parameters(model)
     plans, encoder_flops = [], 0
-    for kind in HEAD_KINDS:
-        config = _config(
+    configs = [
+        _config(
             kind, rank, context_size, head_bottleneck,
             encoder_layers=encoder_layers, trunk_layers=trunk_layers, max_prompt_tokens=prompt_tokens,
-        )  # fmt: skip
+        )
+        for kind in HEAD_KINDS
+    ]  # fmt: skip
+    for config in configs:
+        kind = config.head
         with torch.device("meta"):
             hypernetwork = HyperNetwork(config, targets.projections, targets.hidden_size)
             context = torch.empty(1, context_size)
@@ -424,6 +451,7 @@ def plan_targets(
                 flops_per_adapter=flops,
                 base_tokens=flops / (2 * active),
                 below_limit=targets.head_parameters[kind] < limit,
+                whole_below_limit=parameters < limit,
                 gives_up=GIVES_UP[kind],
             )
         )
@@ -441,5 +469,5 @@ def plan_targets(
         encoder_flops=encoder_flops,
         heads=tuple(plans),
         limit=limit,
-        verdict=_verdict(plans, targets, limit),
+        verdict=_verdict(plans, configs, targets, limit),
     )

@@ -233,5 +233,5 @@ def _projections_of(
                 f"{folder}: {module} is {width_in} x {width_out} (in x out); expected in {p.in_features} and out {top}; "
                 "was this adapter made for another model?"
             )
-    noted: dict[str, Any] = {"module_out_features": width_out}  # a later export then needs no model
-    return [replace(p, **noted) if getattr(p, "module_out_features", 0) is None else p for p in mine]
+    # The width is noted, so that a later export needs no model.
+    return [replace(p, module_out_features=width_out) if p.module_out_features is None else p for p in mine]

@@ -171,7 +171,7 @@ def _width(module: str, group: list[tuple[Projection, Tensor, Tensor]], model: n
     """Width of the module's output, which the rows of its projections alone do not tell (a gate may follow)."""
     first = group[0][0]
     needed = max(first.out_features if p.rows is None else max(stop for _, stop in p.rows) for p, _, _ in group)
-    width: int | None = first.out_features if first.rows is None else getattr(first, "module_out_features", None)
+    width: int | None = first.out_features if first.rows is None else first.module_out_features
     if model is not None:
         found = dict(model.named_modules()).get(module)
         shape = module_shape(found) if found is not None else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,7 @@ class Projection:
         out_features: Width of its output (of the logical part alone).
         rows: None when the whole output is this projection; else the half-open spans
             ``(start, stop)`` of the physical output that are it, in logical order.
+        module_out_features: Width of the physical output; an export of a fused module needs it.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Projection:
     in_features: int
     out_features: int
     rows: tuple[tuple[int, int], ...] | None = None
+    module_out_features: int | None = field(default=None, compare=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -220,6 +222,7 @@ def _source_projections(block: Block, source: Source) -> Iterator[Projection]:
             in_features=shape[0],
             out_features=repeats * widths[i],
             rows=None if rows == ((0, shape[1]),) else rows,
+            module_out_features=shape[1],
         )
 
 
@@ -264,7 +267,7 @@ def find_projections(
     if not blocks:
         raise ProjectionError(
             f"{type(model).__name__}: no attention block was found; expected a causal language model with attention "
-            f"(parts named {', '.join(sorted(_NOT_CAUSAL)[:3])}, … are left out)"
+            "(parts named encoder, vision_tower, audio_tower and their like are left out)"
         )
     known = dict.fromkeys((*ROLES, *(role for block in blocks for role in block.layout.roles)))
     for role in roles:
