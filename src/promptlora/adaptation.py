@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class _Left(StoppingCriteria):
     def __init__(self) -> None:
         self.event = Event()
 
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
 
 
@@ -216,11 +216,9 @@ class PromptLoRA:
             LoRAError: Numbers of adapters and inputs that do not fit.
             PromptError: An input longer than the base takes.
         """
-        if isinstance(inputs, str):
-            texts: list[Chat] = [inputs]
-        else:
-            # A list of messages is one conversation; a list of texts or of conversations is many.
-            texts = [inputs] if inputs and isinstance(inputs[0], dict) else list(inputs)  # type: ignore[list-item]
+        # A list of messages is one conversation; a list of texts or of conversations is many.
+        one = isinstance(inputs, str) or (len(inputs) > 0 and isinstance(inputs[0], dict))
+        texts = cast("list[Chat]", [inputs] if one else list(inputs))
         if max_new_tokens < 1 or batch_size < 1:
             raise PromptError(f"max_new_tokens={max_new_tokens}, batch_size={batch_size}; expected 1 or more")
         rows = self._rows(lora, len(texts), adapter_index)
@@ -247,7 +245,7 @@ class PromptLoRA:
 
     @property
     def _pad(self) -> int:
-        return int(self.tokenizer.pad_token_id or 0)  # type: ignore[arg-type]
+        return int(cast(int, self.tokenizer.pad_token_id) or 0)
 
     def _run(
         self,
@@ -260,7 +258,8 @@ class PromptLoRA:
     ) -> Tensor:
         device = self.model.device
         with self.injector.apply(lora, None if lora is None else rows):
-            output: Tensor = self.model.generate(  # type: ignore[operator]
+            generate: Any = self.model.generate
+            output: Tensor = generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 max_new_tokens=max_new_tokens,
@@ -296,7 +295,7 @@ class PromptLoRA:
         rows = self._rows(lora, 1, None)
         encoded = self._encode([text], [in_context], place, max_new_tokens)
         ids, mask = pad_left(encoded, self._pad)
-        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failed: list[BaseException] = []
         left = _Left()
         options["stopping_criteria"] = StoppingCriteriaList([left, *options.get("stopping_criteria", [])])

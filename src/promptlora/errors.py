@@ -43,6 +43,10 @@ class TrainingError(PromptLoRAError):
     """Training that cannot go on: a loss or a gradient that is not finite."""
 
 
+class AttentionError(PromptLoRAError):
+    """A walk through attention that cannot be shown: a token, layer or head that is not there, or a failed proof."""
+
+
 class OutputError(PromptLoRAError):
     """An output path that exists already or cannot be written."""
 

@@ -272,9 +272,9 @@ class Report:
             lines.append(f"| {name} | {d['points']:+.1f} | {d['low']:+.1f} … {d['high']:+.1f} |")
         shown = list(self.overall)
         lines += ["", f"| task | metric | rows | majority | {' | '.join(shown)} |", "|---|---|---:|---:|" + "---:|" * len(shown)]
-        for task, values in self.tasks.items():
-            cells = " | ".join(f"{values['strict'][c]:.1f}" for c in shown)
-            lines.append(f"| {task} | {values['metric']} | {values['rows']} | {values['majority']:.1f} | {cells} |")
+        for task, of_task in self.tasks.items():
+            cells = " | ".join(f"{of_task['strict'][c]:.1f}" for c in shown)
+            lines.append(f"| {task} | {of_task['metric']} | {of_task['rows']} | {of_task['majority']:.1f} | {cells} |")
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> None:

@@ -5,7 +5,7 @@ gradient is not, since the feature that enters has left a LayerNorm. The kinds d
 
 - ``full``: one linear map to all of A, one to all of B.
 - ``shared``: one linear map for both; an embedding says which of the two is asked for.
-- ``rankwise``: a rank embedding is added to the feature and one rank is written at a time.
+- ``rankwise``: a rank embedding is added to the feature, and one rank is written at a time.
 - ``lowrank``: as ``full``, through a bottleneck.
 
 It knows nothing of prompts or of where a projection lives.
@@ -18,6 +18,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from promptlora.config import HyperNetworkConfig
 
@@ -73,7 +74,11 @@ class SharedHead(nn.Module):
 
 
 class RankwiseHead(nn.Module):
-    """One rank at a time: the feature plus a rank embedding is mapped to one column of A and one row of B."""
+    """One rank at a time: feature plus rank embedding, through a GELU, to one column of A and one row of B.
+
+    Without the GELU the prompt would move all ranks alike, and the part of A @ B that depends on it would have
+    rank 2 at most.
+    """
 
     def __init__(self, width: int, d_in: int, d_out: int, rank: int) -> None:
         super().__init__()
@@ -85,7 +90,7 @@ class RankwiseHead(nn.Module):
 
     def forward(self, features: Features) -> tuple[MatricesA, MatricesB]:
         """Write A and B of each feature."""
-        each = features[..., None, :] + self.ranks  # [prompts, n, rank, d]
+        each = F.gelu(features[..., None, :] + self.ranks)  # [prompts, n, rank, d]
         return self.A(each).transpose(-1, -2), self.B(each)
 
 

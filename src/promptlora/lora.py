@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,9 @@ from torch import Tensor
 from promptlora.errors import LoRAError
 from promptlora.files import replacing_file
 from promptlora.projections import Projection
+
+if TYPE_CHECKING:
+    from promptlora.peft_format import PeftReport
 
 _FORMAT = "promptlora.lora/1"
 

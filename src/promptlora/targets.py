@@ -42,8 +42,8 @@ GIVES_UP = {
         "the prompt moves both alike"
     ),
     "rankwise": (
-        "the ranks differ by a learned offset of the feature alone, so the prompt moves all ranks of a matrix alike: the "
-        "part of A @ B that depends on the prompt has rank 2 at most, however high the rank"
+        "the ranks share one map and differ by a learned offset of the feature before a nonlinearity: no rank has "
+        "weights of its own"
     ),
     "lowrank": (
         "features pass a bottleneck: all A (and all B) of a shape, over prompts and layers, lie in a space of as many "

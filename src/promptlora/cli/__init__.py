@@ -12,8 +12,13 @@ import sys
 import click
 import typer
 
-from promptlora.cli import chat, demo, evaluate, targets, train, write
+from promptlora.cli.chat import chat
 from promptlora.cli.console import fail
+from promptlora.cli.demo import demo
+from promptlora.cli.evaluate import evaluate
+from promptlora.cli.targets import targets
+from promptlora.cli.train import train
+from promptlora.cli.write import generate, run
 from promptlora.errors import PromptLoRAError
 
 app = typer.Typer(
@@ -24,16 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (
-    demo.demo,
-    write.run,
-    chat.chat,
-    write.generate,
-    evaluate.evaluate,
-    train.train,
-    targets.targets,
-):
-    app.command(name={"evaluate": "eval"}.get(command.__name__))(command)
+for command in (demo, run, chat, generate, train, targets):
+    app.command()(command)
+app.command(name="eval")(evaluate)
 
 
 @app.callback(invoke_without_command=True)

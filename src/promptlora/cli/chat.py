@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -46,7 +46,7 @@ def chat(
     lm = load(hypernetwork, base, dtype, device, force)
     lora = lm.adapt(read_prompt(prompt, prompt_file))
     err.print(f"adapter of {size(lora.nbytes)} is on; {_HELP}", highlight=False)
-    options = {"do_sample": True, "temperature": temperature} if temperature else {}
+    options: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {}
     messages: list[dict[str, str]] = []
     adapted = True
     while True:

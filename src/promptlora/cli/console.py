@@ -130,4 +130,7 @@ def progress_bar() -> Progress:
 
 def size(nbytes: int) -> str:
     """Bytes for people: 1.2 MB."""
-    return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e6 else f"{nbytes / 1e3:.0f} kB"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:.1f} {unit}"
+    return f"{nbytes / 1e3:.0f} kB"

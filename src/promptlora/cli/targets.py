@@ -1,32 +1,120 @@
-"""``promptlora targets``: the attention projections of a model, grouped by shape."""
+"""``promptlora targets``: where a model keeps its attention projections, and what a hypernetwork for it costs."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from promptlora.cli.console import Json, out, print_json, working
+from promptlora.cli.console import Json, dtype_named, out, print_json, size, working
+
+if TYPE_CHECKING:
+    from promptlora.targets import Plan, Targets
 
 
 def targets(
-    model: Annotated[str | None, typer.Argument(help="Folder or Hugging Face id; by default the embedded base.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Folder, Hugging Face id or qwen3-coder-next; by default the embedded base.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Add the scale on paper: parameters, memory, operations.")] = False,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters that are counted.")] = 16,
+    context_size: Annotated[int, typer.Option(min=4, help="Context width of the hypernetwork.")] = 2048,
+    bottleneck: Annotated[int, typer.Option(min=1, help="Inner width of lowrank heads.")] = 64,
+    dtype: Annotated[str, typer.Option(help="Dtype of the adapters: float32 or bfloat16.")] = "bfloat16",
+    roles: Annotated[str, typer.Option(help="Comma-separated parts; besides q, k, v, o a model may have z, b, a, gate.")] = (
+        "q,k,v,o"
+    ),
+    list_all: Annotated[bool, typer.Option("--list", help="Print every projection with its module and rows.")] = False,
     json: Json = False,
 ) -> None:
-    """Print where a model keeps q, k, v and o, grouped by shape; reads its configuration, not its weights.
+    """Print the projections of a model grouped by shape; reads its configuration alone, no weights.
 
-    Example: **promptlora targets ./my-model**
+    Example: **promptlora targets qwen3-coder-next --plan**
     """
     with working("loading PyTorch and transformers") as say:
+        from promptlora import targets as counting
         from promptlora.models import load_meta
-        from promptlora.projections import find_projections, group_by_shape
 
-        groups = group_by_shape(find_projections(load_meta(model, say)))
+        made = load_meta(model, say)
+        say("counting")
+        options: dict[str, Any] = {
+            "rank": rank,
+            "context_size": context_size,
+            "dtype": dtype_named(dtype),
+            "head_bottleneck": bottleneck,
+            "roles": tuple(role.strip() for role in roles.split(",")),
+        }
+        planned = counting.plan_targets(made, **options) if plan else None
+        found = planned.targets if planned else counting.describe_targets(made, **options)
     if json:
-        print_json([{"in": i, "out": o, "count": len(g)} for (i, o), g in groups.items()])
+        print_json(planned.to_dict() if planned else found.to_dict())
         return
-    table = Table("in", "out", "count")
-    for (i, o), g in groups.items():
-        table.add_row(str(i), str(o), str(len(g)))
+    _print_targets(found)
+    if list_all:
+        for p in found.projections:
+            rows = "" if p.rows is None else " rows " + ", ".join(f"{a}:{b}" for a, b in p.rows)
+            out.print(f"{p.name} [{p.in_features}, {p.out_features}] in {p.module}{rows}", highlight=False, markup=False)
+    if planned:
+        _print_plan(planned)
+
+
+def _print_targets(found: Targets) -> None:
+    table = Table(title=escape(found.model), title_justify="left")
+    for name in ("in", "out", "projections"):
+        table.add_column(name, justify="right")
+    table.add_column("which")
+    for shape in found.shapes:
+        table.add_row(str(shape.in_features), str(shape.out_features), str(shape.count), escape(shape.which))
+    table.add_section()
+    table.add_row("", "", str(len(found.projections)), f"in {found.modules} modules")
     out.print(table)
+    scan = found.scan
+    line = f"a scan for nn.Linear named q_proj, k_proj, v_proj, o_proj finds {scan.found} and misses {scan.missed}"
+    if scan.missed:
+        line += f" ({scan.missed_which})"
+    if scan.mixed:
+        line += f"; {scan.mixed} of those it finds hold another part as well"
+    if scan.foreign:
+        line += f"; {scan.foreign} of those it finds are no part of the causal model"
+    out.print(escape(line), highlight=False)
+    if found.others:
+        parts = ", ".join(f"{role} {count}" for role, count in found.others.items())
+        out.print(f"other parts, left alone unless asked for with --roles: {escape(parts)}", highlight=False)
+    out.print(
+        f"one adapter at rank {found.rank}: {found.adapter_parameters:,} values, {size(found.adapter_bytes)} in {found.dtype}",
+        highlight=False,
+    )
+    heads = ", ".join(f"{kind} {n / 1e6:.1f} M" for kind, n in found.head_parameters.items())
+    out.print(f"heads of a hypernetwork with context width {found.context_size}: {heads} parameters", highlight=False)
+
+
+def _print_plan(plan: Plan) -> None:
+    table = Table(title="hypernetwork by head kind", title_justify="left")
+    table.add_column("head")
+    for name in ("heads", "whole", "float32", "with Adam", "FLOPs/adapter", "base tokens"):
+        table.add_column(name, justify="right")
+    for head in plan.heads:
+        table.add_row(
+            head.kind,
+            f"{head.heads / 1e6:.1f} M",
+            f"{head.parameters / 1e6:.1f} M",
+            size(head.bytes),
+            size(head.training_bytes),
+            f"{head.flops_per_adapter / 1e9:.1f} G",
+            f"{head.base_tokens:.1f}",
+        )
+    out.print(table)
+    for head in plan.heads:
+        out.print(f"{head.kind} gives up {head.gives_up}", highlight=False, markup=False)
+    out.print(
+        f"base: {plan.base_parameters / 1e9:.2f} B parameters, {plan.base_active_parameters / 1e9:.2f} B active a token\n"
+        f"{plan.batch} adapters: {size(plan.batch_bytes)}\n"
+        f"injection: {plan.injection_flops_per_token / 1e6:.1f} MFLOP a token, {100 * plan.injection_share:.2f} % of the "
+        f"base's active operations\n"
+        f"encoder: {plan.encoder_flops / 1e9:.1f} GFLOP for a prompt of {plan.prompt_tokens} tokens\n"
+        f"{plan.verdict}",
+        highlight=False,
+        markup=False,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -27,14 +28,18 @@ from promptlora.cli.console import (
     size,
     working,
 )
-from promptlora.errors import OutputError
+from promptlora.errors import ConfigError, OutputError
 
 
 def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
     prompt: Prompt = None,
     prompt_file: PromptFile = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a folder that exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that exists.")] = False,
+    pad_rank: Annotated[
+        str | None, typer.Option(help="Pad with zeros to this rank; auto is the next one that vLLM accepts.")
+    ] = None,
+    compress: Annotated[int | None, typer.Option(min=1, help="Cut to this rank by truncated SVD.")] = None,
     hypernetwork: Hypernetwork = None,
     base: Base = None,
     dtype: Dtype = "float32",
@@ -47,25 +52,36 @@ def generate(
     Example: **promptlora generate --prompt "Translate to Spanish." -o spanish/**
     """
     text = read_prompt(prompt, prompt_file)
+    if pad_rank is not None and pad_rank != "auto" and not pad_rank.isdigit():
+        raise ConfigError(f"--pad-rank {pad_rank}: expected auto or a whole number, such as 16")
     if output.exists() and not overwrite and not (output.is_dir() and not any(output.iterdir())):
         raise OutputError(f"{output}: exists already; expected a new folder; choose another path or pass --overwrite")
     lm = load(hypernetwork, base, dtype, device, force)
+    from promptlora.models import EMBEDDED
+
     with working("writing the adapter"):
         started = time.perf_counter()
         lora = lm.adapt(text)
         seconds = time.perf_counter() - started
-        lora.save_peft(output, overwrite=overwrite)
-    nbytes = sum(file.stat().st_size for file in output.iterdir())
-    if json:
-        print_json(
-            {"output": str(output), "projections": len(lora), "rank": lora.rank, "bytes": nbytes, "seconds": seconds}
+        report = lora.save_peft(
+            output,
+            overwrite=overwrite,
+            pad_rank=int(pad_rank) if pad_rank and pad_rank != "auto" else pad_rank,
+            compress=compress,
+            base_model_name=base or EMBEDDED,
+            model=lm.model,
         )
+    if json:
+        values = {"output": str(output), "projections": len(lora), "seconds": seconds, **asdict(report)}
+        print_json({key: str(value) if isinstance(value, Path) else value for key, value in values.items()})
     else:
         out.print(
-            f"{escape(str(output))}: rank {lora.rank} for {len(lora)} projections, {size(nbytes)}, "
+            f"{escape(str(output))}: rank {report.rank} for {len(lora)} projections, {size(report.bytes)}, adapter "
             f"written in {seconds:.2f} s",
             highlight=False,
         )
+        if compress:
+            out.print(f"relative error of the update: {report.relative_error:.2e}", highlight=False)
 
 
 def run(
