@@ -78,7 +78,7 @@ def test_version(capsys):
 
 def test_wrong_options_are_exit_2(capsys):
     assert main(["run", "--promt", "x", "y"]) == 2
-    assert "--promt" in capsys.readouterr().err
+    assert "error: No such option: --promt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

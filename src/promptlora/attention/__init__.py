@@ -1,5 +1,6 @@
 """See the steering: attention captured step by step, what each projection does, and the space of adapters."""
 
+from promptlora.attention.ablation import CHOICES, Ablation, ablate, ablate_ids, only_roles
 from promptlora.attention.capture import (
     attention_layers,
     capture_attention,
@@ -9,6 +10,10 @@ from promptlora.attention.capture import (
     run_walk,
     token_texts,
 )
+from promptlora.attention.drawing import bars, heat_map, point_map, visible_text
+from promptlora.attention.life import Side, TokenLife, change_map, most_changed, token_life
+from promptlora.attention.page import ablation_page, space_page, token_page
+from promptlora.attention.space import AdapterSpace, adapter_space, classical_mds, cosines, update_products
 from promptlora.attention.values import (
     AttentionCapture,
     Layer,
@@ -20,18 +25,40 @@ from promptlora.attention.values import (
 )
 
 __all__ = [
+    "CHOICES",
+    "Ablation",
+    "AdapterSpace",
     "AttentionCapture",
     "Layer",
     "ProjectionStep",
+    "Side",
     "Softmax",
+    "TokenLife",
     "Walk",
+    "ablate",
+    "ablate_ids",
+    "ablation_page",
+    "adapter_space",
     "attention_layers",
+    "bars",
     "capture_attention",
     "capture_ids",
+    "change_map",
+    "classical_mds",
+    "cosines",
     "encode_text",
     "find_token",
+    "heat_map",
     "jensen_shannon",
+    "most_changed",
     "next_token_kl",
+    "only_roles",
+    "point_map",
     "run_walk",
+    "space_page",
+    "token_life",
+    "token_page",
     "token_texts",
+    "update_products",
+    "visible_text",
 ]

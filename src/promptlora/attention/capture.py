@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,9 @@ def _sites(model: PreTrainedModel, layers: Sequence[int] | None) -> list[Site]:
     if odd:
         run = known == list(range(len(known)))
         listed = f"0 … {known[-1]}" if run else ", ".join(map(str, known))
-        raise AttentionError(f"layer {odd[0]}: the model has attention in {len(known)} layers; expected one of {listed}")
+        raise AttentionError(
+            f"layer {odd[0]}: the model has attention in {len(known)} layers; expected one of {listed}"
+        )
     return [site for site in sites if site.layer in set(layers)]
 
 
@@ -52,8 +55,9 @@ def _one_row(ids: Sequence[int] | Tensor) -> list[int]:
 
 def _check_size(sites: Sequence[Site], heads: Sequence[int] | None, tokens: int, walks: int) -> None:
     """Refuse tables that would not fit in memory, before the model runs."""
-    each = max(((getattr(s.block.module, "config", None) and s.block.module.config.num_attention_heads) or 1) for s in sites)  # type: ignore[union-attr]
-    count = len(sites) * (len(heads) if heads is not None else int(each)) * walks
+    configs: list[Any] = [getattr(site.block.module, "config", None) for site in sites]
+    widest = max((int(getattr(config, "num_attention_heads", 1)) for config in configs), default=0)
+    count = len(sites) * (len(heads) if heads is not None else widest) * walks
     needed = count * tokens * tokens * (4 * 8 + 1)
     if needed > _MOST_BYTES:
         raise AttentionError(
@@ -93,7 +97,10 @@ def run_walk(
     chosen = list(sites) if sites is not None and layers is None else _sites(model, layers)
     names = [name for site in chosen for name in site.modules]
     blocks = [site.block.name for site in chosen if site.block.layout.kind != "DeltaNet"]
-    options = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    # Layers that share keys (Gemma 3n, 4) may leave out tokens whose logits nobody asked for.
+    shares = getattr(model.config.get_text_config(), "num_kv_shared_layers", 0)
+    last = not shares and "logits_to_keep" in inspect.signature(model.forward).parameters
+    options = {"logits_to_keep": 1} if last else {}
     with recording(model, names, blocks) as record, injector.apply(lora):
         logits = model(input_ids=torch.tensor([row], device=model.device), use_cache=False, **options).logits
     kept = None if heads is None else tuple(dict.fromkeys(heads))

@@ -82,7 +82,7 @@ def _noting_calls(record: Record, blocks: dict[int, str]) -> Iterator[None]:
                     return function(module, query, key, value, *args, **kwargs)
                 mask = args[0] if args else kwargs.get("attention_mask")
                 options = {key: given for key, given in kwargs.items() if key != "attention_mask"}
-                kept = [_copy(query), _copy(key), _copy(value)]
+                kept = _copy(query), _copy(key), _copy(value)
                 result = function(module, query, key, value, *args, **kwargs)
                 output, weights = result[0], result[1] if len(result) > 1 else None
                 noted = AttentionCall(
@@ -97,7 +97,7 @@ def _noting_calls(record: Record, blocks: dict[int, str]) -> Iterator[None]:
 
             return call
 
-        AttentionInterface.get_interface = noting  # type: ignore[method-assign]
+        AttentionInterface.get_interface = noting  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:

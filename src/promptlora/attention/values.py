@@ -40,8 +40,9 @@ class ProjectionStep:
     @property
     def share(self) -> Tensor:
         """Norm share of the delta for each token, ``|delta| / (|base| + |delta|)``, 0 … 1, ``[tokens]``."""
-        base, delta = self.base.norm(dim=-1), self.delta.norm(dim=-1)
-        return delta / (base + delta).clamp_min(1e-300)
+        base, delta = torch.linalg.norm(self.base, dim=-1), torch.linalg.norm(self.delta, dim=-1)
+        share: Tensor = delta / (base + delta).clamp_min(1e-300)
+        return share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ class Layer:
         into_o: What enters o, ``[tokens, o's in]``, all heads beside one another.
         out: What leaves o, ``[tokens, hidden]``.
         written: What is added to the residual: ``out``, or its norm in models that norm after attention.
-        residual_before: The residual stream as it enters the layer, ``[tokens, hidden]``.
+        residual_before: The residual stream as it enters the layer, ``[tokens, hidden]``; of several (Gemma 3n) the first.
         residual_after: ``residual_before + written``, proved to be what the model goes on with; None in a model
             that never forms it (attention and MLP side by side, or a scaled residual).
         difference: The largest difference between the recomputed walk and the model, relative to the largest

@@ -162,7 +162,11 @@ def _visible_and_bias(call: AttentionCall, module: nn.Module, heads: int, tokens
     else:  # no mask, or flash's mask of padding, of which there is none: the attention function masks by itself
         causal = call.options.get("is_causal")
         row, column = torch.arange(tokens)[:, None], torch.arange(tokens)[None, :]
-        seen = column <= row if (getattr(module, "is_causal", True) if causal is None else causal) else row == row + 0 * column
+        seen = (
+            column <= row
+            if (getattr(module, "is_causal", True) if causal is None else causal)
+            else row == row + 0 * column
+        )
         window = call.options.get("sliding_window")
         visible = (seen & (column > row - window) if window else seen)[None]
     extra = call.options.get("position_bias")
@@ -237,7 +241,7 @@ def _softmax_part(
     sums = weights.sum(dim=-1) + (0.0 if sink is None else sink)
     if not bool(((sums - 1).abs() <= _ROWS_SUM).all()):
         raise AttentionError(f"{proof.place}: a row of weights sums to {float(sums.flatten()[0])!r}; expected 1")
-    if call.weights is not None and call.weights.shape[1] == heads:
+    if call.weights is not None and sink is None and call.weights.shape[1] == heads:  # some leave the sink out
         proof.equal("softmax weights", weights, _double(call.weights)[0])
     mixed = weights @ v
     proof.equal("weighted sum", mixed, _double(call.output).reshape(tokens, heads, -1).transpose(0, 1))
@@ -284,8 +288,10 @@ def _chosen(part: Softmax, heads: tuple[int, ...]) -> Softmax:
 
 def _residual(site: Site, record: Record, out: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor | None]:
     """The residual before, what is added to it, and the residual after (None where the model never forms it)."""
-    before = _double(record.inputs[site.parent]).reshape(out.shape)
-    written = out
+    entered = _double(record.inputs[site.parent])
+    if entered.numel() != out.numel():  # several streams side by side (Gemma 3n): attention reads and writes one
+        return entered.reshape(-1, *out.shape)[0], out, None
+    before, written = entered.reshape(out.shape), out
     for name in site.neighbours:  # a norm after attention
         if _same(out, record.inputs.get(name), tolerance) and name in record.outputs:
             written = _double(record.outputs[name]).reshape(out.shape)
@@ -339,7 +345,9 @@ def walk_layer(
         proof.equal("input of o", into_o, _double(record.inputs[by_role["o"].module]).reshape(tokens, -1))
         odd = [head for head in heads or () if not 0 <= head < len(part.heads)]
         if odd:
-            raise AttentionError(f"head {odd[0]}: layer {site.layer} has {len(part.heads)}; expected 0 … {len(part.heads) - 1}")
+            raise AttentionError(
+                f"head {odd[0]}: layer {site.layer} has {len(part.heads)}; expected 0 … {len(part.heads) - 1}"
+            )
         part = _chosen(part, tuple(heads) if heads is not None else part.heads)
     steps["o"] = made.step(by_role["o"], into_o)
     out = steps["o"].output

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import sys
 
-import click
 import typer
 
 from promptlora.cli.chat import chat
 from promptlora.cli.console import fail
 from promptlora.cli.demo import demo
 from promptlora.cli.evaluate import evaluate
+from promptlora.cli.inspect import inspect
 from promptlora.cli.targets import targets
 from promptlora.cli.train import train
 from promptlora.cli.write import generate, run
@@ -24,24 +24,27 @@ from promptlora.errors import PromptLoRAError
 app = typer.Typer(
     name="promptlora",
     help="A prompt goes in, a LoRA comes out: adapters for a frozen language model, written by a hypernetwork.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (demo, run, chat, generate, train, targets):
+for command in (demo, run, chat, generate, train, targets, inspect):
     app.command()(command)
 app.command(name="eval")(evaluate)
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+def _start(
+    context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and stop.")
+) -> None:
     """A prompt goes in, a LoRA comes out: adapters for a frozen language model, written by a hypernetwork."""
     if version:
         from importlib.metadata import version as installed
 
         typer.echo(f"promptlora {installed('promptlora')}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,11 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="promptlora")
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return fail("stopped", code=130)
-    except click.ClickException as error:
-        error.show()
-        return 2
+    except typer.TyperException as error:  # a wrong option or argument
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        return fail(f"{message.rstrip('.')}; see promptlora --help")
     except PromptLoRAError as error:
         return fail(str(error))
     except BrokenPipeError:  # the reader of our output has gone
