@@ -192,7 +192,9 @@ def test_train_and_use_what_was_trained(data, tmp_path, capsys):
     values = json.loads(capsys.readouterr().out)
     assert values["step"] == 4
     assert values["margin"] is not None
-    assert main(["run", "-p", "Say yes.", "x", "--hypernetwork", values["output"], "--max-new-tokens", "2", "--json"]) == 0
+    assert (
+        main(["run", "-p", "Say yes.", "x", "--hypernetwork", values["output"], "--max-new-tokens", "2", "--json"]) == 0
+    )
     capsys.readouterr()
     assert "--resume" in fails(capsys, "train", config)
 

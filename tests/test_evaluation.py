@@ -132,6 +132,25 @@ def test_evaluation_goes_on_where_it_was_killed(lm, tmp_path, monkeypatch):
 
 
 @pytest.mark.real
+def test_answers_of_the_base_alone_can_be_reused(lm, tmp_path, monkeypatch):
+    first = evaluate(lm, ROWS, tmp_path / "first", conditions=["base", "adapter"], max_new_tokens=3)
+    asked = []
+    generate = lm.generate
+    monkeypatch.setattr(
+        lm, "generate", lambda inputs, lora, **rest: asked.append(lora) or generate(inputs, lora, **rest)
+    )
+    again = evaluate(
+        lm, ROWS, tmp_path / "b", conditions=["base", "adapter"], max_new_tokens=3, reuse=tmp_path / "first"
+    )
+    assert again.overall == first.overall
+    assert None not in asked  # the base was not asked again
+    with pytest.raises(OutputError, match="its max_new_tokens is 3, here it is 4"):
+        evaluate(lm, ROWS, tmp_path / "c", conditions=["base"], max_new_tokens=4, reuse=tmp_path / "first")
+    with pytest.raises(OutputError, match="no such file"):
+        evaluate(lm, ROWS, tmp_path / "d", conditions=["base"], reuse=tmp_path / "nowhere")
+
+
+@pytest.mark.real
 def test_unknown_condition_is_named(lm, tmp_path):
     with pytest.raises(DataError, match="'magic'"):
         evaluate(lm, ROWS, tmp_path, conditions=["magic"])

@@ -34,6 +34,10 @@ def features(seed: int = 1) -> Tensor:
     return nn.functional.layer_norm(x, (WIDTH,))
 
 
+def gelu(x: Tensor) -> Tensor:
+    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+
 def naive(kind: str, head: nn.Module, f: Tensor, d_in: int, d_out: int) -> tuple[Tensor, Tensor]:
     """A ``[in, rank]`` and B ``[rank, out]`` of one feature vector, entry by entry."""
     A, B = torch.zeros(d_in, RANK, dtype=f.dtype), torch.zeros(RANK, d_out, dtype=f.dtype)
@@ -45,7 +49,7 @@ def naive(kind: str, head: nn.Module, f: Tensor, d_in: int, d_out: int) -> tuple
                 row = r * max(d_in, d_out) + i
                 A[i, r] = head.map.weight[row] @ (f + head.which[0]) + head.map.bias[row]
             elif kind == "rankwise":
-                A[i, r] = head.A.weight[i] @ (f + head.ranks[r]) + head.A.bias[i]
+                A[i, r] = head.A.weight[i] @ gelu(f + head.ranks[r]) + head.A.bias[i]
             else:
                 A[i, r] = head.A.weight[i * RANK + r] @ (head.A_down.weight @ f) + head.A.bias[i * RANK + r]
         for o in range(d_out):
@@ -55,7 +59,7 @@ def naive(kind: str, head: nn.Module, f: Tensor, d_in: int, d_out: int) -> tuple
                 row = r * max(d_in, d_out) + o
                 B[r, o] = head.gate[r] * (head.map.weight[row] @ (f + head.which[1]) + head.map.bias[row])
             elif kind == "rankwise":
-                B[r, o] = head.B.weight[o] @ (f + head.ranks[r]) + head.B.bias[o]
+                B[r, o] = head.B.weight[o] @ gelu(f + head.ranks[r]) + head.B.bias[o]
             else:
                 B[r, o] = head.B.weight[r * d_out + o] @ (head.B_down.weight @ f) + head.B.bias[r * d_out + o]
     return A, B
@@ -96,9 +100,17 @@ def test_generated_a_starts_at_about_a_tenth_of_the_static_a(kind):
     config = HyperNetworkConfig(head=kind, context_size=256, rank=8, head_bottleneck=64)
     A, _ = make_head(config, 64, 32)(nn.functional.layer_norm(torch.randn(1, 64, 256), (256,)))
     relative = float(A.detach().std()) * math.sqrt(64)  # of 1 / sqrt(in), the size of the static A
-    # a feature plus an embedding of unit size is sqrt(2) as long
-    expected = 0.1 * math.sqrt(2) if kind in ("shared", "rankwise") else 0.1
-    assert relative == pytest.approx(expected, rel=0.2)
+    summed = math.sqrt(2) * torch.randn(100_000)  # of a feature and an embedding of unit size
+    length = {"shared": summed.square().mean().sqrt(), "rankwise": gelu(summed).square().mean().sqrt()}
+    assert relative == pytest.approx(0.1 * float(length.get(kind, 1.0)), rel=0.2)
+
+
+@pytest.mark.parametrize("kind", HEAD_KINDS)
+def test_what_a_prompt_changes_is_of_more_than_rank_two(kind):
+    head = make(kind, 9, 9, alive=True)
+    A, B = head(features())
+    change = (A @ B)[0, 0] - (A @ B)[1, 0]
+    assert int(torch.linalg.matrix_rank(change, rtol=1e-6)) == 2 * RANK
 
 
 @given(

@@ -272,6 +272,27 @@ def test_autocast(make: Callable, gradients: bool) -> None:
         assert all(m.grad is not None and m.grad.isfinite().all() for pair in lora.values() for m in pair)
 
 
+class OutsideAutocast(nn.Linear):
+    """Computes in float32 whatever autocast says, as some output projections do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_autocast_around_a_module_that_leaves_it(gradients: bool) -> None:
+    model, x, projections = Holder(OutsideAutocast(4, 4)), torch.randn(2, 3, 4), [inner_projection(4, 4)]
+    lora = random_lora(projections, 2, dtype=torch.bfloat16)
+    with HookBasedLoRAInjector(model, projections) as injector, torch.set_grad_enabled(gradients):
+        base = model(x)
+        with torch.autocast("cpu", torch.bfloat16), injector.apply(lora):
+            adapted = model(x)
+    A, B = lora.to(torch.float32)["inner"]
+    assert adapted.dtype == torch.float32
+    assert torch.allclose(adapted, base + torch.bmm(torch.bmm(x, A), B) * lora.scaling, rtol=0, atol=1e-5)
+
+
 def test_inference_mode(model: PreTrainedModel) -> None:
     lora, ids = random_lora(find_projections(model), 2), token_ids(2, 5)
     with HookBasedLoRAInjector(model) as injector, torch.inference_mode(), injector.apply(lora):

@@ -74,6 +74,7 @@ CONDITIONS = {
     "static": "static part alone, the same for every prompt",
     "adapter_in_context": "adapter of the prompt, and the prompt in context",
 }
+_WITHOUT_ADAPTER = ("base", "in_context")
 DEFAULT_CONDITIONS = ("base", "in_context", "adapter", "wrong_prompt", "static")
 
 
@@ -136,6 +137,25 @@ class AnswerFile:
                 handle.write(json.dumps(vars(answer), ensure_ascii=True) + "\n")
 
 
+def reuse_baselines(path: Path, identity: dict[str, Any]) -> list[Answer]:
+    """Answers of the base alone from another evaluation that differs in its hypernetwork only.
+
+    Raises:
+        OutputError: No such file, or one of other rows, base or settings.
+    """
+    if not path.is_file():
+        raise OutputError(f"{path}: no such file; expected the answers of an evaluation to reuse")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    theirs = json.loads(lines[0])
+    for key, value in identity.items():
+        if key != "hypernetwork" and theirs.get(key) != value:
+            raise OutputError(
+                f"{path}: its {key} is {theirs.get(key)}, here it is {value}; its answers cannot be reused"
+            )
+    answers = [Answer(**json.loads(line)) for line in lines[1:] if line.endswith("}")]
+    return [answer for answer in answers if answer.condition in _WITHOUT_ADAPTER]
+
+
 # --- the evaluation ------------------------------------------------------------------------------------
 
 
@@ -167,6 +187,7 @@ def evaluate(
     max_new_tokens: int = 32,
     batch_size: int = 50,
     seed: int = 0,
+    reuse: str | Path | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Answer every row under every condition, and score the answers.
@@ -179,6 +200,7 @@ def evaluate(
         max_new_tokens: Longest answer.
         batch_size: Rows that run at once.
         seed: Of the permutation of prompts between tasks, and of the bootstrap.
+        reuse: Folder of an evaluation of another hypernetwork: the answers of the base alone are taken from there.
         on_progress: Called with the condition, rows done and rows in all.
 
     Raises:
@@ -193,6 +215,9 @@ def evaluate(
     swapped = permute_tasks(tasks, seed) if "wrong_prompt" in conditions else {}
     identity = _identity(lm, rows, max_new_tokens, seed)
     file = AnswerFile(Path(folder) / "answers.jsonl", identity)
+    if reuse is not None:
+        taken = reuse_baselines(Path(reuse) / "answers.jsonl", identity)
+        file.add([a for a in taken if a.condition in conditions and (a.condition, a.row) not in file.answers])
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].input), i))
     for condition in conditions:
         left = [i for i in order if (condition, i) not in file.answers]
@@ -266,12 +291,18 @@ class Report:
                 f"| {CONDITIONS[condition]} | {values['strict']:.1f} | {values['first_line']:.1f} | "
                 f"{values['rougeL']:.1f} | {values['tokens']:.0f} |"
             )
-        lines.append(f"| best constant answer of each task (majority) | {self.majority:.1f} | {self.majority:.1f} | | |")
+        lines.append(
+            f"| best constant answer of each task (majority) | {self.majority:.1f} | {self.majority:.1f} | | |"
+        )
         lines += ["", "| difference (strict) | points | 95 % interval over tasks |", "|---|---:|---|"]
         for name, d in self.differences.items():
             lines.append(f"| {name} | {d['points']:+.1f} | {d['low']:+.1f} … {d['high']:+.1f} |")
         shown = list(self.overall)
-        lines += ["", f"| task | metric | rows | majority | {' | '.join(shown)} |", "|---|---|---:|---:|" + "---:|" * len(shown)]
+        lines += [
+            "",
+            f"| task | metric | rows | majority | {' | '.join(shown)} |",
+            "|---|---|---:|---:|" + "---:|" * len(shown),
+        ]
         for task, of_task in self.tasks.items():
             cells = " | ".join(f"{of_task['strict'][c]:.1f}" for c in shown)
             lines.append(f"| {task} | {of_task['metric']} | {of_task['rows']} | {of_task['majority']:.1f} | {cells} |")

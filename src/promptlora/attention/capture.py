@@ -150,6 +150,10 @@ def encode_text(lm: PromptLoRA, text: Chat, *, raw: bool = False) -> list[int]:
     if raw and not isinstance(text, str):
         raise AttentionError("raw was asked for with a conversation; expected a text")
     if raw:
+        try:
+            str(text).encode()
+        except UnicodeEncodeError as error:
+            raise AttentionError(f"the text holds half a surrogate pair ({error.reason}); expected UTF-8") from error
         ids = lm.tokenizer([text], add_special_tokens=True, verbose=False)["input_ids"][0]
     else:
         (ids,) = encode_chat(lm.tokenizer, [render_chat(lm.tokenizer, text)])

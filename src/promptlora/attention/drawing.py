@@ -37,22 +37,27 @@ def visible_text(text: str, longest: int = 18) -> str:
     return shown if len(shown) <= longest else shown[: longest - 1] + "\u2026"
 
 
+def safe_text(text: str) -> str:
+    """A text as HTML and XML take it: escaped, and without control characters or marks that turn the direction."""
+    return escape("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text), quote=True)
+
+
 def _svg(width: float, height: float, title: str, body: Sequence[str]) -> str:
     """A whole SVG that also stands alone in a file."""
-    label = escape(title, quote=True)
+    label = safe_text(title)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="pl" role="img" aria-label="{label}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">'
         f"<style>{STYLE}</style>"
         f'<rect class="back" width="{width:.0f}" height="{height:.0f}"/>'
-        f'<text class="title" x="8" y="18">{escape(title)}</text>{"".join(body)}</svg>\n'
+        f'<text class="title" x="8" y="18">{label}</text>{"".join(body)}</svg>\n'
     )
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", kind: str = "", turn: bool = False) -> str:
     turned = f' transform="rotate(-55 {x:.1f} {y:.1f})"' if turn else ""
     named = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{named}{turned}>{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{named}{turned}>{safe_text(text)}</text>'
 
 
 def heat_map(
@@ -100,7 +105,7 @@ def heat_map(
                 continue
             kind = "hot" if not signed else "gain" if value > 0 else "loss"
             strength = min(abs(value) / strongest, 1.0)
-            told = escape(
+            told = safe_text(
                 f"{row_labels[i]} \u2192 {column_labels[j]}: {value:+.4f}"
                 if signed
                 else f"{row_labels[i]} \u2192 {column_labels[j]}: {value:.4f}"
@@ -151,10 +156,10 @@ def point_map(points: Tensor, labels: Sequence[str], groups: Sequence[str], titl
     span = float((high - low).max()) or 1.0
     names = list(dict.fromkeys(groups))
     body = [f'<rect class="frame" x="{edge}" y="{edge}" width="{size}" height="{size}"/>']
-    for i, (x, y) in enumerate(((points - low) / span).tolist()):
+    for i, (x, y) in enumerate(((points - (low + high) / 2) / span + 0.5).tolist()):
         px, py = edge + 14 + x * (size - 28), edge + size - 14 - y * (size - 28)
         body.append(
-            f"<g><title>{escape(f'{i} {labels[i]}')}</title>{_symbol(names.index(groups[i]), px, py)}"
+            f"<g><title>{safe_text(f'{i} {labels[i]}')}</title>{_symbol(names.index(groups[i]), px, py)}"
             f"{_text(px + 7, py + 4, str(i))}</g>"
         )
     legend = [name for name in names if name]

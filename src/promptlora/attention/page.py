@@ -6,13 +6,12 @@ It knows what is shown (a token's life, an ablation, a space of adapters); every
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import torch
 from torch import Tensor
 
 from promptlora.attention.ablation import Ablation
-from promptlora.attention.drawing import heat_map, point_map, visible_text
+from promptlora.attention.drawing import heat_map, point_map, safe_text, visible_text
 from promptlora.attention.life import TokenLife, change_map
 from promptlora.attention.space import AdapterSpace
 from promptlora.attention.values import AttentionCapture
@@ -24,7 +23,7 @@ _CSS = """\
 h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2rem}.soft{color:var(--soft)}
 .wide{overflow-x:auto;border:1px solid var(--line);border-radius:6px;margin:.75rem 0}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}caption{text-align:left;padding:.4rem .6rem;color:var(--soft)}
-th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left}td.text{white-space:normal;min-width:14rem;text-align:left}
+th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap}th:first-child,td:first-child,th.text,td.text{text-align:left}.text{white-space:normal;min-width:14rem;text-align:left}
 thead th{border-bottom:1px solid var(--line)}tbody tr:nth-child(even){background:var(--band)}tr.here{outline:2px solid currentColor;outline-offset:-2px}
 .gain{color:var(--gain)}.loss{color:var(--loss)}.tokens{display:flex;flex-wrap:wrap;gap:2px;font:14px ui-monospace,Consolas,monospace}
 .tokens span{padding:0 .3em;border:1px solid var(--line);border-radius:3px}.tokens b{padding:0 .3em;border:2px solid currentColor;border-radius:3px}
@@ -37,7 +36,7 @@ def html_page(title: str, body: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_CSS}</style></head>\n<body><main>\n<h1>{escape(title)}</h1>\n"
+        f"<title>{safe_text(title)}</title><style>{_CSS}</style></head>\n<body><main>\n<h1>{safe_text(title)}</h1>\n"
         + "\n".join(body)
         + "\n</main></body></html>\n"
     )
@@ -45,12 +44,15 @@ def html_page(title: str, body: Sequence[str]) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", here: int | None = None) -> str:
     """A table of cells that are HTML already, scrollable on a narrow screen."""
-    named = f"<caption>{escape(caption)}</caption>" if caption else ""
+    named = f"<caption>{safe_text(caption)}</caption>" if caption else ""
     lines = []
     for i, row in enumerate(rows):
         cells = "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row)
         lines.append(f'<tr class="here">{cells}</tr>' if i == here else f"<tr>{cells}</tr>")
-    headings = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
+    texts = {i for row in rows[:1] for i, cell in enumerate(row) if cell.startswith("<td")}
+    headings = "".join(
+        f'<th scope="col"{" class=text" if i in texts else ""}>{safe_text(h)}</th>' for i, h in enumerate(head)
+    )
     return (
         f'<div class="wide" tabindex="0"><table>{named}<thead><tr>{headings}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
@@ -66,37 +68,41 @@ def _signed(value: float) -> str:
     return f'<span class="{kind}">{value:+.4f}</span>'
 
 
-def _number(value: float) -> str:
-    return "masked" if value == -torch.inf else f"{value:.4f}"
-
-
 # --- one token ---------------------------------------------------------------------------------------------
 
 
 def _keys_table(life: TokenLife) -> str:
-    sides = [life.base] if life.adapted is None else [life.base, life.adapted]
-    head = ["key", "q·k", f"× {life.scaling:.4g}", "masked", "weight"]
-    if life.adapted is not None:
-        head += ["q·k, adapted", "scaled", "masked", "weight", "change"]
+    sides = [("", life.base)] if life.adapted is None else [("base ", life.base), ("adapted ", life.adapted)]
+    capped = life.softcap is not None
+    head = ["key"]
+    for name, _ in sides:
+        head += [f"{name}q·k", f"× {life.scaling:.4g}", *(["capped"] if capped else []), "weight"]
     rows = []
     for i, token in enumerate(life.tokens):
-        row = [f"{i} <code>{escape(visible_text(token, 40))}</code>"]
-        for side in sides:
-            row += [_number(float(v[i])) for v in (side.raw, side.scaled, side.masked, side.weights)]
+        row = [f"{i} <code>{safe_text(visible_text(token, 40))}</code>"]
+        for _, side in sides:
+            hidden = float(side.masked[i]) == -torch.inf
+            row += [f"{float(side.raw[i]):.4f}", f"{float(side.scaled[i]):.4f}"]
+            row += ["" if hidden else f"{float(side.masked[i]):.4f}"] if capped else []
+            row.append('<span class="soft">masked</span>' if hidden else f"{float(side.weights[i]):.4f}")
         if life.change is not None:
-            row.append(_signed(float(life.change[i])))
+            change = float(life.change[i])
+            row.append(_signed(change) if change else "")
         rows.append(row)
     total = ["sum of the row"]
-    for side in sides:
-        total += ["", "", "", f"{float(side.weights.sum()) + side.sink:.6f}"]
-    return _table(head, [*rows, [*total, ""] if life.adapted is not None else total], here=life.token)
+    for _, side in sides:
+        total += ["", "", *([""] if capped else []), f"{float(side.weights.sum()) + side.sink:.6f}"]
+    if life.change is not None:
+        head.append("change")
+        total.append("")
+    return _table(head, [*rows, total], here=life.token)
 
 
 def _projection_rows(life: TokenLife) -> list[list[str]]:
     side = life.adapted or life.base
     rows = []
     for role, (base, delta, share) in side.shares.items():
-        rows.append([escape(role), f"{base:.4f}", f"{delta:.4f}", f"{100 * share:.2f} %"])
+        rows.append([safe_text(role), f"{base:.4f}", f"{delta:.4f}", f"{100 * share:.2f} %"])
     return rows
 
 
@@ -139,12 +145,12 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
     shown = visible_text(life.tokens[life.token], 40)
     body = [
         f"<p>Layer {life.layer}, head {life.head} (reads key head {life.key_head}), token {life.token} "
-        f"<code>{escape(shown)}</code>.</p>"
+        f"<code>{safe_text(shown)}</code>.</p>"
     ]
     if prompt is not None:
-        body.append(f"<p>Adapter of the prompt: <q>{escape(prompt)}</q></p>")
+        body.append(f"<p>Adapter of the prompt: <q>{safe_text(prompt)}</q></p>")
     tokens = [
-        f"<{'b' if i == life.token else 'span'}>{escape(visible_text(t, 40))}</{'b' if i == life.token else 'span'}>"
+        f"<{'b' if i == life.token else 'span'}>{safe_text(visible_text(t, 40))}</{'b' if i == life.token else 'span'}>"
         for i, t in enumerate(life.tokens)
     ]
     body.append(f'<div class="tokens">{"".join(tokens)}</div>')
@@ -157,7 +163,7 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
         words = [
             f"{name}: "
             + (
-                ", ".join(f"{i} <code>{escape(visible_text(life.tokens[i]))}</code> {_signed(c)}" for i, c in some)
+                ", ".join(f"{i} <code>{safe_text(visible_text(life.tokens[i]))}</code> {_signed(c)}" for i, c in some)
                 or "none"
             )
             for name, some in (("Gained most attention", gains), ("Lost most", losses))
@@ -215,7 +221,7 @@ def ablation_page(found: Ablation, prompt: str | None = None) -> str:
     """What each projection does: tables and heat maps layers by projections."""
     body = [f"<p>The adapter switched on for some projections alone; means over {found.inputs} inputs.</p>"]
     if prompt is not None:
-        body.append(f"<p>Prompt: <q>{escape(prompt)}</q></p>")
+        body.append(f"<p>Prompt: <q>{safe_text(prompt)}</q></p>")
     attention, output = found.by_layer(), found.outputs_by_layer()
     head = ["adapter on for", "attention (JS distance)", "output of o (relative)", "next token (KL, nats)"]
     rows = []
@@ -271,11 +277,11 @@ def space_page(space: AdapterSpace) -> str:
     )
     rows = []
     for i, text in enumerate(space.prompts):
-        near = "; ".join(f"{j} {escape(visible_text(space.prompts[j], 60))} ({c:+.2f})" for j, c in space.nearest(i))
+        near = "; ".join(f"{j} {safe_text(visible_text(space.prompts[j], 60))} ({c:+.2f})" for j, c in space.nearest(i))
         rows.append(
             [
                 str(i),
-                f'<td class="text">{escape(text)}</td>',
+                f'<td class="text">{safe_text(text)}</td>',
                 f'<td class="text">{near}</td>',
                 f"{float(space.norm[i]):.3f}",
             ]

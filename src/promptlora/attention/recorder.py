@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-_PATCH = threading.Lock()  # the lookup belongs to the class: one capture at a time may replace it
+_PATCH = threading.RLock()  # the lookup belongs to the class: one thread at a time may replace it
 
 
 @dataclass

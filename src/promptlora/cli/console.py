@@ -30,7 +30,9 @@ Device = Annotated[str, typer.Option(help="Where it runs: cpu, cuda, cuda:1, mps
 Force = Annotated[bool, typer.Option("--force", help="Take a hypernetwork that was trained for another base.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt that becomes the adapter.")]
-PromptFile = Annotated[str | None, typer.Option("--prompt-file", help="Read the prompt from a file; - is standard input.")]
+PromptFile = Annotated[
+    str | None, typer.Option("--prompt-file", help="Read the prompt from a file; - is standard input.")
+]
 
 
 def fail(message: str, code: int = 2) -> int:
@@ -87,7 +89,9 @@ def check_device(device: str) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
-        raise ConfigError(f"--device {device}: not on this machine ({first}); expected cpu, or a device it has") from error
+        raise ConfigError(
+            f"--device {device}: not on this machine ({first}); expected cpu, or a device it has"
+        ) from error
     return device
 
 

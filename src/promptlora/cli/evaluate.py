@@ -25,7 +25,9 @@ from promptlora.cli.console import (
 
 def evaluate(
     data: Annotated[str, typer.Argument(help="JSONL, JSONL.gz, Parquet, a folder of them, or a dataset id.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for answers and report; goes on if it exists.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for answers and report; goes on if it exists.")
+    ],
     split: Annotated[str, typer.Option(help="Keep rows whose split is this; empty keeps all.")] = "eval",
     conditions: Annotated[
         str, typer.Option(help="Comma-separated: base, in_context, adapter, wrong_prompt, static, adapter_in_context.")
@@ -34,6 +36,10 @@ def evaluate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 32,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows that run at once.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the wrong-prompt permutation and the bootstrap.")] = 0,
+    reuse: Annotated[
+        Path | None,
+        typer.Option(help="Output of an earlier evaluation whose base and in_context answers are taken over."),
+    ] = None,
     hypernetwork: Hypernetwork = None,
     base: Base = None,
     dtype: Annotated[str, typer.Option(help="Dtype of the base: float32 or bfloat16.")] = "float32",
@@ -75,6 +81,7 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             seed=seed,
+            reuse=reuse,
             on_progress=show,
         )
     if json:

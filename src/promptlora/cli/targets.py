@@ -18,14 +18,16 @@ def targets(
     model: Annotated[
         str | None, typer.Argument(help="Folder, Hugging Face id or qwen3-coder-next; by default the embedded base.")
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Add the scale on paper: parameters, memory, operations.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Add the scale on paper: parameters, memory, operations.")
+    ] = False,
     rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters that are counted.")] = 16,
     context_size: Annotated[int, typer.Option(min=4, help="Context width of the hypernetwork.")] = 2048,
     bottleneck: Annotated[int, typer.Option(min=1, help="Inner width of lowrank heads.")] = 64,
     dtype: Annotated[str, typer.Option(help="Dtype of the adapters: float32 or bfloat16.")] = "bfloat16",
-    roles: Annotated[str, typer.Option(help="Comma-separated parts; besides q, k, v, o a model may have z, b, a, gate.")] = (
-        "q,k,v,o"
-    ),
+    roles: Annotated[
+        str, typer.Option(help="Comma-separated parts; besides q, k, v, o a model may have z, b, a, gate.")
+    ] = ("q,k,v,o"),
     list_all: Annotated[bool, typer.Option("--list", help="Print every projection with its module and rows.")] = False,
     json: Json = False,
 ) -> None:
@@ -55,7 +57,9 @@ def targets(
     if list_all:
         for p in found.projections:
             rows = "" if p.rows is None else " rows " + ", ".join(f"{a}:{b}" for a, b in p.rows)
-            out.print(f"{p.name} [{p.in_features}, {p.out_features}] in {p.module}{rows}", highlight=False, markup=False)
+            out.print(
+                f"{p.name} [{p.in_features}, {p.out_features}] in {p.module}{rows}", highlight=False, markup=False
+            )
     if planned:
         _print_plan(planned)
 

@@ -13,7 +13,9 @@ from promptlora.cli.console import Json, err, out, print_json, working
 
 def train(
     config: Annotated[Path, typer.Argument(help="A TOML configuration; see configs/.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint of the output.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the newest checkpoint of the output.")
+    ] = False,
     until: Annotated[int | None, typer.Option(min=1, help="Stop after this step, with a checkpoint.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.")] = None,
     json: Json = False,

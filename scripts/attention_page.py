@@ -1,0 +1,456 @@
+"""Write docs/attention.md and its figures from the real model and the shipped hypernetwork.
+
+    python scripts/attention_page.py            # write the page and docs/figures/attention-*.svg
+    python scripts/attention_page.py --check    # exit 1 when they are stale
+
+Every number of the page comes from one run of promptlora.attention. The check compares text exactly and numbers to
+what another machine's float32 may change; where a sentence would no longer be true, the script stops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from promptlora.adaptation import PromptLoRA  # noqa: E402
+from promptlora.attention import (  # noqa: E402
+    TokenLife,
+    ablate,
+    adapter_space,
+    bars,
+    capture_attention,
+    change_map,
+    find_token,
+    heat_map,
+    most_changed,
+    point_map,
+    token_life,
+    token_texts,
+    visible_text,
+)
+
+PAGE = ROOT / "docs" / "attention.md"
+FIGURES = ROOT / "docs" / "figures"
+
+TEXT = "The cat sat on the mat"
+TOKEN, LAYER, HEAD = "sat", 13, 8
+PROMPT = "Translate to Spanish."
+INPUTS = (TEXT, "I loved this film", "What is the capital of France?")
+SPACE = (
+    ("Translate to Spanish.", "translation"),
+    ("Translate the sentence to French.", "translation"),
+    ("Say it in German.", "translation"),
+    ("Answer with one word: positive or negative.", "sentiment"),
+    ("Is the review positive or negative?", "sentiment"),
+    ("Does the writer like it? Answer positive or negative.", "sentiment"),
+    ("Write a title for the article.", "title"),
+    ("Give the text a short headline.", "title"),
+    ("Suggest a title of a few words.", "title"),
+    ("Answer the question with yes or no.", "yes or no"),
+    ("Is the statement true? Say yes or no.", "yes or no"),
+    ("Reply only with yes or no.", "yes or no"),
+)
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
+
+
+def _vector(values: Tensor, count: int = 4) -> str:
+    """The first numbers of a vector, and how many there are."""
+    return "[" + ", ".join(f"{v:.3f}" for v in values[:count].tolist()) + f", …] ({len(values)} numbers)"
+
+
+def _figure(name: str, words: str) -> str:
+    return f"![{words}](figures/attention-{name}.svg)"
+
+
+def _holds(true: bool, sentence: str) -> None:
+    """Stop where the page would say what is not so."""
+    if not true:
+        raise SystemExit(f"scripts/attention_page.py: no longer true: {sentence}; mend the page's words")
+
+
+# --- the base ----------------------------------------------------------------------------------------------
+
+
+def _keys_table(life: TokenLife) -> str:
+    side = life.base
+    lines = [
+        "| key | q·k | times scale | after the mask | e to that power | weight |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for i, token in enumerate(life.tokens):
+        raw, scaled, weight = float(side.raw[i]), float(side.scaled[i]), float(side.weights[i])
+        hidden = float(side.masked[i]) == -torch.inf
+        after, power = (
+            ("minus infinity", "0") if hidden else (f"{scaled:.3f}", f"{float(torch.tensor(scaled).exp()):.3f}")
+        )
+        lines.append(f"| {token.strip()} | {raw:.3f} | {scaled:.3f} | {after} | {power} | {weight:.3f} |")
+    total = float(side.scaled[: life.token + 1].exp().sum())
+    lines.append(f"| **sum** | | | | {total:.3f} | {float(side.weights.sum()):.3f} |")
+    return "\n".join(lines)
+
+
+def base_part(lm: PromptLoRA, figures: dict[str, str]) -> tuple[str, float]:
+    """From x to the new x in one head of the base."""
+    capture = capture_attention(lm, TEXT, raw=True)
+    at = find_token(capture.tokens, TOKEN)
+    life = token_life(capture, at, LAYER, HEAD)
+    layer = capture.base[LAYER]
+    part = layer.softmax
+    assert part is not None
+    assert layer.residual_after is not None
+    side, tokens = life.base, capture.tokens
+    cat = find_token(tokens, "cat")
+    _holds(int(side.weights.argmax()) == cat and float(side.weights[cat]) > 0.7, "'sat' looks mostly at 'cat'")
+    others = [int(part.weights[part.at(HEAD), i].argmax()) for i in range(cat + 1, len(tokens) - 1)]
+    _holds(set(others) == {cat}, "the words after 'cat', but the last, look at it too")
+    figures["head"] = heat_map(
+        layer.weights(HEAD), tokens, tokens, f"Layer {LAYER}, head {HEAD}", across="looked at", down="who looks", top=1.0,
+        mark=(at, cat), cell=(34, 26),
+    )  # fmt: skip
+    figures["row"] = bars(side.weights.tolist(), tokens, f"Where '{TOKEN}' looks, layer {LAYER}, head {HEAD}")
+    hidden, width, heads, layers = len(side.x), len(side.q), 9, len(capture.base.layers)
+    _holds(part.q.shape[0] == heads == 3 * len(set(part.key_heads)), "nine query heads, three key heads")
+    first = float(side.weights[0])
+    mix = " + ".join(f"{float(side.weights[i]):.3f} · v({tokens[i].strip()})" for i in range(at + 1))
+    into = layer.into_o[at]
+    likely = capture.base.next_token.topk(3)
+    guesses = ", ".join(
+        f"`{visible_text(text)}` ({float(p):.2f})"
+        for text, p in zip(token_texts(lm.tokenizer, likely.indices.tolist()), likely.values.exp(), strict=True)
+    )
+    words = f"""\
+## 1. Words become numbers
+
+The model reads pieces of words, called **tokens**. Here each word is one:
+
+> {" · ".join(f"`{t.strip()}`" for t in tokens)}
+
+Every token starts as a list of {hidden} numbers, a **vector**, looked up in a table that training has filled. The list is the same
+wherever the word stands: at the start, `sat` knows nothing of any cat. {layers} layers then rewrite the vectors, one layer
+after the other. The vector on its way through the layers is called the **residual stream**: no layer replaces it, each adds
+something to it. A layer does two things: **attention**, in which tokens look at one another, and a
+small network that works on each token alone. This page is about attention.
+
+We stop at layer {LAYER} (counted from 0) and follow `{TOKEN}`. By now its vector is
+
+`residual = {_vector(side.residual_before)}`
+
+with length {float(side.residual_before.norm()):.2f}. Before attention reads it, it is brought to a standard size (a *norm*), which gives
+
+`x = {_vector(side.x)}`
+
+of length {float(side.x.norm()):.2f}. This x is what enters attention.
+
+## 2. Question, key, value
+
+Three tables of weights turn each token's x into three shorter vectors:
+
+- **q**, the *query*: what this token looks for;
+- **k**, the *key*: what it has to offer to those who look;
+- **v**, the *value*: what it hands over when it is looked at.
+
+Each is a matrix product, x times a table, and nothing more; the tables `q_proj`, `k_proj` and `v_proj` are what training has learned
+and what an adapter changes. This is done {heads} times side by side, with different rows of the tables: {heads} **heads**, each looking
+for something of its own. To save memory, three query heads share one key head and value head: head {HEAD} reads key head
+{life.key_head}. All vectors of a head have {width} numbers.
+
+For `{TOKEN}` in head {HEAD}:
+
+`q = {_vector(side.q_before)}`
+
+So far the model would not know in which order the words stand. Therefore pairs of numbers in q and k are **turned**, by angles that grow with
+the position (rotary embedding). Turning changes no length, {float(side.q_before.norm()):.3f} before and {float(side.q.norm()):.3f} after,
+but two vectors now fit better or worse depending on how far apart their words are:
+
+`q, turned = {_vector(side.q)}`
+
+## 3. Everyone is asked
+
+How well does a key fit the query? Multiply the turned q and the turned k number by number and add up: the **dot product** q·k. A large number is a
+good fit, a negative one a bad fit. Then four steps make shares of it:
+
+1. **Scale.** Sums of {width} products are large, so all are multiplied by {life.scaling:.4g}, which is one over the square root of {width}.
+2. **Mask.** The model writes from left to right, so a token may not look at later ones: their score becomes minus infinity.
+3. **Power.** e is raised to each score, which makes all of them positive and large ones stand out.
+4. **Divide** by the sum, so that the shares add up to 1. Steps 3 and 4 together are the **softmax**.
+
+For `{TOKEN}`, every key, with the model's own numbers:
+
+{_keys_table(life)}
+
+{float(side.weights[cat]):.1%} of the attention of `{TOKEN}` goes to `cat`: in this sentence, this head lets the verb look at who did it. `The` gets
+{first:.1%}; a first token often serves as the place to look at when there is nothing to look for.
+
+{_figure("row", f"Bars: where sat looks in layer {LAYER}, head {HEAD}")}
+
+The same for all tokens at once, one row for each token that looks. The upper right half is empty because of the mask, and each row adds
+up to 1. `on` and `the` look at `cat` as well:
+
+{_figure("head", f"Heat map of the softmax weights of layer {LAYER}, head {HEAD}")}
+
+## 4. Values are mixed
+
+Now the shares are used. The head's result for `{TOKEN}` is the sum of the values, each times its share:
+
+`{mix}`
+
+`= {_vector(side.mixed)}`
+
+Since most of it is v(cat), what `{TOKEN}` receives is mostly what `cat` has to say.
+
+## 5. Back through o
+
+The results of the {heads} heads are put beside one another, {heads} times {width} numbers, together {len(into)}. A last table, `o_proj`, turns them
+into one vector of the size of x:
+
+`out = {_vector(side.out)}`
+
+It is **added** to the residual stream:
+
+`{float(side.residual_before[0]):.3f} + {float(side.out[0]):.3f} = {float(layer.residual_after[at, 0]):.3f}` for the first number, and so on for the other {hidden - 1}.
+
+That sum is the new x of `{TOKEN}`: its vector now carries something of the cat. The length was {float(side.residual_before.norm()):.2f}, what was
+added has length {float(side.out.norm()):.2f}, and the new length is {float(layer.residual_after[at].norm()):.2f}. After all {layers} layers the vector of the last token, `mat`, is compared with every word of
+the vocabulary. The most likely continuations: {guesses}.
+"""
+    return words, capture.difference
+
+
+# --- the adapter -------------------------------------------------------------------------------------------
+
+
+def adapter_part(lm: PromptLoRA, figures: dict[str, str]) -> tuple[str, float]:
+    """What an adapter changes at each step."""
+    lora = lm.adapt(PROMPT)
+    capture = capture_attention(lm, TEXT, lora)
+    adapted = capture.adapted
+    assert adapted is not None
+    at = find_token(capture.tokens, len(capture.tokens) - 1)
+    number, head = most_changed(capture, at)
+    life = token_life(capture, at, number, head)
+    side = life.adapted
+    assert side is not None
+    layers, table = change_map(capture.base, adapted)
+    names = [f"layer {n}" for n in layers]
+    figures["change"] = heat_map(
+        table, names, [str(h) for h in range(table.shape[1])], "Change of attention by the adapter", across="head"
+    )
+    figures["steered"] = bars(
+        life.base.weights.tolist(), [f"{i} {visible_text(t)}" for i, t in enumerate(life.tokens)],
+        f"Where the last token looks, layer {number}, head {head}", other=side.weights.tolist(),
+    )  # fmt: skip
+    shares = ["| projection | length of base | length of what the adapter adds | its share |", "|---|---:|---:|---:|"]
+    for role, (base, delta, share) in side.shares.items():
+        shares.append(f"| {role} | {base:.3f} | {delta:.3f} | {share:.1%} |")
+    ranks = next(iter(lora.values()))[0].shape
+    inputs = ablate(lm, INPUTS, lora)
+    for choice in ("v", "o"):
+        _holds(float(inputs.attention[choice][0].max()) == 0.0, f"{choice} leaves the attention of layer 0 alone")
+    figures["ablation"] = heat_map(inputs.by_layer(), names, inputs.choices, "Change of attention", cell=(44, 16))
+    figures["ablation-output"] = heat_map(
+        inputs.outputs_by_layer(), names, inputs.choices, "Change of what leaves o", cell=(44, 16)
+    )
+    rows = ["| adapter on for | attention | what leaves o | next token |", "|---|---:|---:|---:|"]
+    for i, choice in enumerate(inputs.choices):
+        attention, output = float(inputs.by_layer()[:, i].mean()), float(inputs.outputs_by_layer()[:, i].mean())
+        rows.append(f"| {choice} | {attention:.3f} | {output:.3f} | {inputs.next_token[choice]:.2f} |")
+    words = _next_words(lm, capture.base.next_token, adapted.next_token)
+    prompts, groups = [p for p, _ in SPACE], [g for _, g in SPACE]
+    space = adapter_space(lm.adapt(prompts), prompts, groups)
+    figures["space"] = point_map(space.points, prompts, groups, "The space of adapters")
+    listed = "\n".join(f"{i}. {prompt}" for i, prompt in enumerate(prompts))
+    text = f"""\
+## 6. With an adapter
+
+An adapter leaves every table as it is and adds to what comes out of it:
+
+`output = x · table + x · A · B · scaling`
+
+A makes {ranks[2]} numbers of the {ranks[1]} of x, and B makes an output of them: a narrow path beside the wide one, for each of the
+{len(lora)} tables q, k, v and o of all layers. The hypernetwork writes all A and B from the prompt, in one go. From here on the numbers
+depend on the hypernetwork that is shipped, and this part is written anew with each; the prompt is
+
+> {PROMPT}
+
+and the input is the same sentence, now in the template of a conversation, since that is what the adapter was trained for. So there are
+{len(life.tokens)} tokens, and we follow the last one, from which the answer starts.
+
+What the adapter adds there, in layer {number}, where attention changes most:
+
+{chr(10).join(shares)}
+
+A change of q or k moves **where** a token looks; a change of v moves **what** it is handed; a change of o moves **what becomes** of it.
+Small changes add up, since each layer reads what the layers before have written. Head {head} of layer {number}, base and adapted:
+
+{_figure("steered", "Bars: where the last token looks, base and adapted")}
+
+The rows still add up to 1 ({float(life.base.weights.sum()):.3f} and {float(side.weights.sum()):.3f}): what one token gains, others lose.
+
+{_changes(life)}
+
+All heads of all layers at once. The number is the Jensen–Shannon distance between the shares with and without the adapter: 0 when
+they are equal, 1 when they have nothing in common.
+
+{_figure("change", "Heat map of the change of attention, layers by heads")}
+
+And the most likely first words of the answer:
+
+{words}
+
+## 7. Which of the four does it?
+
+The adapter can be switched on for some of the tables alone. Means over {inputs.inputs} inputs and all layers: the change of attention is the distance
+from above, the change of what leaves o is relative to its length, and the change of the next token is the Kullback–Leibler divergence
+in nats.
+
+{chr(10).join(rows)}
+
+In layer 0, v alone and o alone leave attention untouched, exactly: the shares are settled by q and k before v and o come in. From
+layer 1 on they change it all the same, since what they did in layer 0 is part of x there.
+
+{_figure("ablation", "Heat map: change of attention, layers by projections")}
+
+{_figure("ablation-output", "Heat map: change of what leaves o, layers by projections")}
+
+## 8. The space of adapters
+
+Two prompts that mean the same should give adapters that do the same. An adapter's update is a long list of numbers too, so two of them
+can be compared by the angle between them (the cosine: 1 for the same direction, 0 for a right angle), after what all of them have in
+common is taken off. On this map, near means alike; it keeps {space.kept:.0%} of the spread.
+
+{_figure("space", "Map of the adapters of twelve prompts")}
+
+{listed}
+
+The mean cosine is {_or_none(space.within)} within a task and {_or_none(space.between)} between tasks; the nearest prompt is of the same task for
+{0.0 if space.same_group is None else space.same_group:.0%} of the prompts.
+"""
+    return text, capture.difference
+
+
+def _or_none(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.2f}"
+
+
+def _changes(life: TokenLife) -> str:
+    gains, losses = life.changes(2)
+    words = []
+    for name, some in (("Most gained", gains), ("Most lost", losses)):
+        listed = ", ".join(f"token {i} `{visible_text(life.tokens[i])}` ({c:+.3f})" for i, c in some) or "none"
+        words.append(f"{name}: {listed}.")
+    return " ".join(words)
+
+
+def _next_words(lm: PromptLoRA, *sides: Tensor) -> str:
+    lines = ["| base | adapted |", "|---|---|"]
+    columns = []
+    for side in sides:
+        best = side.topk(3)
+        texts = token_texts(lm.tokenizer, best.indices.tolist())
+        columns.append([f"`{visible_text(t)}` {float(p):.2f}" for t, p in zip(texts, best.values.exp(), strict=True)])
+    lines += [f"| {a} | {b} |" for a, b in zip(*columns, strict=True)]
+    return "\n".join(lines).replace("`|`", "`\\|`")
+
+
+# --- the page ----------------------------------------------------------------------------------------------
+
+INTRODUCTION = """\
+# How attention works, and what an adapter changes
+
+<!-- Generated by `python scripts/attention_page.py`; do not edit. -->
+
+A language model predicts the next word. To do so, each word must learn something from the words before it, and the part of the model in
+which it does so is called attention. promptlora steers a model by changing attention alone, so this page walks through it once, slowly,
+with a real model and a real sentence: SmolLM2-135M-Instruct reads **{text}**. No number here is made up or simplified; they are
+the model's own, recomputed step by step and compared with what the model itself computed. You need to know how to add
+and multiply.
+"""
+
+ENDING = """\
+## See it for yourself
+
+Each number above can be had for any text, token, layer and head:
+
+```bash
+promptlora inspect --raw "{text}" --token {token} --layer {layer} --head {head}
+promptlora inspect --prompt "{prompt}" "{text}" -o report.html   # base beside adapted, with heat maps
+promptlora inspect --ablate --prompt "{prompt}" "{text}"         # which projection does what
+promptlora inspect --space prompts.txt -o space.html                                            # a prompt a line
+```
+
+or in Python:
+
+```python
+from promptlora import PromptLoRA
+from promptlora.attention import capture_attention
+
+lm = PromptLoRA.from_pretrained()
+capture = capture_attention(lm, "{text}", lm.adapt("{prompt}"), layers=[{layer}])
+capture.adapted[{layer}].weights(head={head})     # softmax weights, [tokens, tokens]; every row sums to 1
+capture.adapted[{layer}].projections["q"].share   # how much of each token's q is the adapter's
+```
+
+A capture recomputes attention in float64 from what the model worked with (q, k, v, mask and scale), whichever implementation
+the model uses, and compares the weighted sum, the input of o and the output of o (and the weights, where the model returns them) with the
+model's own. On this page the largest difference is {difference:.1e} of a tensor's largest value, which is rounding in float32. Where
+it is more than rounding, the capture raises an error and shows nothing. Models of other families have more steps, which are captured too: norms of q and k
+(Qwen3, OLMo 2), gates after the weighted sum (Qwen3-Next), caps on scores and windows (Gemma 2 and 3), a sink that takes attention away from
+all tokens (gpt-oss). A Gated DeltaNet (three of four layers of Qwen3-Next) keeps a running state instead of a table of weights: it
+has no softmax weights to show, and says so.
+"""
+
+
+def render(lm: PromptLoRA) -> tuple[str, dict[str, str]]:
+    """The page, and its figures by name."""
+    figures: dict[str, str] = {}
+    base, difference = base_part(lm, figures)
+    adapter, other = adapter_part(lm, figures)
+    ending = ENDING.format(
+        text=TEXT, token=TOKEN, layer=LAYER, head=HEAD, prompt=PROMPT, difference=max(difference, other)
+    )
+    return "\n".join([INTRODUCTION.format(text=TEXT), base, adapter, ending]), figures
+
+
+def _alike(ours: str, theirs: str) -> bool:
+    """The same text, with numbers that differ by no more than rounding on another machine."""
+    if _NUMBER.sub("#", ours) != _NUMBER.sub("#", theirs):
+        return False
+    pairs: Sequence[tuple[str, str]] = list(zip(_NUMBER.findall(ours), _NUMBER.findall(theirs), strict=True))
+    return all(abs(float(a) - float(b)) <= 0.02 + 0.01 * abs(float(b)) for a, b in pairs)
+
+
+def main() -> int:
+    """Write the page and its figures, or compare them."""
+    parser = argparse.ArgumentParser(description="Write docs/attention.md from the real model.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is stale")
+    check = parser.parse_args().check
+    torch.set_num_threads(1)
+    lm = PromptLoRA.from_pretrained()
+    page, figures = render(lm)
+    files = {PAGE: page, **{FIGURES / f"attention-{name}.svg": drawn for name, drawn in figures.items()}}
+    if check:
+        stale = [f for f, text in files.items() if not f.is_file() or not _alike(text, f.read_text(encoding="utf-8"))]
+        for file in stale:
+            sys.stderr.write(f"{file.relative_to(ROOT)} is stale: run python scripts/attention_page.py\n")
+        return 1 if stale else 0
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for file, text in files.items():
+        file.write_text(text, encoding="utf-8")
+        sys.stdout.write(f"wrote {file.relative_to(ROOT)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
