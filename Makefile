@@ -28,9 +28,11 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/architectures.py --check
+	$(BIN)/python scripts/attention_page.py --check
 
 unit: $(READY)
 	$(BIN)/pytest -q -n 2 --dist loadfile
+	PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/test_generation_hooks.py -k torchao
 	$(BIN)/pytest -q --jaxtyping-packages=promptlora,beartype.beartype tests/test_encoder.py tests/test_heads.py tests/test_hypernetwork.py tests/test_losses.py
 
 bench: $(READY) ## measure the hooks against the bare model and PEFT

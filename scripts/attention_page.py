@@ -398,8 +398,8 @@ from promptlora.attention import capture_attention
 
 lm = PromptLoRA.from_pretrained()
 capture = capture_attention(lm, "{text}", lm.adapt("{prompt}"), layers=[{layer}])
-capture.adapted[{layer}].weights(head={head})     # softmax weights, [tokens, tokens]; every row sums to 1
-capture.adapted[{layer}].projections["q"].share   # how much of each token's q is the adapter's
+capture.adapted[{layer}].weights(head={head})  # softmax weights, [tokens, tokens]; every row sums to 1
+capture.adapted[{layer}].projections["q"].share  # how much of each token's q is the adapter's
 ```
 
 A capture recomputes attention in float64 from what the model worked with (q, k, v, mask and scale), whichever implementation

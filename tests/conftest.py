@@ -7,6 +7,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test waits for a hub
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import hypothesis
 import pytest
 import torch
 
@@ -17,6 +18,8 @@ from promptlora.models import base_fingerprint, load_base
 from promptlora.projections import find_projections
 
 torch.set_num_threads(1)  # pytest-xdist runs one process a core
+hypothesis.settings.register_profile("promptlora", deadline=None)  # no timed assertion: the machine may be busy
+hypothesis.settings.load_profile("promptlora")
 
 
 @pytest.fixture(scope="session")

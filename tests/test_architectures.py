@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import Tensor, nn
@@ -272,6 +274,25 @@ def test_hooks_equal_merged_weights(case: Case) -> None:
         merged = model(ids, use_cache=False).logits
     assert (hooked - base).abs().max() > 1e-3
     torch.testing.assert_close(hooked, merged, rtol=0, atol=case.tolerance)
+
+
+@cases
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True:UserWarning")
+def test_hooks_equal_the_exported_peft_adapter(case: Case, tmp_path: Path) -> None:
+    model = build(case)
+    projections = find_projections(model)
+    lora = random_lora(projections, rank=3, dtype=case.dtype)
+    ids = token_ids(2, SEQ, vocab=VOCABULARY)
+    with torch.no_grad():
+        with HookBasedLoRAInjector(model, projections) as injector, injector.apply(lora, adapter_index=[0, 0]):
+            hooked = model(ids, use_cache=False).logits
+        lora.save_peft(tmp_path / "peft", model=model)
+        back = LoRAWeights.load_peft(tmp_path / "peft", projections=projections)
+        exported = peft.PeftModel.from_pretrained(model, tmp_path / "peft")(ids, use_cache=False).logits
+    torch.testing.assert_close(hooked, exported, rtol=0, atol=case.tolerance)
+    assert set(back) == set(lora)
+    for name in lora:
+        torch.testing.assert_close(back.delta(name), lora.delta(name), rtol=0, atol=case.tolerance)
 
 
 @cases

@@ -307,6 +307,27 @@ def test_gemma2_caps_its_scores_and_looks_through_a_window():
     assert torch.allclose(layer.residual_after, layer.residual_before + layer.written)
 
 
+def test_an_implementation_that_masks_by_itself_is_walked_through(monkeypatch):
+    masks = []
+
+    def masking(module, query, key, value, attention_mask, scaling, sliding_window=None, **options):
+        masks.append(attention_mask)
+        count, repeat = query.shape[2], query.shape[1] // key.shape[1]
+        behind = torch.arange(count)[:, None] - torch.arange(count)[None]
+        scores = query @ key.repeat_interleave(repeat, dim=1).transpose(2, 3) * scaling
+        hidden = (behind < 0) | (behind >= (sliding_window or count))
+        weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+        return (weights @ value.repeat_interleave(repeat, dim=1)).transpose(1, 2), None
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "masks_by_itself", masking)
+    model = of_family("gemma3_text", sliding_window=4)
+    model.set_attn_implementation("masks_by_itself")
+    found = _capture(model)
+    assert masks == [None] * 4  # as a flash kernel has it: the window is an argument, the mask is none
+    assert found.base[0].softmax.visible[0].sum(-1).tolist() == [1, 2, 3, 4, 4, 4, 4, 4, 4]
+    assert found.base[1].softmax.visible[0].sum(-1).tolist() == list(range(1, 10))
+
+
 def test_gpt_oss_gives_weight_to_a_sink():
     model = of_family("gpt_oss")
     for layer in model.model.layers:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from promptlora.adaptation import PromptLoRA as PromptLoRA
+    from promptlora.attention import capture_attention as capture_attention
     from promptlora.config import HyperNetworkConfig as HyperNetworkConfig
     from promptlora.config import TrainConfig as TrainConfig
     from promptlora.encoder import PromptEncoder as PromptEncoder
@@ -42,6 +43,7 @@ _HOME = {
     "ShapeGroupedLoRAGenerator": "hypernetwork",
     "TrainConfig": "config",
     "Trainer": "training",
+    "capture_attention": "attention",
     "find_projections": "projections",
     "group_by_shape": "projections",
     "load_base": "models",

@@ -18,6 +18,7 @@ from promptlora.cli.evaluate import evaluate
 from promptlora.cli.inspect import inspect
 from promptlora.cli.targets import targets
 from promptlora.cli.train import train
+from promptlora.cli.ui import ui
 from promptlora.cli.write import generate, run
 from promptlora.errors import PromptLoRAError
 
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (demo, run, chat, generate, train, targets, inspect):
+for command in (demo, run, chat, generate, train, targets, inspect, ui):
     app.command()(command)
 app.command(name="eval")(evaluate)
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import tempfile
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,11 +112,11 @@ def demo(
 
 def _same_in_peft(lm: PromptLoRA, lora: LoRAWeights, folder: Path, text: str, max_new_tokens: int) -> bool | None:
     """Whether PEFT, with the exported folder, answers as the hooks do; None where PEFT is not installed."""
-    try:
-        import peft
-    except ImportError:
+    if importlib.util.find_spec("peft") is None:
         return None
-    with working("the same adapter in PEFT"):
+    with working("the same adapter in PEFT"), _quiet():
+        import peft
+
         ours = lm.generate(text, lora, max_new_tokens=max_new_tokens)
         wrapped = peft.PeftModel.from_pretrained(lm.model, folder)
         try:
@@ -119,3 +124,15 @@ def _same_in_peft(lm: PromptLoRA, lora: LoRAWeights, folder: Path, text: str, ma
         finally:
             wrapped.unload()
     return ours == theirs
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings of the libraries that PEFT brings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)

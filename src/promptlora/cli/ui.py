@@ -1,0 +1,47 @@
+"""``promptlora ui``: the web page."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from promptlora.cli.console import Base, Device, Dtype, Force, Hypernetwork, err, load, out
+from promptlora.errors import ConfigError
+
+
+def ui(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    hypernetwork: Hypernetwork = None,
+    base: Base = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Serve a page: prompts become adapters, three answers stream side by side, attention is shown.
+
+    Example: **promptlora ui --open**
+    """
+    missing = [name for name in ("gradio", "plotly") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"promptlora ui needs {' and '.join(missing)}, not installed here; install them with "
+            "pip install 'promptlora[ui]'"
+        )
+    from promptlora.ui.serving import check_address, serve
+
+    check_address(host, port)
+    lm = load(hypernetwork, base, dtype, device, force)
+    from promptlora.models import EMBEDDED
+
+    def ready(url: str) -> None:
+        out.print(f"the page is at {escape(url)} (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+
+    serve(lm, host=host, port=port, base_name=base or EMBEDDED, open_browser=open_browser, ready=ready)
+    err.print("stopped")

@@ -1,0 +1,57 @@
+"""Theme and style of the page: fonts of the visitor's system, light and dark by the visitor's choice."""
+
+from __future__ import annotations
+
+CSS = """
+.gradio-container main.fillable,.gradio-container main{max-width:1240px!important;width:100%!important;margin:0 auto!important;padding:0!important}
+.gradio-container .app{padding:1rem!important}
+.gradio-container{--body-text-color-subdued:#5b6878;--block-info-text-color:#5b6878;--pl-gain:#0a7d48;--pl-loss:#b93a0b;--pl-base:#6e7781;--pl-hot:#1f6feb}
+.dark .gradio-container{--body-text-color-subdued:#a3b0c2;--block-info-text-color:#a3b0c2;--pl-gain:#56d397;--pl-loss:#ff9a70;--pl-base:#9198a1;--pl-hot:#6cb0ff}
+.html-container{padding:0!important}.pl-hint{margin:0;align-self:center}
+.pl-head h1{font-size:1.7rem;line-height:1.2;margin:.2rem 0}.pl-head p{margin:.15rem 0;max-width:46rem}
+.pl-soft,.pl-soft *{color:var(--body-text-color-subdued)!important;font-weight:400}
+h2.pl-title{font-size:1.2rem;margin:1rem 0 .1rem}.pl-lead{margin:.1rem 0;color:var(--body-text-color-subdued)}
+.pl-status{margin:0;padding:.45rem .7rem;border-left:4px solid var(--border-color-primary);background:var(--background-fill-secondary);border-radius:4px;overflow-wrap:anywhere}
+.pl-busy{border-color:var(--pl-hot)}.pl-done{border-color:var(--pl-gain)}.pl-error{border-color:var(--pl-loss)}
+.pl-error::before{content:"Not done: ";font-weight:600}
+.pl-block{border:1px solid var(--border-color-primary);border-radius:8px;margin:.6rem 0;overflow:hidden}
+.pl-input{margin:0;padding:.5rem .8rem;background:var(--background-fill-secondary);font-size:1rem;font-weight:600;overflow-wrap:anywhere;max-height:9rem;overflow-y:auto}
+.pl-three{display:grid;grid-template-columns:repeat(3,minmax(0,1fr))}
+.pl-cell{padding:.5rem .8rem .7rem;border-left:1px solid var(--border-color-primary)}.pl-cell:first-child{border-left:0}
+.pl-cell h4{margin:0 0 .3rem;font-size:.9rem;font-weight:600}.pl-cell h4 span{font-size:.8rem}
+.pl-adapted h4{color:var(--pl-hot)}.pl-cell.pl-adapted{box-shadow:inset 0 3px 0 var(--pl-hot)}
+.pl-answer{white-space:pre-wrap;overflow-wrap:anywhere;min-height:1.5em;max-height:22rem;overflow-y:auto}
+.pl-caret{display:inline-block;width:.5em;height:1em;vertical-align:text-bottom;background:var(--pl-hot);opacity:.6}
+.pl-strip{display:flex;flex-wrap:wrap;gap:3px;margin:.3rem 0}
+.pl-token{display:inline-flex;flex-direction:column;align-items:center;border:1px solid var(--border-color-primary);border-radius:4px;padding:0 .3rem}
+.pl-token small{font-size:.68rem;color:var(--body-text-color-subdued)}.pl-token.pl-here{outline:2px solid var(--pl-hot)}
+.pl-token code,.pl-walk code{background:none!important;border:0!important;padding:0!important;font-size:.85rem;white-space:pre}
+.pl-walk p{margin:.35rem 0}.pl-walk output{font-weight:600;font-variant-numeric:tabular-nums}
+.pl-steps{margin:.5rem 0;padding:0;list-style:none;display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:.4rem;counter-reset:s}
+.pl-steps li{counter-increment:s;border:1px solid var(--border-color-primary);border-radius:6px;padding:.35rem .6rem;font-size:.9rem}
+.pl-steps li::before{content:counter(s) ". ";color:var(--body-text-color-subdued)}
+.pl-steps li span{display:block}
+.pl-wide{overflow:auto;max-height:32rem;border:1px solid var(--border-color-primary);border-radius:8px;margin:.6rem 0}
+.pl-wide:focus-visible{outline:2px solid var(--pl-hot)}
+.pl-wide table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.88rem;margin:0}
+.pl-wide th,.pl-wide td{padding:.22rem .6rem;text-align:right;white-space:nowrap;margin:0}
+.gradio-container .prose .pl-wide :is(table,tr,th,td){border:0}
+.gradio-container .prose .pl-wide th,.gradio-container .prose .pl-wide td{padding:.22rem .6rem;text-align:right;border-bottom:1px solid var(--border-color-primary)}
+.gradio-container .prose .pl-wide .pl-text{text-align:left}
+.pl-wide thead th{position:sticky;top:0;z-index:1;background:var(--background-fill-secondary);border-bottom:1px solid var(--border-color-primary);white-space:normal;vertical-align:bottom}
+.pl-wide tr.pl-here{outline:2px solid var(--pl-hot);outline-offset:-2px}
+.pl-wide tbody tr:nth-child(even){background:var(--background-fill-secondary)}
+.pl-weight{position:relative;min-width:7rem}.pl-bar{position:absolute;left:0;bottom:2px;height:3px;border-radius:2px}
+.pl-bar.pl-base{background:var(--pl-base)}.pl-bar.pl-adapted{background:var(--pl-hot);box-shadow:none}
+.pl-gain{color:var(--pl-gain)}.pl-loss{color:var(--pl-loss)}
+.js-plotly-plot .plotly text{fill:var(--body-text-color)!important}
+.js-plotly-plot .plotly .hoverlayer text{fill:#fff!important}
+.js-plotly-plot .modebar-btn--logo,.js-plotly-plot .plotlyjsicon{display:none!important}
+footer{display:none!important}
+button:focus-visible,textarea:focus-visible,input:focus-visible,a:focus-visible{outline:2px solid var(--pl-hot)!important;outline-offset:1px}
+@media (max-width:720px){
+ .gradio-container .app{padding:.5rem!important}.pl-three{grid-template-columns:1fr}
+ .pl-cell{border-left:0;border-top:1px solid var(--border-color-primary)}.pl-cell:first-child{border-top:0}
+}
+@media (prefers-reduced-motion:reduce){*{transition:none!important;animation:none!important}}
+"""
