@@ -29,6 +29,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/architectures.py --check
 	$(BIN)/python scripts/attention_page.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 unit: $(READY)
 	$(BIN)/pytest -q -n 2 --dist loadfile
@@ -37,6 +38,10 @@ unit: $(READY)
 
 bench: $(READY) ## measure the hooks against the bare model and PEFT
 	$(BIN)/python benchmarks/injection.py -o benchmarks/results/injection.json
+
+docs: $(READY) ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site

@@ -129,7 +129,7 @@ def change_figure(inside: Inside) -> Any:
     heads = [str(i) for i in range(inside.change.shape[1])]
     return _table(
         inside.change.tolist(), [str(i) for i in inside.layers], heads, "JS distance",
-        "Where attention changes (Jensen–Shannon distance to the base)", ("layer", "head"),
+        "Change of attention (JS distance)", ("layer", "head"),
     )  # fmt: skip
 
 
@@ -137,5 +137,5 @@ def ablation_figure(found: Ablation) -> Any:
     """What each choice of projections changes: layers by choices."""
     return _table(
         found.by_layer().tolist(), [str(i) for i in found.layers], [escape(c) for c in found.choices], "JS distance",
-        "Change of attention by layer, adapter on for …", ("layer", "on for"),
+        "Change of attention, adapter on for …", ("layer", "on for"),
     )  # fmt: skip

@@ -202,7 +202,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         )
         with gr.Row():
             effect = gr.Plot(show_label=False, min_width=300, elem_id="effect")
-            table = gr.HTML("", elem_id="effect-table")
+            table = gr.HTML("", min_width=300, elem_id="effect-table")
 
         # --- events -----------------------------------------------------------------------------------------
 

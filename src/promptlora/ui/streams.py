@@ -139,7 +139,7 @@ def stream_rows(
                         told[i].append(token)
             yield [text.rstrip("\ufffd") for text in texts()] if going else texts()
     finally:
-        reader.gone.set()
-        thread.join()
+        reader.gone.set()  # no join: who drops the iterator may be the server's event loop
+    thread.join()
     if failed:
         raise failed[0]

@@ -27,7 +27,7 @@ h2.pl-title{font-size:1.2rem;margin:1rem 0 .1rem}.pl-lead{margin:.1rem 0;color:v
 .pl-token small{font-size:.68rem;color:var(--body-text-color-subdued)}.pl-token.pl-here{outline:2px solid var(--pl-hot)}
 .pl-token code,.pl-walk code{background:none!important;border:0!important;padding:0!important;font-size:.85rem;white-space:pre}
 .pl-walk p{margin:.35rem 0}.pl-walk output{font-weight:600;font-variant-numeric:tabular-nums}
-.pl-steps{margin:.5rem 0;padding:0;list-style:none;display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:.4rem;counter-reset:s}
+.pl-steps{margin:.5rem 0;padding:0;list-style:none;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:.4rem;counter-reset:s}
 .pl-steps li{counter-increment:s;border:1px solid var(--border-color-primary);border-radius:6px;padding:.35rem .6rem;font-size:.9rem}
 .pl-steps li::before{content:counter(s) ". ";color:var(--body-text-color-subdued)}
 .pl-steps li span{display:block}
@@ -37,7 +37,7 @@ h2.pl-title{font-size:1.2rem;margin:1rem 0 .1rem}.pl-lead{margin:.1rem 0;color:v
 .pl-wide th,.pl-wide td{padding:.22rem .6rem;text-align:right;white-space:nowrap;margin:0}
 .gradio-container .prose .pl-wide :is(table,tr,th,td){border:0}
 .gradio-container .prose .pl-wide th,.gradio-container .prose .pl-wide td{padding:.22rem .6rem;text-align:right;border-bottom:1px solid var(--border-color-primary)}
-.gradio-container .prose .pl-wide .pl-text{text-align:left}
+.pl-wide .pl-text{text-align:left!important}
 .pl-wide thead th{position:sticky;top:0;z-index:1;background:var(--background-fill-secondary);border-bottom:1px solid var(--border-color-primary);white-space:normal;vertical-align:bottom}
 .pl-wide tr.pl-here{outline:2px solid var(--pl-hot);outline-offset:-2px}
 .pl-wide tbody tr:nth-child(even){background:var(--background-fill-secondary)}
@@ -47,6 +47,7 @@ h2.pl-title{font-size:1.2rem;margin:1rem 0 .1rem}.pl-lead{margin:.1rem 0;color:v
 .js-plotly-plot .plotly text{fill:var(--body-text-color)!important}
 .js-plotly-plot .plotly .hoverlayer text{fill:#fff!important}
 .js-plotly-plot .modebar-btn--logo,.js-plotly-plot .plotlyjsicon{display:none!important}
+#effect-table{min-width:min(300px,100%)!important}
 footer{display:none!important}
 button:focus-visible,textarea:focus-visible,input:focus-visible,a:focus-visible{outline:2px solid var(--pl-hot)!important;outline-offset:1px}
 @media (max-width:720px){
