@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup demo test lint unit bench docs clean
+.PHONY: help setup demo test test-ui lint unit bench docs clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ":.*## " '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## virtual environment with all that the project needs
 
@@ -32,9 +32,14 @@ lint: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 unit: $(READY)
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q -n 2 --dist loadfile --ignore tests/test_ui.py
 	PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/test_generation_hooks.py -k torchao
 	$(BIN)/pytest -q --jaxtyping-packages=promptlora,beartype.beartype tests/test_encoder.py tests/test_heads.py tests/test_hypernetwork.py tests/test_losses.py
+
+test-ui: $(READY) ## the web page in a real browser (Debian's chromium)
+	$(BIN)/pip install -q -c constraints.txt -e '.[browser]'
+	command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
+	$(BIN)/pytest -q tests/test_ui.py
 
 bench: $(READY) ## measure the hooks against the bare model and PEFT
 	$(BIN)/python benchmarks/injection.py -o benchmarks/results/injection.json

@@ -22,18 +22,22 @@ if TYPE_CHECKING:
     from promptlora.adaptation import PromptLoRA
     from promptlora.lora import LoRAWeights
 
-# Tasks of the held-out categories (Word Semantics, Style Transfer, Question Rewriting): no training task is of these.
+# Tasks of held-out categories (Keyword Tagging, Coreference Resolution, Title Generation): no training task is of these.
 EXAMPLES = (
-    ("You will be given as input a singular noun and need to output a plural noun.", "potato"),
     (
-        "You are given a negative review and your task is to convert it to a positive review by one or more making "
-        "minimal changes.",
-        "the food was awful and the staff were rude .",
+        "Generate a topic word for the given sentence. A topic word is usually the name of a person, place, animal, "
+        "concept or object the sentence is focusing on.",
+        "nashik is a city in the northwest of maharashtra state, india.",
     ),
     (
-        "Given a disfluent sentence, modify the sentence to it to its equivalent fluent form, preserving the meaning "
-        "of the sentence.",
-        "Who painted no sorry who wrote Hamlet?",
+        "You will see a sentence and a given pronoun. Answer with the word in the sentence to which the pronoun is "
+        "referring.",
+        "text: the dog chased the cat, which ran up a tree. it waited at the bottom.; pronoun: it",
+    ),
+    (
+        "In this task, you need to generate an appropriate title for the given summary of some paragraph. The generated "
+        "title must be short and should include the main topic of the given text.",
+        "The city council has voted to close the old bridge over the river for two years while it is rebuilt.",
     ),
 )
 
