@@ -57,7 +57,8 @@ Reads a prompt of up to {network.config.max_prompt_tokens} tokens and writes a r
 
 `promptlora train {config_path}`: {run["step"]} steps of {config.prompts_per_batch} prompts x
 {config.rows_per_prompt} rows, seed {config.seed}, on two CPU cores, with the code of commit `{run["commit"]}`. The
-objective is the cross-entropy of the answer; the prompt is never in the base's context.
+objective is the cross-entropy of the answer; the prompt is never in the base's context. The run was stopped and resumed
+three times, and its schedule shortened from 2,400 steps at step 818 (docs/log.md).
 
 ## Data and licences
 
@@ -71,6 +72,9 @@ ROUGE-L), greedy, at most 32 new tokens. "First line" scores the first line of t
 {table}
 
 ## Limits
+
+It is above the base with the prompt in context on average, and not on every task: prompts unlike the training tasks are read as
+one of them (style transfer as sentiment, number conversion as arithmetic), and there the static part alone is better.
 
 A 135-million-parameter base knows little, and this adapter adds no knowledge: it moves the form of the answer and what is
 attended to. Prompts unlike the training tasks (personas, long documents, several instructions at once) are not covered.

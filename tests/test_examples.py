@@ -17,7 +17,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     assert blocks
     monkeypatch.chdir(tmp_path)
     values: dict[str, object] = {}
-    exec("\n".join(blocks), values)  # noqa: S102
+    exec("\n".join(blocks), values)
     values["lm"].close()
 
 
