@@ -42,7 +42,7 @@ test-ui: $(READY) ## the web page in a real browser (Debian's chromium)
 	$(BIN)/pytest -q tests/test_ui.py
 
 bench: $(READY) ## measure the hooks against the bare model and PEFT
-	$(BIN)/python benchmarks/injection.py -o benchmarks/results/injection.json
+	$(BIN)/python benchmarks/injection.py --rounds 5 -o benchmarks/results/injection.json
 
 docs: $(READY) ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
