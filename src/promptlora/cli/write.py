@@ -47,7 +47,7 @@ def generate(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write the adapter of a prompt as a PEFT folder, which PEFT and vLLM load.
+    """Write the adapter of a prompt as a PEFT folder, laid out for the reader of vLLM too.
 
     Example: **promptlora generate --prompt "Translate to Spanish." -o spanish/**
     """
