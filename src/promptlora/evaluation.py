@@ -212,6 +212,7 @@ def evaluate(
         raise DataError(f"condition {unknown[0]!r}; expected some of {', '.join(CONDITIONS)}")
     prompts = {row.task: row.prompt for row in rows}
     tasks = list(prompts)
+    adapter_of = {task: i for i, task in enumerate(tasks)}
     swapped = permute_tasks(tasks, seed) if "wrong_prompt" in conditions else {}
     identity = _identity(lm, rows, max_new_tokens, seed)
     file = AnswerFile(Path(folder) / "answers.jsonl", identity)
@@ -238,7 +239,7 @@ def evaluate(
             texts = lm.generate(
                 [rows[i].input for i in chosen],
                 lora,
-                adapter_index=None if lora is None else [tasks.index(rows[i].task) for i in chosen],
+                adapter_index=None if lora is None else [adapter_of[rows[i].task] for i in chosen],
                 in_context=context,
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,

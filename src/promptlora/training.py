@@ -31,7 +31,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from promptlora.config import TrainConfig, from_dict, to_dict
 from promptlora.data import Batch, Batches, Row, one_prompt_a_task, read_paraphrases, read_rows, tokenize_rows
-from promptlora.errors import CheckpointError, ConfigError, ModelError, OutputError, PromptError, TrainingError
+from promptlora.errors import (
+    CheckpointError,
+    ConfigError,
+    ModelError,
+    OutputError,
+    PromptError,
+    TrainingError,
+    one_line,
+)
 from promptlora.files import creating_folder, replacing_file
 from promptlora.hypernetwork import CONFIG_FILE, WEIGHTS_FILE, HyperNetwork
 from promptlora.injection import HookBasedLoRAInjector
@@ -407,7 +415,7 @@ class Trainer:
             step, before = int(state["step"]), from_dict(TrainConfig, state["config"])
             base = dict(json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))["base"])
         except damage as error:
-            raise CheckpointError(f"{path}: a damaged checkpoint ({_first_line(error)}); {fix}") from error
+            raise CheckpointError(f"{path}: a damaged checkpoint ({one_line(error)}); {fix}") from error
         ours = _flat(to_dict(self.config))
         for key, value in _flat(to_dict(before)).items():
             if key not in _FREE_KEYS and ours[key] != value:
@@ -422,7 +430,7 @@ class Trainer:
             moments = self._moments(load_file(path / _OPTIMIZER_FILE))
             self.plain.load_weights(path / WEIGHTS_FILE)
         except damage as error:
-            raise CheckpointError(f"{path}: a damaged checkpoint ({_first_line(error)}); {fix}") from error
+            raise CheckpointError(f"{path}: a damaged checkpoint ({one_line(error)}); {fix}") from error
         self.optimizer.state.clear()
         self.optimizer.state.update(moments)
         self.step = step
@@ -526,10 +534,6 @@ class Trainer:
             path = self.folder / FINAL_FOLDER
             self.plain.save_pretrained(path, overwrite=True)
         return path
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
