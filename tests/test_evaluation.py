@@ -148,6 +148,10 @@ def test_answers_of_the_base_alone_can_be_reused(lm, tmp_path, monkeypatch):
         evaluate(lm, ROWS, tmp_path / "c", conditions=["base"], max_new_tokens=4, reuse=tmp_path / "first")
     with pytest.raises(OutputError, match="no such file"):
         evaluate(lm, ROWS, tmp_path / "d", conditions=["base"], reuse=tmp_path / "nowhere")
+    for text in ("", "not JSON\n", "[1]\n"):
+        (tmp_path / "first" / "answers.jsonl").write_text(text)
+        with pytest.raises(OutputError, match="not the answers of an evaluation"):
+            evaluate(lm, ROWS, tmp_path / "e", conditions=["base"], reuse=tmp_path / "first")
 
 
 @pytest.mark.real

@@ -14,7 +14,7 @@ import random
 import re
 import string
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +25,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from promptlora.adaptation import PromptLoRA
 from promptlora.data import Row
-from promptlora.errors import DataError, OutputError
+from promptlora.errors import DataError, OutputError, one_line
 from promptlora.files import replacing_file
 from promptlora.lora import LoRAWeights
 
@@ -101,6 +101,15 @@ class Answer:
     tokens: int
 
 
+def _whole_answers(lines: Sequence[str]) -> Iterator[tuple[str, Answer]]:
+    """Lines and their answers, without a line that a kill cut short."""
+    for line in lines:
+        try:
+            yield line, Answer(**json.loads(line))
+        except (json.JSONDecodeError, TypeError):
+            continue
+
+
 class AnswerFile:
     """Answers as JSON lines, appended as they come; a first line says what they belong to.
 
@@ -119,11 +128,7 @@ class AnswerFile:
                     f"{path}: answers of another evaluation (data, hypernetwork or settings differ); choose another "
                     "output folder or remove it"
                 )
-            for line in lines[1:]:
-                try:
-                    answer = Answer(**json.loads(line))
-                except (json.JSONDecodeError, TypeError):  # the line that a kill cut short
-                    continue
+            for line, answer in _whole_answers(lines[1:]):
                 self.answers[answer.condition, answer.row] = answer
                 kept.append(line)
         with replacing_file(path) as temporary:
@@ -145,15 +150,19 @@ def reuse_baselines(path: Path, identity: dict[str, Any]) -> list[Answer]:
     """
     if not path.is_file():
         raise OutputError(f"{path}: no such file; expected the answers of an evaluation to reuse")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    theirs = json.loads(lines[0])
+    try:
+        first, *lines = path.read_text(encoding="utf-8").splitlines()
+        theirs = dict(json.loads(first))
+    except (ValueError, TypeError) as error:
+        raise OutputError(
+            f"{path}: not the answers of an evaluation ({one_line(error)}); choose another --reuse"
+        ) from error
     for key, value in identity.items():
         if key != "hypernetwork" and theirs.get(key) != value:
             raise OutputError(
                 f"{path}: its {key} is {theirs.get(key)}, here it is {value}; its answers cannot be reused"
             )
-    answers = [Answer(**json.loads(line)) for line in lines[1:] if line.endswith("}")]
-    return [answer for answer in answers if answer.condition in _WITHOUT_ADAPTER]
+    return [answer for _, answer in _whole_answers(lines) if answer.condition in _WITHOUT_ADAPTER]
 
 
 # --- the evaluation ------------------------------------------------------------------------------------
