@@ -46,7 +46,7 @@ FIGURES = ROOT / "docs" / "figures"
 
 TEXT = "The cat sat on the mat"
 TOKEN, LAYER, HEAD = "sat", 13, 8
-PROMPT = "Translate to Spanish."
+PROMPT = "Name the animal in the sentence."
 INPUTS = (TEXT, "I loved this film", "What is the capital of France?")
 SPACE = (
     ("Translate to Spanish.", "translation"),
@@ -124,6 +124,10 @@ def base_part(lm: PromptLoRA, figures: dict[str, str]) -> tuple[str, float]:
     _holds(part.q.shape[0] == heads == 3 * len(set(part.key_heads)), "nine query heads, three key heads")
     first = float(side.weights[0])
     mix = " + ".join(f"{float(side.weights[i]):.3f} · v({tokens[i].strip()})" for i in range(at + 1))
+    key = part.k[part.at(HEAD), cat]
+    products = " + ".join(f"{float(a):.3f} · {float(b):.3f}" for a, b in zip(side.q[:2], key[:2], strict=True))
+    powers = float(side.scaled[: at + 1].exp().sum())
+    values = "\n\n".join(f"`v({tokens[i].strip()}) = {_vector(part.v[part.at(HEAD), i])}`" for i in range(at + 1))
     into = layer.into_o[at]
     likely = capture.base.next_token.topk(3)
     guesses = ", ".join(
@@ -147,7 +151,8 @@ We stop at layer {LAYER} (counted from 0) and follow `{TOKEN}`. By now its vecto
 
 `residual = {_vector(side.residual_before)}`
 
-with length {float(side.residual_before.norm()):.2f}. Before attention reads it, it is brought to a standard size (a *norm*), which gives
+Its **length** is {float(side.residual_before.norm()):.2f}: the square root of the sum of the squares of its numbers, as for an arrow on paper, with {hidden}
+directions instead of two. Before attention reads it, it is brought to a standard size (a *norm*), which gives
 
 `x = {_vector(side.x)}`
 
@@ -161,32 +166,39 @@ Three tables of weights turn each token's x into three shorter vectors:
 - **k**, the *key*: what it has to offer to those who look;
 - **v**, the *value*: what it hands over when it is looked at.
 
-Each is a matrix product, x times a table, and nothing more; the tables `q_proj`, `k_proj` and `v_proj` are what training has learned
-and what an adapter changes. This is done {heads} times side by side, with different rows of the tables: {heads} **heads**, each looking
-for something of its own. To save memory, three query heads share one key head and value head: head {HEAD} reads key head
-{life.key_head}. All vectors of a head have {width} numbers.
+Each is a *matrix product*, x times a table, and nothing more: every number of q is a sum of the {hidden} numbers of x, each multiplied by a
+number of the table. The tables `q_proj`, `k_proj` and `v_proj` are what training has learned and what an adapter changes. This is done {heads} times
+side by side, with different parts of the tables: {heads} **heads**, each looking for something of its own. To save memory, three query heads share
+one key head and value head: head {HEAD} reads key head {life.key_head}. All vectors of a head have {width} numbers.
 
 For `{TOKEN}` in head {HEAD}:
 
 `q = {_vector(side.q_before)}`
 
-So far the model would not know in which order the words stand. Therefore pairs of numbers in q and k are **turned**, by angles that grow with
-the position (rotary embedding). Turning changes no length, {float(side.q_before.norm()):.3f} before and {float(side.q.norm()):.3f} after,
-but two vectors now fit better or worse depending on how far apart their words are:
+So far the model would not know in which order the words stand. Therefore q and k are **turned**: two numbers at a time are taken as an arrow on
+paper, which is turned by an angle that grows with the word's position (*rotary embedding*). Turning changes no length, {float(side.q_before.norm()):.3f} before and
+{float(side.q.norm()):.3f} after, but two vectors now fit better or worse depending on how far apart their words are:
 
 `q, turned = {_vector(side.q)}`
 
 ## 3. Everyone is asked
 
-How well does a key fit the query? Multiply the turned q and the turned k number by number and add up: the **dot product** q·k. A large number is a
-good fit, a negative one a bad fit. Then four steps make shares of it:
+How well does a key fit the query? Multiply the turned q and the turned k number by number and add up: the **dot product** q·k. The key of `cat` is
+
+`k(cat), turned = {_vector(key)}`
+
+and so q·k is
+
+`{products} + … = {float(side.raw[cat]):.3f}` ({width} products)
+
+A large number is a good fit, a negative one a bad fit. Then four steps make shares of it:
 
 1. **Scale.** Sums of {width} products are large, so all are multiplied by {life.scaling:.4g}, which is one over the square root of {width}.
 2. **Mask.** The model writes from left to right, so a token may not look at later ones: their score becomes minus infinity.
-3. **Power.** e is raised to each score, which makes all of them positive and large ones stand out.
-4. **Divide** by the sum, so that the shares add up to 1. Steps 3 and 4 together are the **softmax**.
+3. **Power.** The number e, 2.718…, is raised to each score, which makes all of them positive (or 0, where masked) and large ones stand out.
+4. **Divide** by the sum, so that the shares add up to 1. Steps 3 and 4 together are the **softmax**, and the shares are called **weights**.
 
-For `{TOKEN}`, every key, with the model's own numbers:
+For `{TOKEN}`, every key, with the model's own numbers; the weight of `cat` is {float(side.scaled[cat].exp()):.3f} divided by {powers:.3f}:
 
 {_keys_table(life)}
 
@@ -195,14 +207,16 @@ For `{TOKEN}`, every key, with the model's own numbers:
 
 {_figure("row", f"Bars: where sat looks in layer {LAYER}, head {HEAD}")}
 
-The same for all tokens at once, one row for each token that looks. The upper right half is empty because of the mask, and each row adds
-up to 1. `on` and `the` look at `cat` as well:
+The same for all tokens at once, one row for each token that looks and one column for each that is looked at; the frame is what `{TOKEN}` gives
+`cat`. The upper right half is empty because of the mask, and each row adds up to 1. `on` and `the` look at `cat` as well:
 
 {_figure("head", f"Heat map of the softmax weights of layer {LAYER}, head {HEAD}")}
 
 ## 4. Values are mixed
 
 Now the shares are used. The head's result for `{TOKEN}` is the sum of the values, each times its share:
+
+{values}
 
 `{mix}`
 
@@ -221,9 +235,12 @@ It is **added** to the residual stream:
 
 `{float(side.residual_before[0]):.3f} + {float(side.out[0]):.3f} = {float(layer.residual_after[at, 0]):.3f}` for the first number, and so on for the other {hidden - 1}.
 
-That sum is the new x of `{TOKEN}`: its vector now carries something of the cat. The length was {float(side.residual_before.norm()):.2f}, what was
-added has length {float(side.out.norm()):.2f}, and the new length is {float(layer.residual_after[at].norm()):.2f}. After all {layers} layers the vector of the last token, `mat`, is compared with every word of
-the vocabulary. The most likely continuations: {guesses}.
+That sum is the vector of `{TOKEN}` from here on, and it carries something of the cat. The small network of this layer reads it and adds its own part;
+then the next layer makes its x of it, and so on. The length
+was {float(side.residual_before.norm()):.2f}, what was added has length {float(side.out.norm()):.2f}, and the new length is {float(layer.residual_after[at].norm()):.2f}.
+
+This is all that attention does, in every layer and every head. After the last layer the vector of the last token, `mat`, is compared with every
+token of the vocabulary, by a dot product again, and a softmax makes probabilities of the results. The most likely continuations: {guesses}.
 """
     return words, capture.difference
 
@@ -270,24 +287,27 @@ def adapter_part(lm: PromptLoRA, figures: dict[str, str]) -> tuple[str, float]:
     prompts, groups = [p for p, _ in SPACE], [g for _, g in SPACE]
     space = adapter_space(lm.adapt(prompts), prompts, groups)
     figures["space"] = point_map(space.points, prompts, groups, "The space of adapters")
-    listed = "\n".join(f"{i}. {prompt}" for i, prompt in enumerate(prompts))
+    lines = [f"| {i} | {prompt} | {group} |" for i, (prompt, group) in enumerate(SPACE)]
+    listed = "\n".join(["| on the map | prompt | task |", "|---:|---|---|", *lines])
     text = f"""\
 ## 6. With an adapter
 
 An adapter leaves every table as it is and adds to what comes out of it:
 
-`output = x · table + x · A · B · scaling`
+`output = x · table + x · A · B · {lora.scaling:.3g}`
 
-A makes {ranks[2]} numbers of the {ranks[1]} of x, and B makes an output of them: a narrow path beside the wide one, for each of the
-{len(lora)} tables q, k, v and o of all layers. The hypernetwork writes all A and B from the prompt, in one go. From here on the numbers
+A and B are tables too, but small ones: A makes {ranks[2]} numbers of the {ranks[1]} of x, and B makes an output of them, a narrow path beside the wide one
+(together they are a *LoRA*, a low-rank adapter). There is one pair for each of the {len(lora)} tables q, k, v and o of all layers. The
+*hypernetwork*, a second, small network, reads a prompt and writes all A and B, in one go. From here on the numbers
 depend on the hypernetwork that is shipped, and this part is written anew with each; the prompt is
 
 > {PROMPT}
 
-and the input is the same sentence, now in the template of a conversation, since that is what the adapter was trained for. So there are
-{len(life.tokens)} tokens, and we follow the last one, from which the answer starts.
+and the input is the same sentence, now in the template of a conversation, since that is what the adapter was trained for: marks such as
+`<|im_start|>` say who speaks. So there are {len(life.tokens)} tokens, and we follow the last one, a line end, from which the answer starts. The prompt itself is
+nowhere among them.
 
-What the adapter adds there, in layer {number}, where attention changes most:
+What the adapter adds there, in layer {number}, where attention changes most (the share is that of what is added, of both lengths together):
 
 {chr(10).join(shares)}
 
@@ -296,11 +316,11 @@ Small changes add up, since each layer reads what the layers before have written
 
 {_figure("steered", "Bars: where the last token looks, base and adapted")}
 
-The rows still add up to 1 ({float(life.base.weights.sum()):.3f} and {float(side.weights.sum()):.3f}): what one token gains, others lose.
+The weights still add up to 1 ({float(life.base.weights.sum()):.3f} and {float(side.weights.sum()):.3f}): what one token gains, others lose.
 
 {_changes(life)}
 
-All heads of all layers at once. The number is the Jensen–Shannon distance between the shares with and without the adapter: 0 when
+All heads of all layers at once. The number is the *Jensen–Shannon distance* between the weights with and without the adapter: 0 when
 they are equal, 1 when they have nothing in common.
 
 {_figure("change", "Heat map of the change of attention, layers by heads")}
@@ -312,8 +332,9 @@ And the most likely first words of the answer:
 ## 7. Which of the four does it?
 
 The adapter can be switched on for some of the tables alone. Means over {inputs.inputs} inputs and all layers: the change of attention is the distance
-from above, the change of what leaves o is relative to its length, and the change of the next token is the Kullback–Leibler divergence
-in nats.
+from above; the change of what leaves o is the length of the difference, divided by the length of what left o before; and the change of the next
+token is the *Kullback–Leibler divergence* in nats: 0 when the same next words are expected as before, and the larger, the less the two
+expectations agree.
 
 {chr(10).join(rows)}
 
@@ -328,7 +349,7 @@ layer 1 on they change it all the same, since what they did in layer 0 is part o
 
 Two prompts that mean the same should give adapters that do the same. An adapter's update is a long list of numbers too, so two of them
 can be compared by the angle between them (the cosine: 1 for the same direction, 0 for a right angle), after what all of them have in
-common is taken off. On this map, near means alike; it keeps {space.kept:.0%} of the spread.
+common is taken off. On this map, near means alike; it keeps {space.kept:.0%} of the spread, since two directions of paper are few.
 
 {_figure("space", "Map of the adapters of twelve prompts")}
 
@@ -359,7 +380,7 @@ def _next_words(lm: PromptLoRA, *sides: Tensor) -> str:
     for side in sides:
         best = side.topk(3)
         texts = token_texts(lm.tokenizer, best.indices.tolist())
-        columns.append([f"`{visible_text(t)}` {float(p):.2f}" for t, p in zip(texts, best.values.exp(), strict=True)])
+        columns.append([f"`{visible_text(t)}` {float(p):.3f}" for t, p in zip(texts, best.values.exp(), strict=True)])
     lines += [f"| {a} | {b} |" for a, b in zip(*columns, strict=True)]
     return "\n".join(lines).replace("`|`", "`\\|`")
 
@@ -374,8 +395,11 @@ INTRODUCTION = """\
 A language model predicts the next word. To do so, each word must learn something from the words before it, and the part of the model in
 which it does so is called attention. promptlora steers a model by changing attention alone, so this page walks through it once, slowly,
 with a real model and a real sentence: SmolLM2-135M-Instruct reads **{text}**. No number here is made up or simplified; they are
-the model's own, recomputed step by step and compared with what the model itself computed. You need to know how to add
-and multiply.
+the model's own, recomputed step by step and compared with what the model itself computed; they are rounded for print, so a last digit may seem off
+by one. You need to know how to add and multiply.
+
+The whole way in one line: a token's vector **x** becomes a query **q**, a key **k** and a value **v**; the query is compared with the keys of all tokens
+so far, the comparisons become weights, the values are mixed by these weights, and the mixture goes back through **o** into the token's vector.
 """
 
 ENDING = """\
@@ -385,9 +409,10 @@ Each number above can be had for any text, token, layer and head:
 
 ```bash
 promptlora inspect --raw "{text}" --token {token} --layer {layer} --head {head}
-promptlora inspect --prompt "{prompt}" "{text}" -o report.html   # base beside adapted, with heat maps
-promptlora inspect --ablate --prompt "{prompt}" "{text}"         # which projection does what
-promptlora inspect --space prompts.txt -o space.html                                            # a prompt a line
+promptlora inspect --prompt "{prompt}" "{text}" -o report.html  # base beside adapted
+promptlora inspect --ablate --prompt "{prompt}" "{text}"        # which projection does what
+promptlora inspect --space prompts.txt -o space.html  # the space of adapters; a prompt a line
+promptlora ui --open                                  # all of it in the browser, with sliders
 ```
 
 or in Python:

@@ -35,6 +35,7 @@ from promptlora.attention import (
     visible_text,
     walk,
 )
+from promptlora.attention.page import layer_page
 from promptlora.errors import AttentionError
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
@@ -295,6 +296,18 @@ def test_qwen3_next_shows_its_gate_and_says_what_a_delta_net_lacks():
     assert change_map(found.base, found.adapted)[0] == [3]
 
 
+def test_a_page_of_a_layer_without_softmax_says_so():
+    found = _capture(of_family("qwen3_next"))
+    page = layer_page(found, 1, 4, "a <prompt>")
+    assert _Page(page).odd == []
+    assert "it has no softmax weights" in page
+    for role, step in found.adapted[1].projections.items():
+        assert f"<td>{role}</td>" in page
+        assert f"{100 * float(step.share[4]):.2f} %" in page
+    assert f"{float(found.adapted[1].out[4].norm()):.3f}" in page
+    assert "a &lt;prompt&gt;" in page
+
+
 def test_gemma2_caps_its_scores_and_looks_through_a_window():
     found = _capture(of_family("gemma2", sliding_window=4, attn_logit_softcapping=2.0))
     near, full = found.base[0].softmax, found.base[1].softmax
@@ -538,6 +551,11 @@ def test_drawings_are_xml_whatever_the_labels_hold():
         if e.get("fill-opacity")
     ]
     assert len(cells) == 35  # a number that is none has no cell
+    framed = heat_map(torch.ones(3, 4), list("abc"), list("wxyz"), "", mark=(2, None), cell=(20, 16))
+    assert 'class="mark"' in framed
+    assert 'width="80" height="16"/>' in framed.partition('class="mark"')[2]  # the whole row
+    assert "rotate" not in framed  # labels that fit stand upright
+    assert "rotate" in heat_map(torch.ones(1, 1), ["a"], ["a longer label"], "")
     assert visible_text(" cat\n") == "·cat⏎"
 
 
@@ -580,6 +598,8 @@ def test_pages_fetch_and_run_nothing(llama):
         assert 'name="viewport"' in page
         assert "prefers-color-scheme:dark" in page
         assert parsed.tags.count("svg") >= 1
+    assert "What the adapter adds" in pages[0]
+    assert "What the adapter adds" not in pages[1]
     assert f"{float(life.adapted.weights[3]):.4f}" in pages[0]
     assert pages[0].count("1.000000") == 2  # rows that sum to 1
 

@@ -7,8 +7,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from promptlora.adaptation import PromptLoRA
 from promptlora.cli import main
+from promptlora.config import HyperNetworkConfig
+from promptlora.hypernetwork import HyperNetwork
+from promptlora.models import base_fingerprint
+from promptlora.projections import find_projections
+
+from .architectures import CASES, build
 
 PROMPT = ("--prompt", "Translate to Spanish.")
 TEXT = "The cat sat on the mat"
@@ -129,6 +137,35 @@ def test_without_a_prompt_the_base_alone_is_shown(loaded, capsys):
     text = prints(capsys, "The cat", "--raw", "--layer", "1")
     assert "rows sum to 1.000000\n" in "\n".join(line.strip() for line in text.splitlines()) + "\n"
     assert "adapted" not in text
+
+
+@pytest.mark.real
+def test_a_layer_without_softmax_shows_what_it_has(smollm, monkeypatch, capsys, tmp_path):
+    """A tiny Qwen3-Next behind the real tokenizer: DeltaNet in layers 0 to 2, attention in layer 3."""
+    case = next(case for case in CASES if case.model_type == "qwen3_next")
+    model = build(type(case)(**{**vars(case), "options": {**case.options, "vocab_size": 49152}})).float()
+    torch.manual_seed(0)
+    config = HyperNetworkConfig(context_size=16, rank=2, encoder_layers=1, trunk_layers=1, source_layer=1)
+    network = HyperNetwork(config, find_projections(model), model.config.hidden_size, base_fingerprint(model))
+    for name, parameter in network.generator.named_parameters():
+        if name.endswith("B.weight") or "static_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    made = PromptLoRA(model, smollm[1], network)
+    monkeypatch.setattr(importlib.import_module("promptlora.cli.inspect"), "load", lambda *a, **k: made)
+    page = tmp_path / "page.html"
+    text = prints(capsys, *PROMPT, TEXT, "--token", "cat", "--layer", "1", "-o", page)
+    values = json.loads(prints(capsys, *PROMPT, TEXT, "--token", "cat", "--layer", "1", "--json"))
+    assert values["kind"] == "DeltaNet"
+    assert values["tokens"][values["token"]] == " cat"
+    assert set(values["adapted"]["shares"]) >= {"q", "k", "v", "z", "o"}
+    assert values["adapted"]["shares"]["v"]["share"] > values["base"]["shares"]["v"]["share"] == 0.0
+    share = f"{100 * values['adapted']['shares']['v']['share']:.2f} %"
+    for shown in (" ".join(text.split()), page.read_text(encoding="utf-8")):
+        assert "it has no softmax weights" in shown
+        assert share in shown
+    assert "gate" in prints(capsys, *PROMPT, TEXT, "--layer", "3", "--head", "0")
+    assert "no softmax weights" in fails(capsys, *PROMPT, TEXT, "--layer", "1", "--head", "0")
+    made.close()
 
 
 @pytest.mark.real

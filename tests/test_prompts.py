@@ -381,3 +381,21 @@ def test_bad_prompts_are_refused_and_not_kept(bad):
         states.batch(bad)
     assert "fine" not in bad or len(states) == 1
     assert states.one("good").shape == (4, 32)
+
+
+def test_states_are_kept_between_runs_in_files_of_their_own(tmp_path, monkeypatch):
+    def states_of(source: str = "hidden", base: str = "x") -> PromptStates:
+        config = HyperNetworkConfig(source=source, source_layer=1)
+        return PromptStates(tiny_llama(), tiny_tokenizer(), config, folder=tmp_path, base={"weights": base})
+
+    first = states_of().one("a b c")
+    (file,) = tmp_path.rglob("*.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "prompt_states", lambda *a: pytest.fail("computed again"))
+        assert states_of().one("a b c").equal(first)
+    for other in (states_of("embeddings"), states_of(base="y")):
+        other.one("a b c")
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3  # another layer or base never takes the same file
+    file.write_bytes(file.read_bytes()[:50])
+    assert states_of().one("a b c").equal(first)  # a damaged file is made anew
+    assert len(list(tmp_path.rglob("*"))) == len(list(tmp_path.rglob("*.safetensors"))) * 2

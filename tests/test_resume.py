@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from promptlora import training
 from promptlora.config import TrainConfig, save_toml
 from promptlora.errors import CheckpointError, ConfigError, OutputError
-from promptlora.training import Trainer
+from promptlora.training import Trainer, checkpoints
+from promptlora.training import trainer as loop
 from tests.helpers import tiny_llama
 from tests.training_helpers import metric_lines, save_base, toy_config, toy_rows, word_tokenizer, write_jsonl
 
@@ -201,11 +201,11 @@ def test_the_rhythm_of_checkpoints_may_change(config_of, stopped, whole):
 def test_a_key_that_is_new_since_the_checkpoint_counts_as_its_default(config_of, stopped):
     path = stopped / "step-6" / "trainer.json"
     state = json.loads(path.read_text())
-    del state["config"]["margin_every"]  # its default is 20
+    del state["config"]["margin_every"]  # its default is 50
     path.write_text(json.dumps(state))
-    with Trainer(config_of("stopped", margin_every=20)) as trainer:
+    with Trainer(config_of("stopped", margin_every=50)) as trainer:
         assert trainer.resume() == 6
-    with Trainer(config_of("stopped")) as trainer, pytest.raises(CheckpointError, match="margin_every=20"):
+    with Trainer(config_of("stopped")) as trainer, pytest.raises(CheckpointError, match="margin_every=50"):
         trainer.resume()
 
 
@@ -291,7 +291,7 @@ def test_no_space_left_while_saving_keeps_the_older_checkpoint(config_of, stoppe
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with Trainer(config_of("stopped")) as trainer, monkeypatch.context() as patch:
-        patch.setattr(training, "save_file", full)
+        patch.setattr(checkpoints, "save_file", full)
         with pytest.raises(OutputError, match=r"step-9: cannot be written \(No space left on device\); free some"):
             trainer.run(resume=True)
     assert sorted(path.name for path in stopped.iterdir()) == ["metrics.jsonl", "step-3", "step-6", "tensorboard"]
@@ -305,7 +305,7 @@ def test_no_space_left_for_metrics_is_one_line(config_of, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with Trainer(config_of("full")) as trainer:
-        monkeypatch.setattr(training.json, "dumps", full)
+        monkeypatch.setattr(loop.json, "dumps", full)
         with pytest.raises(OutputError, match=r"full: cannot be written \(No space left on device\).*--resume"):
             trainer.run()
 

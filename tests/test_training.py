@@ -19,13 +19,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.nn import functional as F
 
-from promptlora import training
-from promptlora.data import IGNORED
+from promptlora.data import IGNORED, Batch
 from promptlora.errors import DataError, ModelError, OutputError, PromptError, TrainingError
 from promptlora.hypernetwork import HyperNetwork
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.models import load_base
-from promptlora.training import Trainer, learning_rate_factor, margin_shift
+from promptlora.prompts import PromptStates
+from promptlora.training import Trainer, learning_rate_factor, margin_shift, objectives
+from promptlora.training import trainer as loop
 from tests.helpers import tiny_gpt2
 from tests.training_helpers import metric_lines, save_base, toy_config, toy_rows, word_tokenizer, write_jsonl
 
@@ -48,6 +49,10 @@ def make(tmp_path, base):
     yield trainer
     for each in made:
         each.close()
+
+
+def plain_loss(trainer: Trainer, batch: Batch, lora: Any) -> torch.Tensor:
+    return trainer.objective.measure(batch, lora, range(len(batch.prompts)))
 
 
 def hooks_of(model: nn.Module) -> int:
@@ -113,9 +118,9 @@ def test_the_margin_is_the_loss_under_another_tasks_adapter_minus_the_loss(make)
     batch = trainer.batches[trainer.step]
     with torch.no_grad():
         lora = trainer.hypernetwork(*trainer.states.batch(batch.prompts))
-        right = float(trainer.batch_loss(batch, lora))
+        right = float(plain_loss(trainer, batch, lora))
         turned = replace(batch, prompts=batch.prompts[::-1])
-        wrong = float(trainer.batch_loss(batch, trainer.hypernetwork(*trainer.states.batch(turned.prompts))))
+        wrong = float(plain_loss(trainer, batch, trainer.hypernetwork(*trainer.states.batch(turned.prompts))))
     metrics = trainer.train_step()
     assert metrics.loss == pytest.approx(right, rel=1e-5)
     assert metrics.margin == pytest.approx(wrong - right, rel=1e-3, abs=1e-5)
@@ -153,7 +158,7 @@ def test_every_parameter_of_the_hypernetwork_gets_a_gradient(make):
     trainer = make()
     trainer.train_step()  # from zero, B stands between the loss and what feeds A
     batch = trainer.batches[1]
-    loss = trainer.batch_loss(batch, trainer.hypernetwork(*trainer.states.batch(batch.prompts)))
+    loss = plain_loss(trainer, batch, trainer.hypernetwork(*trainer.states.batch(batch.prompts)))
     loss.backward()
     for name, parameter in trainer.plain.named_parameters():
         assert parameter.grad is not None, name
@@ -187,15 +192,16 @@ def test_trunk_and_heads_are_clipped_apart(make, monkeypatch):
     seen: dict[str, float] = {}
 
     def look(self: Any) -> None:
-        for kind, parameters in trainer._clipped.items():
+        groups = trainer._groups
+        for kind, parameters in (("trunk", groups["trunk"] + groups["static"]), ("heads", groups["heads"])):
             seen[kind] = float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm())
 
     monkeypatch.setattr(type(trainer.optimizer), "step", look)
     metrics = trainer.train_step()
-    assert metrics.trunk_norm > 0.5
+    assert math.hypot(metrics.trunk_norm, metrics.static_norm) > 0.5
     assert metrics.head_norm > 0.01
     assert seen == {"trunk": pytest.approx(0.5, rel=1e-3), "heads": pytest.approx(0.01, rel=1e-3)}
-    assert {id(p) for p in trainer._clipped["trunk"] + trainer._clipped["heads"]} == {
+    assert {id(p) for members in trainer._groups.values() for p in members} == {
         id(p) for p in trainer.plain.parameters()
     }
 
@@ -203,12 +209,12 @@ def test_trunk_and_heads_are_clipped_apart(make, monkeypatch):
 def test_the_head_runs_on_answer_positions_alone(make, monkeypatch):
     trainer = make(margin_every=1)
     rows: list[int] = []
-    head = trainer._lm_head
-    monkeypatch.setattr(trainer, "_lm_head", lambda hidden: (rows.append(hidden.shape[0]), head(hidden))[1])
+    head = trainer.base.lm_head
+    monkeypatch.setattr(trainer.base, "lm_head", lambda hidden: (rows.append(hidden.shape[0]), head(hidden))[1])
     monkeypatch.setattr(trainer.model.lm_head, "forward", lambda *a: pytest.fail("the base's own head ran"))
     trainer.train_step()
     answers = int((trainer.batches[0].labels != IGNORED).sum())
-    assert rows == [answers, answers]  # the step, and the margin
+    assert rows == [answers] * 5  # the step, and right, wrong, gibberish and mean adapters
 
 
 def test_the_loss_is_that_of_the_whole_model_with_the_adapters_on(make):
@@ -218,7 +224,7 @@ def test_the_loss_is_that_of_the_whole_model_with_the_adapters_on(make):
     batch = trainer.batches[3]
     with torch.no_grad():
         lora = trainer.hypernetwork(*trainer.states.batch(batch.prompts))
-        found = trainer.batch_loss(batch, lora)
+        found = plain_loss(trainer, batch, lora)
         losses = []
         for row in range(6):  # one row at a time, unpadded, by the model's own labels
             length = int((batch.labels[row] != IGNORED).nonzero().max()) + 1
@@ -234,7 +240,7 @@ def test_the_loss_is_that_of_the_whole_model_with_the_adapters_on(make):
 def test_each_prompt_is_encoded_once_a_batch_and_run_through_the_base_once_a_run(make, monkeypatch):
     encoded: list[int] = []
     through: Counter[str] = Counter()
-    forward, states = HyperNetwork.forward, training.PromptStates.one
+    forward, states = HyperNetwork.forward, PromptStates.one
 
     def counted(self, prompt_states, mask, **options):
         encoded.append(prompt_states.shape[0])
@@ -245,12 +251,13 @@ def test_each_prompt_is_encoded_once_a_batch_and_run_through_the_base_once_a_run
         return states(self, prompt)
 
     monkeypatch.setattr(HyperNetwork, "forward", counted)
-    monkeypatch.setattr(training.PromptStates, "one", one)
-    trainer = make(margin_every=1)
+    monkeypatch.setattr(PromptStates, "one", one)
+    trainer = make(margin_every=5)
     for _ in range(5):
         trainer.train_step()
-    assert encoded == [2] * 5  # two prompts for six rows, and no second time for the margin
-    assert through == {"say a": 1, "say b": 1}
+    assert encoded == [2] * 5 + [2]  # two prompts for six rows, and no second time for the margin but gibberish
+    assert through.pop("say a") == through.pop("say b") == 1
+    assert set(through.values()) == {1}
 
 
 @pytest.mark.parametrize("source", ["hidden", "embeddings"])
@@ -267,10 +274,10 @@ def test_activation_checkpointing_gives_the_same_gradients(make, source):
         layer = trainer.model.get_decoder().layers[1].self_attn  # recomputation stops before the end of the layer
         handle = layer.register_forward_hook(lambda *_, runs=runs: runs.append(1))
         trainer.train_step()
-        assert len(runs) == (3 if recompute else 2)  # forward, again, margin
+        assert len(runs) == (6 if recompute else 5)  # forward, again, and four of the margins
         handle.remove()
         batch = trainer.batches[1]
-        trainer.batch_loss(batch, trainer.hypernetwork(*trainer.states.batch(batch.prompts))).backward()
+        plain_loss(trainer, batch, trainer.hypernetwork(*trainer.states.batch(batch.prompts))).backward()
         gradients.append({name: p.grad for name, p in trainer.plain.named_parameters()})
         trainer.close()
         assert not trainer.model.is_activation_checkpointing
@@ -285,7 +292,7 @@ def test_activation_checkpointing_wakes_no_dropout(make):
     trainer = make(base_pair=pair, activation_checkpointing=True)
     batch = trainer.batches[0]
     lora = trainer.hypernetwork(*trainer.states.batch(batch.prompts))
-    first, second = trainer.batch_loss(batch, lora), trainer.batch_loss(batch, lora)
+    first, second = plain_loss(trainer, batch, lora), plain_loss(trainer, batch, lora)
     assert first.equal(second)
     trainer.close()
 
@@ -362,7 +369,7 @@ def test_hooks_are_released_on_every_path(tmp_path, base, monkeypatch):
     with pytest.raises(ZeroDivisionError), Trainer(config, pair):
         raise ZeroDivisionError
     assert hooks_of(pair[0]) == 0
-    monkeypatch.setattr(training, "Batches", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(loop, "Batches", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         Trainer(config, pair)
     assert hooks_of(pair[0]) == 0
@@ -402,14 +409,14 @@ def test_a_nan_loss_stops_names_its_rows_and_keeps_the_last_good_checkpoint(make
     rows = [*toy_rows(2, 6), {"task": "t0", "prompt": "say a", "input": "w80 w81 w82", "outputs": ["c"]}]
     trainer = make(rows=rows, checkpoint_every=1, steps=40)
     bad = trainer.tokenizer.convert_tokens_to_ids("c")
-    loss = training.sft_loss
+    loss = objectives.sft_loss
 
     def poisoned(hidden, labels, *args, reduce=True, **options):
         each = loss(hidden, labels, *args, **{**options, "reduce": False})
         each = torch.where((labels == bad).any(1), torch.nan, each)
         return each.mean() if reduce else each
 
-    monkeypatch.setattr(training, "sft_loss", poisoned)
+    monkeypatch.setattr(objectives, "sft_loss", poisoned)
     steps: list[int] = []
     with pytest.raises(TrainingError, match="loss nan") as caught:
         trainer.run(on_step=lambda metrics: steps.append(metrics.step))
@@ -437,7 +444,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt(make,
     monkeypatch.setattr(trainer.accelerator, "backward", spoil)
     before = {name: value.clone() for name, value in trainer.plain.state_dict().items()}
     with pytest.raises(
-        TrainingError, match=r"gradient norms .* and inf.*step-2 is the last good checkpoint.*and 2 more"
+        TrainingError, match=r"gradient norms .*heads inf.*step-2 is the last good checkpoint.*and 2 more"
     ):
         trainer.train_step()
     assert all(value.equal(before[name]) for name, value in trainer.plain.state_dict().items())

@@ -24,17 +24,32 @@ from typing import Any
 import pytest
 import torch
 
+from promptlora.attention import (
+    ablate,
+    ablation_page,
+    adapter_space,
+    capture_attention,
+    capture_ids,
+    space_page,
+    token_life,
+    token_page,
+)
 from promptlora.cli import main
 from promptlora.errors import PromptError
+from promptlora.injection import HookBasedLoRAInjector
 from promptlora.prompts import encode_chat, render_chat
 from promptlora.ui import Limits, Studio, stream_rows
 from promptlora.ui import html as fragments
+from promptlora.ui.examples import EXAMPLES
 from promptlora.ui.studio import SILENT, WRITTEN, Kept
+
+from .architectures import CASES, build
+from .helpers import random_lora, token_ids
 
 WAIT = 180_000  # milliseconds; a busy machine is slow, not wrong
 SWITCHES = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-breakpad", "--disable-crash-reporter",
+    "--disable-dev-shm-usage", "--disable-component-update", "--disable-sync", "--disable-breakpad", "--disable-crash-reporter",
 ]  # fmt: skip
 HOSTILE = (
     "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'> ${window.hacked=1} {{value}} `x` <b>&amp;"
@@ -70,12 +85,12 @@ def studio(lm, tmp_path):
 @pytest.mark.parametrize(
     ("prompt", "inputs", "said"),
     [
-        ("  \n", "hello", "prompt is empty"),
-        ("a" * 100_000, "hello", "100,000 characters"),
-        ("word " * 2_000, "hello", "at most 512"),
-        ("Translate.", " \n \n", "no input"),
-        ("Translate.", "x\n" * 7, "7 inputs"),
-        ("Translate.", "fine\n" + "x" * 2_001, "input 2 has 2,001 characters"),
+        ("  \n", ["hello"], "prompt is empty"),
+        ("a" * 100_000, ["hello"], "100,000 characters"),
+        ("word " * 2_000, ["hello"], "at most 512"),
+        ("Translate.", ["", " \n \n", None], "no input"),
+        ("Translate.", ["x"] * 7, "7 inputs"),
+        ("Translate.", ["fine", "", "x" * 2_001], "input 3 has 2,001 characters"),
     ],
 )
 def test_limits_are_told_plainly(studio, prompt, inputs, said):
@@ -94,6 +109,44 @@ def test_rows_of_one_batch_are_what_generate_says(lm, studio):
     assert found.adapted[0] == lm.generate(text, lm.adapt(prompt), max_new_tokens=6)[0]
     assert found.read[0] == tuple(lm.count_tokens([text, text], [None, prompt]))
     assert found.base[0] != found.adapted[0]
+
+
+@pytest.mark.real
+def test_an_input_may_have_several_lines(lm, studio):
+    """Line breaks reach the model, and the page; only an empty box is left out."""
+    text = "First line.\n\nThird line."
+    assert studio.check_inputs(["", f" {text}\n", None, "another"]) == [text, "another"]
+    *_, found = studio.answer("Write a title.", [text], 6)
+    assert found.base[0] == lm.generate(text, max_new_tokens=6)[0]
+    assert found.read[0][0] == lm.count_tokens([text])[0] != lm.count_tokens([text.replace("\n", " ")])[0]
+    assert f'dir="auto">{text}</h3>' in fragments.answers(found)
+
+
+@pytest.mark.real
+def test_an_answer_that_was_cut_says_so(studio):
+    *_, short = studio.answer("Write a title.", ["Tell me a long story."], 4)
+    assert short.cut == ((True, True, True),)
+    assert fragments.answers(short).count("cut at 4") == 3
+    before, *_ = studio.answer("Write a title.", ["Tell me a long story."], 4)
+    assert before.cut == ((False, False, False),)  # not yet
+    *_, whole = studio.answer("Write a title.", ["Good morning."], 16)
+    assert whole.cut[0][0] is False  # it ended by itself
+    assert fragments.answers(whole).count("cut at 16") == sum(whole.cut[0])
+
+
+def test_a_layer_without_softmax_shows_what_it_has():
+    case = next(case for case in CASES if case.model_type == "qwen3_next")
+    model = build(case)
+    with HookBasedLoRAInjector(model) as injector:
+        capture = capture_ids(model, token_ids(1, 5)[0], injector, random_lora(injector.projections, dtype=model.dtype))
+    shown = fragments.no_softmax(capture, 0, 4)
+    assert "it has no softmax weights" in shown
+    shares = capture.adapted[0].projections
+    assert all(f"{role} {100 * float(shares[role].share[4]):.1f} %" in shown for role in ("q", "k", "v", "z", "o"))
+    assert f"adapted {float(capture.adapted[0].out[4].norm()):.3f}" in shown
+    gated = fragments.walk(capture, token_life(capture, 4, 3, 0))
+    assert "<b>gate</b>" in gated
+    assert "<b>norm</b>" in gated
 
 
 @pytest.mark.real
@@ -173,7 +226,7 @@ def _no_browser(why: str) -> Any:
 def chromium() -> str:
     for package in ("playwright", "gradio", "plotly"):
         if find_spec(package) is None:
-            _no_browser(f"{package} is not installed (pip install 'promptlora[ui,dev]')")
+            _no_browser(f"{package} is not installed (pip install 'promptlora[browser]')")
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     return found or _no_browser("no Chromium on this machine (apt-get install chromium)")
 
@@ -229,8 +282,8 @@ def server(chromium, tmp_path_factory) -> Iterator[Server]:
         (folder / "tmp").mkdir()
         environment = {
             **os.environ, "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
-            "http_proxy": proxy, "https_proxy": proxy, "all_proxy": proxy, "no_proxy": "127.0.0.1,localhost",
-            "HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "ALL_PROXY": proxy, "NO_PROXY": "127.0.0.1,localhost",
+            "http_proxy": proxy, "https_proxy": proxy, "all_proxy": proxy, "no_proxy": "",
+            "HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "ALL_PROXY": proxy, "NO_PROXY": "",
         }  # fmt: skip
         process = subprocess.Popen(
             [sys.executable, "-c", _START, "ui", "--port", str(port)],
@@ -280,9 +333,13 @@ class Page:
         self.tab.goto(url)
         self.tab.wait_for_selector("#go")
 
-    def fill(self, prompt: str, inputs: str, longest: int = 4) -> None:
+    def fill(self, prompt: str, inputs: list[str], longest: int = 4) -> None:
         self.tab.fill("#prompt textarea", prompt)
-        self.tab.fill("#inputs textarea", inputs)
+        for i in range(max(len(inputs), self.tab.locator("#inputs textarea").count())):
+            box = self.tab.locator(f"#input-{i + 1} textarea")
+            if not box.is_visible():
+                self.tab.click("#more")
+            box.fill(inputs[i] if i < len(inputs) else "")
         self.longest(longest)
 
     def longest(self, tokens: int) -> None:
@@ -290,10 +347,13 @@ class Page:
         box.fill(str(tokens))
         box.press("Tab")
 
-    def start(self) -> None:
-        """Press the button; the old answers are gone when this returns."""
+    def forget(self) -> None:
+        """Mark what is shown as old, so that what comes next can be waited for."""
         self.tab.evaluate("document.querySelector('#answers .pl-answers')?.setAttribute('data-done', 'old')")
         self.tab.evaluate("for (const one of document.querySelectorAll('.pl-status')) one.dataset.kind = 'old'")
+
+    def start(self) -> None:
+        self.forget()
         self.tab.click("#go")
 
     def ended(self) -> dict[str, list[str]]:
@@ -344,15 +404,26 @@ def shots(tmp_path_factory) -> Path:
     return folder
 
 
-def _shoot(page: Page, path: Path) -> None:
+def _shoot(page: Page, path: Path, last: str | None, first: str | None = None) -> None:
+    """The page from one part to another; to the end without one."""
     page.tab.evaluate("scrollTo(0, 0)")
-    page.tab.screenshot(path=path, full_page=True, animations="disabled")
+    page.tab.wait_for_timeout(500)  # figures settle
+    size = page.tab.evaluate("[document.documentElement.clientWidth, document.documentElement.scrollHeight]")
+    start = page.tab.locator(first).bounding_box()["y"] - 8 if first else 0
+    box = page.tab.locator(last).bounding_box() if last else None
+    end = box["y"] + box["height"] + 16 if box else size[1]
+    clip = {"x": 0, "y": start, "width": size[0], "height": end - start}
+    page.tab.screenshot(path=path, full_page=True, animations="disabled", clip=clip)
 
 
 @pytest.mark.real
 def test_the_first_click_shows_everything(visit, shots, smollm, tmp_path):
     """An example: three answers, the walk, other sliders, the ablation, a download that PEFT loads, three looks."""
     page = visit()
+    for panel in ("#map-base", "#effect", "#which"):  # nothing empty is shown
+        assert page.tab.locator(panel).count() == 0
+    assert page.tab.locator("#stop").is_disabled()
+    assert page.tab.locator("#measure").is_disabled()
     page.longest(20)
     page.tab.get_by_role("button", name="Sentiment").click()
     said = page.ended()
@@ -386,12 +457,13 @@ def test_the_first_click_shows_everything(visit, shots, smollm, tmp_path):
         whole.extractall(tmp_path)
     _peft_loads(smollm, tmp_path / "adapter")
 
-    _shoot(page, shots / "ui-desktop.png")
+    _shoot(page, shots / "ui-desktop.png", "#map-base")
+    _shoot(page, shots / "ui-walk.png", None, "#walk")
     page.tab.emulate_media(color_scheme="dark")
     page.tab.wait_for_function(
         "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).every(v => v < 60)"
     )
-    _shoot(page, shots / "ui-dark.png")
+    _shoot(page, shots / "ui-dark.png", "#map-base")
     page.tab.emulate_media(color_scheme="light")
     page.tab.set_viewport_size({"width": 390, "height": 844})
     page.tab.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
@@ -400,7 +472,38 @@ def test_the_first_click_shows_everything(visit, shots, smollm, tmp_path):
     )
     for part in ("#answers", "#walk", "#effect-table", "#go"):  # nothing is squeezed into a strip
         assert page.tab.locator(part).bounding_box()["width"] > 150, part
-    _shoot(page, shots / "ui-phone.png")
+    for part in ("#walk .pl-wide", "#effect-table .pl-wide"):  # no column is beyond the edge
+        assert page.tab.locator(part).evaluate("e => e.scrollWidth <= e.clientWidth"), part
+    _shoot(page, shots / "ui-phone.png", "#map-base")
+
+
+@pytest.mark.real
+def test_reports_of_inspect_open_without_a_network(browser, lm, tmp_path):
+    """On a desktop and a phone nothing is fetched, nothing is beyond the edge, and all tables can be read."""
+    prompts = ["Translate to Spanish.", "Answer with one word."]
+    loras = lm.adapt(prompts)
+    capture = capture_attention(lm, "The cat sat on the mat", loras.select(0))
+    pages = {
+        "life": token_page(token_life(capture, 9, 12, 3), capture, prompts[0]),
+        "ablation": ablation_page(ablate(lm, ["The cat"], loras.select(0)), prompts[0]),
+        "space": space_page(adapter_space(loras, prompts, ["a", "b"])),
+    }
+    for name, text in pages.items():
+        (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
+        for width, scheme in ((1280, "light"), (390, "dark")):
+            context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
+            tab, asked = context.new_page(), list[str]()
+            tab.on("request", lambda request, asked=asked: asked.append(request.url))
+            tab.goto((tmp_path / f"{name}.html").as_uri())
+            assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+            tables = tab.locator(".wide:has(table)")
+            assert tables.evaluate_all("all => all.every(e => e.scrollWidth <= e.clientWidth)"), (name, width)
+            assert tab.locator(".figure svg").first.bounding_box()["height"] > 40
+            assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == (
+                "rgb(13, 17, 23)" if scheme == "dark" else "rgb(255, 255, 255)"
+            )
+            assert asked == [(tmp_path / f"{name}.html").as_uri()]
+            context.close()
 
 
 def _peft_loads(smollm: Any, folder: Path) -> None:
@@ -421,12 +524,124 @@ def _peft_loads(smollm: Any, folder: Path) -> None:
         assert torch.equal(model(ids).logits, base)
 
 
+_RIGHT = {
+    "Sentiment": ("positive", "negative"),
+    "Topic": ("sports", "business", "science or technology"),
+    "Person": ("marie curie", "ella fitzgerald"),
+}
+
+
+@pytest.mark.real
+def test_every_example_works_on_the_first_click(visit):
+    page = visit()
+    page.longest(12)
+    for example in EXAMPLES:
+        page.forget()
+        page.tab.get_by_role("button", name=example.name).click()
+        said = page.ended()
+        assert page.tab.locator("#answers .pl-input").all_inner_texts() == list(example.inputs), example.name
+        boxes = page.tab.locator("#inputs textarea").all()
+        assert [box.input_value() for box in boxes] == list(example.inputs), example.name
+        for i, answer in enumerate(said["adapted"]):
+            assert answer.strip(), example.name
+            assert answer not in (said["base"][i], example.inputs[i]), example.name
+            if example.name in _RIGHT:
+                assert answer.lower().strip(" .") == _RIGHT[example.name][i]
+            if example.name == "Question":
+                assert answer.endswith("?")
+        page.walked()
+        assert page.sums() == pytest.approx([1.0, 1.0], abs=1e-9)
+
+
+@pytest.mark.real
+def test_the_page_is_usable_by_keyboard(visit):
+    page = visit()
+    seen = []
+    for _ in range(16):
+        page.tab.keyboard.press("Tab")
+        name, outline = page.tab.evaluate(
+            "() => { const e = document.activeElement; const near = e.closest('#examples, #prompt, #longest, #inputs, #go');"
+            " return [near ? near.id : e.tagName, getComputedStyle(e).outlineStyle]; }"
+        )
+        if name == "BODY":
+            break
+        assert outline == "solid", name  # the focus is seen
+        seen.append(name)
+    order = list(dict.fromkeys(seen))
+    assert order == ["examples", "prompt", "longest", "inputs", "go"]
+    page.fill("Translate the sentence to Spanish.", ["two\nlines"])
+    for box, keys in (("#prompt", "Control+Enter"), ("#input-1", "Control+Enter"), ("#input-1", "Shift+Enter")):
+        page.forget()
+        page.tab.locator(f"{box} textarea").press(keys)
+        page.ended()
+    assert page.tab.locator("#input-1 textarea").input_value() == "two\nlines"
+    assert page.tab.locator("#answers .pl-input").inner_text() == "two\nlines"
+    page.walked()
+    at = page.tab.locator("#layer input[type=number]")
+    at.fill("3")
+    at.press("Enter")
+    page.tab.wait_for_selector("#walk .pl-walk[data-layer='3']")
+    which = page.tab.locator("#which input")  # a box that is only passed through changes nothing
+    which.focus()
+    page.tab.keyboard.press("Tab")
+    page.tab.click("#measure")
+    page.tab.wait_for_selector("#measure-status [data-kind=done]")
+    assert page.tab.locator("#walk .pl-walk[data-layer='3']").count() == 1
+
+
+@pytest.mark.real
+def test_what_is_shown_belongs_to_the_adapter_above(visit):
+    """A new adapter takes the old walk and the old measure away; Stop leaves a page that goes on; a bad prompt nothing."""
+    page = visit()
+    page.fill("Translate the sentence to Spanish.", ["Good morning."])
+    page.start()
+    page.ended()
+    page.walked()
+    page.tab.click("#measure")
+    page.tab.wait_for_selector(".pl-ablation")
+    page.fill("", ["Good morning."])
+    page.start()
+    assert "prompt is empty" in page.refused()
+    assert page.tab.locator(".pl-ablation").is_visible()  # the old answers and their measure still stand
+    page.fill("Write a title.", ["Tell me a long story."], 96)
+    page.start()
+    page.tab.wait_for_selector("#answers .pl-answers[data-done=false]")
+    assert page.tab.locator(".pl-ablation").count() == 0
+    assert page.tab.locator("#walk").count() == 0
+    page.tab.click("#stop")
+    page.tab.wait_for_selector("#status [data-kind=idle]")
+    page.tab.wait_for_selector("#stop:disabled")
+    assert page.tab.locator(".pl-caret:visible").count() == 0
+    page.fill("Write a title.", ["Good morning."])
+    page.start()
+    page.ended()
+    page.walked()
+
+
+@pytest.mark.real
+def test_inputs_up_to_the_limit_and_no_more(visit):
+    page = visit()
+    page.fill("Answer with one word.", [f"input {i}" for i in range(6)])
+    assert page.tab.locator("#more").is_disabled()
+    page.start()
+    assert len(page.ended()["adapted"]) == 6
+    page.fill(
+        "Answer with one word.", ["word " * 150, "short"]
+    )  # the first is too long for the walk, the second is not
+    page.start()
+    page.ended()
+    assert "at most 96" in page.tab.locator("#look-status [data-kind=error]").inner_text()
+    page.tab.locator("#which input").focus()
+    page.tab.get_by_role("option", name="2: short").click()
+    page.walked()
+
+
 @pytest.mark.real
 def test_two_visitors_do_not_see_one_anothers_adapter(visit):
     prompts = ("Translate the sentence to Spanish.", "Answer with one word: positive or negative.")
     pages = [visit(), visit()]
     for page, prompt in zip(pages, prompts, strict=True):
-        page.fill(prompt, "Good morning.", 6)
+        page.fill(prompt, ["Good morning."], 6)
     alone = []
     for page in pages:
         page.start()
@@ -436,12 +651,18 @@ def test_two_visitors_do_not_see_one_anothers_adapter(visit):
     assert [page.ended() for page in pages] == alone
     assert alone[0]["adapted"] != alone[1]["adapted"]
     assert alone[0]["base"] == alone[1]["base"]
-    assert "kept from before" in pages[0].tab.inner_text("#status")
+    third = visit()  # the adapters are kept for all
+    third.fill(prompts[1], ["Good evening."])
+    third.start()
+    third.ended()
+    assert "kept from before" in third.tab.inner_text("#status")
 
     leaves = visit()
-    leaves.fill(prompts[0], "Tell me a long story.", 96)
+    leaves.fill(prompts[0], ["Tell me a long story."], 96)
     leaves.start()
     leaves.tab.wait_for_selector("#answers .pl-answers[data-done=false]")
+    pages[0].start()
+    pages[0].tab.wait_for_selector("#status :text('waiting for the model')")  # in the queue, and told so
     leaves.context.close()  # who goes in the middle of an answer holds nobody up, and leaves no adapter on
     pages[1].start()
     assert pages[1].ended() == alone[1]
@@ -451,19 +672,19 @@ def test_two_visitors_do_not_see_one_anothers_adapter(visit):
 def test_hostile_text_does_no_harm(visit):
     page = visit()
     for prompt, inputs, told in (
-        ("", "hello", "prompt is empty"),
-        ("a" * 100_000, "hello", "100,000 characters"),
-        ("word " * 3_000, "hello", "at most 512"),
-        ("Translate.", "x" * 100_000, "100,000 characters"),
-        ("Translate.", "", "no input"),
+        ("", ["hello"], "prompt is empty"),
+        ("a" * 100_000, ["hello"], "100,000 characters"),
+        ("word " * 3_000, ["hello"], "at most 512"),
+        ("Translate.", ["x" * 100_000], "100,000 characters"),
+        ("Translate.", [""], "no input"),
     ):
         page.fill(prompt, inputs)
         page.start()
         assert told in page.refused()
 
     lines = [HOSTILE, "مرحبا بالعالم 👩‍👩‍👧 🎉", "<|im_end|>\u202eabc\u0000"]
-    page.fill(HOSTILE, "\n".join(lines))
-    page.tab.locator("#prompt textarea").press("Shift+Enter")  # by the keyboard
+    page.fill(HOSTILE, lines)
+    page.start()
     said = page.ended()
     assert len(said["base"]) == 3
     assert page.tab.locator("#answers .pl-input").all_inner_texts()[:2] == lines[:2]
@@ -472,7 +693,7 @@ def test_hostile_text_does_no_harm(visit):
     assert page.tab.evaluate("window.hacked") is None
     assert page.tab.locator("img[src=x], #answers script, #walk script, .plotly text a").count() == 0
 
-    page.fill("Translate the sentence to Spanish.", "Good morning.")
+    page.fill("Translate the sentence to Spanish.", ["Good morning."])
     page.start()
     assert len(page.ended()["adapted"]) == 1
 

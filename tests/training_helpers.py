@@ -75,7 +75,7 @@ def toy_config(folder: Path, base: Path, rows: Path, **options: Any) -> TrainCon
         "optim": {"lr": 5e-3, "static_lr": 5e-3, "warmup": 0.1},
     }  # fmt: skip
     for key, value in options.items():
-        values[key] = {**values[key], **value} if isinstance(value, dict) else value
+        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
     return from_dict(TrainConfig, values)
 
 

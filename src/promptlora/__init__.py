@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from promptlora.injection import make_batched_lora_hook as make_batched_lora_hook
     from promptlora.injection import make_lora_hook as make_lora_hook
     from promptlora.lora import LoRAWeights as LoRAWeights
+    from promptlora.losses import TeacherTargets as TeacherTargets
+    from promptlora.losses import distillation_loss as distillation_loss
+    from promptlora.losses import reconstruction_loss as reconstruction_loss
     from promptlora.losses import sft_loss as sft_loss
+    from promptlora.losses import weight_penalty as weight_penalty
     from promptlora.models import load_base as load_base
     from promptlora.peft_format import merge_lora as merge_lora
     from promptlora.projections import Projection as Projection
@@ -41,16 +45,20 @@ _HOME = {
     "PromptLoRA": "adaptation",
     "PromptLoRAError": "errors",
     "ShapeGroupedLoRAGenerator": "hypernetwork",
+    "TeacherTargets": "losses",
     "TrainConfig": "config",
     "Trainer": "training",
     "capture_attention": "attention",
+    "distillation_loss": "losses",
     "find_projections": "projections",
     "group_by_shape": "projections",
     "load_base": "models",
     "make_batched_lora_hook": "injection",
     "make_lora_hook": "injection",
     "merge_lora": "peft_format",
+    "reconstruction_loss": "losses",
     "sft_loss": "losses",
+    "weight_penalty": "losses",
 }
 __all__ = sorted(_HOME)
 

@@ -21,7 +21,8 @@ from promptlora.errors import ConfigError
 from promptlora.files import replacing_file
 
 HEAD_KINDS = ("full", "shared", "rankwise", "lowrank")
-PROMPT_SOURCES = ("embeddings", "hidden")
+PROMPT_SOURCES = ("embeddings", "hidden", "layers")
+OBJECTIVES = ("sft", "distill", "reconstruct")
 BASE_DTYPES = ("float32", "bfloat16")
 
 T = TypeVar("T")
@@ -32,6 +33,13 @@ def _positive(owner: object, *names: str) -> None:
         value = getattr(owner, name)
         if not 0 < value < math.inf:
             raise ConfigError(f"{name}={value} in {type(owner).__name__}; expected a finite number above 0")
+
+
+def _not_negative(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"{name}={value} in {type(owner).__name__}; expected a finite number, 0 or more")
 
 
 def _one_of(owner: object, name: str, choices: tuple[str, ...]) -> None:
@@ -45,8 +53,9 @@ class HyperNetworkConfig:
     """The shape of a hypernetwork.
 
     Attributes:
-        source: Where prompt states come from: the base's token ``embeddings``, or the ``hidden`` states
-            that leave layer ``source_layer`` of the frozen base.
+        source: Where prompt states come from: the base's token ``embeddings``; the ``hidden`` states that leave
+            layer ``source_layer`` of the frozen base; or all ``layers``: those that enter layer i make the
+            context of layer i's projections.
         source_layer: Which layer, counted from 1; only for ``hidden``.
         max_prompt_tokens: Longest prompt that the encoder takes, in tokens.
         context_size: Width of the context and of the features that enter the heads.
@@ -59,6 +68,8 @@ class HyperNetworkConfig:
         rank: Rank of the generated LoRA.
         alpha: Scaling is ``alpha / rank``.
         static: Whether a learned LoRA that is the same for every prompt is added to the generated one.
+        generated: False leaves the learned LoRA alone, without encoder and heads: plain multi-task LoRA.
+        first_layer: Layers below this one, counted from 0, get no adapter; their activations need no backward.
     """
 
     source: str = "hidden"
@@ -74,6 +85,8 @@ class HyperNetworkConfig:
     rank: int = 8
     alpha: float = 16.0
     static: bool = True
+    generated: bool = True
+    first_layer: int = 0
 
     def __post_init__(self) -> None:
         _one_of(self, "source", PROMPT_SOURCES)
@@ -91,6 +104,10 @@ class HyperNetworkConfig:
                 f"context_size={self.context_size} is not a multiple of encoder_heads={self.encoder_heads}; "
                 "choose one that is"
             )
+        if not (self.static or self.generated):
+            raise ConfigError("static=False and generated=False leave no LoRA; set one of them to true")
+        if self.first_layer < 0:
+            raise ConfigError(f"first_layer={self.first_layer}; expected 0 or more")
 
     @property
     def scaling(self) -> float:
@@ -103,10 +120,13 @@ class DataConfig:
     """Which rows to train on.
 
     Attributes:
-        train: A JSONL, JSONL.gz or Parquet file, a folder of them, or a Hugging Face dataset id.
+        train: A JSONL, JSONL.gz or Parquet file, a folder of them, or a Hugging Face dataset id. For the objective
+            ``reconstruct``: a JSONL file of ``{prompt, adapter}``, where adapter is a PEFT folder.
         split: Keep rows whose ``split`` is this, where rows have one; an empty string keeps all.
         paraphrases: A JSONL file of ``{task, prompts}``: other wordings of a task's prompt.
         paraphrase_share: How often a task that has paraphrases uses one of them, from 0 to 1.
+        in_context_share: How often the rows of a prompt have it in their context as well, from 0 to 1.
+        tasks: Train on this many of the tasks, drawn by the seed; 0 takes all.
         max_input_tokens: Rows with a longer rendered input are counted and left out.
         max_answer_tokens: Rows with a longer answer are counted and left out.
     """
@@ -115,13 +135,17 @@ class DataConfig:
     split: str = "train"
     paraphrases: str = ""
     paraphrase_share: float = 0.7
+    in_context_share: float = 0.0
+    tasks: int = 0
     max_input_tokens: int = 512
     max_answer_tokens: int = 256
 
     def __post_init__(self) -> None:
         _positive(self, "max_input_tokens", "max_answer_tokens")
-        if not 0 <= self.paraphrase_share <= 1:
-            raise ConfigError(f"paraphrase_share={self.paraphrase_share}; expected a share from 0 to 1")
+        for name in ("paraphrase_share", "in_context_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)}; expected a share from 0 to 1")
+        _not_negative(self, "tasks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +174,84 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "lr", "head_lr_factor", "static_lr", "clip", "head_clip")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"weight_decay={self.weight_decay} in OptimConfig; expected a finite number, 0 or more")
+        _not_negative(self, "weight_decay")
         for name in ("warmup", "final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)}; expected a share from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularizationConfig:
+    """What keeps a hypernetwork from fitting its training tasks too closely; all off by default.
+
+    Attributes:
+        label_smoothing: Share of the target that is spread over the vocabulary; of the objective ``sft``.
+        l1: Weight of the mean absolute entry of the generated matrices.
+        l2: Weight of the mean squared entry of the generated matrices.
+        neftune: Size of the uniform noise on the base's input embeddings, ``neftune / sqrt(tokens * width)`` an
+            entry (Jain et al. 2023).
+        prompt_dropout: Share of the prompt's tokens that the encoder does not see, drawn anew each step.
+    """
+
+    label_smoothing: float = 0.0
+    l1: float = 0.0
+    l2: float = 0.0
+    neftune: float = 0.0
+    prompt_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _not_negative(self, "l1", "l2", "neftune")
+        for name in ("label_smoothing", "prompt_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}; expected a share from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """The teacher of the objective ``distill``, which reads the prompt in its context.
+
+    Attributes:
+        teacher: A folder or Hub id of a causal language model with the same tokenizer; empty for the base itself.
+        adapter: A hypernetwork's folder; its adapter of the same prompt is on while the base teaches.
+        cache: A folder written by ``promptlora teach``: the teacher is not run at all.
+        tail: What is done with the words that a cache does not hold: ``bucket``, ``renormalise`` or ``ignore``.
+        sft_share: Share of the loss that is cross-entropy with the rows' own answers, from 0 to 1.
+    """
+
+    teacher: str = ""
+    adapter: str = ""
+    cache: str = ""
+    tail: str = "bucket"
+    sft_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of(self, "tail", ("bucket", "renormalise", "ignore"))
+        if not 0 <= self.sft_share <= 1:
+            raise ConfigError(f"sft_share={self.sft_share}; expected a share from 0 to 1")
+        given = [name for name in ("teacher", "adapter", "cache") if getattr(self, name)]
+        if len(given) > 1:
+            raise ConfigError(f"{given[0]} and {given[1]} in DistillConfig; expected one teacher at most")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Training tasks that are held out, and how often their loss is measured.
+
+    Attributes:
+        tasks: How many tasks are held out, whole categories where rows have one, the same for every seed; 0: none.
+        split: Their rows whose ``split`` is this are measured.
+        rows: Rows of each.
+        every: Steps between measurements.
+    """
+
+    tasks: int = 0
+    split: str = "eval"
+    rows: int = 8
+    every: int = 100
+
+    def __post_init__(self) -> None:
+        _not_negative(self, "tasks")
+        _positive(self, "rows", "every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +260,8 @@ class TrainConfig:
 
     Attributes:
         output: Folder of the run: checkpoints, logs, the trained hypernetwork.
+        objective: ``sft``, the rows' own answers; ``distill``, a teacher that reads the prompt in its context;
+            ``reconstruct``, adapters that were trained for prompts.
         base: Base model: empty for the embedded default, else a folder or Hub id.
         base_dtype: Dtype of the frozen base, ``float32`` or ``bfloat16``; its head and the hypernetwork are
             float32 in either case.
@@ -170,36 +269,47 @@ class TrainConfig:
         steps: Optimizer steps.
         prompts_per_batch: Prompts (tasks) mixed in a batch; each is encoded once.
         rows_per_prompt: Rows of each prompt in a batch.
+        accumulate: Parts that a batch is run in, one after another, to save memory; the losses are the same.
         row_weight: Whether a row counts once whatever its length (``row``) or each answer token (``token``).
         seed: Seed of initialisation, order and paraphrases.
         checkpoint_every: Steps between checkpoints.
         keep_checkpoints: How many of the newest checkpoints are kept.
-        margin_every: Steps between measurements of the steering margin.
+        margin_every: Steps between measurements of the steering margin and of what else shows a collapse.
         activation_checkpointing: Recompute activations of the base in backward, to save memory.
+        prompt_states: Folder where the states of prompts in the base are kept between runs; empty keeps none.
+        shard_base: With several processes, each keeps a part of the frozen base's layers (FSDP2).
     """
 
     output: str
     data: DataConfig
+    objective: str = "sft"
     base: str = ""
     base_dtype: str = "float32"
     attention: str = ""
     steps: int = 1000
     prompts_per_batch: int = 8
     rows_per_prompt: int = 4
+    accumulate: int = 1
     row_weight: str = "row"
     seed: int = 0
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
-    margin_every: int = 20
+    margin_every: int = 50
     activation_checkpointing: bool = False
+    prompt_states: str = ""
+    shard_base: bool = False
     hypernetwork: HyperNetworkConfig = field(default_factory=HyperNetworkConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
         _positive(
             self, "steps", "prompts_per_batch", "rows_per_prompt", "checkpoint_every", "keep_checkpoints",
-            "margin_every",
+            "accumulate", "margin_every",
         )  # fmt: skip
+        _one_of(self, "objective", OBJECTIVES)
         _one_of(self, "row_weight", ("row", "token"))
         _one_of(self, "base_dtype", BASE_DTYPES)
         if not 0 <= self.seed < 2**32:

@@ -10,7 +10,7 @@ import json
 import random
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class Row:
     outputs: tuple[str, ...]
     metric: str = "rougeL"
     split: str = ""
+    category: str = ""
 
 
 def _row(values: Mapping[str, Any], where: str) -> Row:
@@ -70,6 +71,7 @@ def _row(values: Mapping[str, Any], where: str) -> Row:
         outputs=tuple(outputs),
         metric=metric,
         split=str(values.get("split") or ""),
+        category=str(values.get("category") or ""),
     )
 
 
@@ -189,6 +191,29 @@ def one_prompt_a_task(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
+def hold_out(rows: Sequence[Row], count: int) -> list[str]:
+    """Tasks to hold out of training, the same ones each time: whole categories where rows name one.
+
+    Categories are drawn until ``count`` tasks are together; one that would exceed it is passed over.
+
+    Raises:
+        DataError: Fewer tasks than that and two more to train on.
+    """
+    members: dict[str, dict[str, None]] = defaultdict(dict)  # dicts keep the order in which tasks stand
+    for row in rows:
+        members[row.category or row.task][row.task] = None
+    total = len({row.task for row in rows})
+    if count + 2 > total:
+        raise DataError(f"validation.tasks={count}: there are {total} tasks; expected at most {max(0, total - 2)}")
+    names = sorted(members)
+    random.Random(0).shuffle(names)
+    held: list[str] = []
+    for name in names:
+        if len(held) + len(members[name]) <= count:
+            held += members[name]
+    return held
+
+
 @dataclass(frozen=True)
 class Example:
     """A row as token ids: the rendered input and each possible answer with its end token; ``text`` is for messages."""
@@ -268,6 +293,11 @@ class Batch:
     tasks: tuple[str, ...] = ()
     examples: tuple[int, ...] = ()
 
+    @property
+    def answer_tokens(self) -> int:
+        """How many tokens the loss sees."""
+        return int((self.labels != IGNORED).sum())
+
 
 class Batches:
     """The order of a run: a pure function of seed and step, so that a resumed run sees the same batches.
@@ -283,6 +313,8 @@ class Batches:
         rows_per_prompt: Rows in a group.
         pad: The padding id.
         paraphrase_share: How often a paraphrase takes the place of the task's own prompt.
+        in_context: Gives the token ids of an input with a prompt in its context; needed for a share above 0.
+        in_context_share: How often the rows of a prompt are shown with it in their context.
         seed: Seed of everything.
 
     Raises:
@@ -298,9 +330,12 @@ class Batches:
         rows_per_prompt: int,
         pad: int,
         paraphrase_share: float = 0.0,
+        in_context: Callable[[str, str], list[int]] | None = None,
+        in_context_share: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.examples, self.prompts = examples, prompts
+        self.in_context, self.in_context_share = in_context, in_context_share
         self.prompts_per_batch, self.rows_per_prompt = prompts_per_batch, rows_per_prompt
         self.pad, self.paraphrase_share, self.seed = pad, paraphrase_share, seed
         self._by_task: dict[str, list[int]] = defaultdict(list)
@@ -359,30 +394,60 @@ class Batches:
 
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step, counted from 0 over all epochs."""
-        number, at = divmod(step, self.per_epoch)
-        return self._collate(self.epoch(number)[at], number)
+        return self.part(step, 0, 1)
 
-    def _collate(self, groups: Sequence[Group], epoch: int) -> Batch:
+    def part(self, step: int, part: int, parts: int, *, first_answer: bool = False) -> Batch:
+        """One of ``parts`` parts of the batch of a step, each of as many prompts.
+
+        Args:
+            step: Counted from 0 over all epochs.
+            part: Which part, counted from 0.
+            parts: How many; ``prompts_per_batch`` must be a multiple.
+            first_answer: Take the first of a row's answers; else one is drawn.
+        """
+        number, at = divmod(step, self.per_epoch)
+        groups = self.epoch(number)[at]
+        size = len(groups) // parts
+        return self._collate(groups[part * size : (part + 1) * size], number, first_answer)
+
+    def _collate(self, groups: Sequence[Group], epoch: int, first_answer: bool) -> Batch:
         prompts, rows = [], []
         for group in groups:
             rng = random.Random(f"{self.seed}/{epoch}/{group.number}")
             own, *others = self.prompts[group.task]
             prompts.append(rng.choice(others) if others and rng.random() < self.paraphrase_share else own)
+            shown = random.Random(f"{self.seed}/{epoch}/{group.number}/context").random() < self.in_context_share
             for i in group.examples:
                 example = self.examples[i]
-                rows.append((example.input_ids, rng.choice(example.answers)))
-        longest = max(len(ids) + len(answer) for ids, answer in rows)
-        input_ids = torch.full((len(rows), longest), self.pad)
-        labels = torch.full((len(rows), longest), IGNORED)
-        for i, (ids, answer) in enumerate(rows):
-            end = len(ids) + len(answer)
-            input_ids[i, :end] = torch.tensor(ids + answer)
-            labels[i, len(ids) : end] = torch.tensor(answer)
-        return Batch(
+                ids = example.input_ids
+                if shown:
+                    assert self.in_context is not None
+                    ids = self.in_context(example.text, prompts[-1])
+                rows.append((ids, example.answers[0] if first_answer else rng.choice(example.answers)))
+        return make_batch(
             prompts,
-            input_ids,
-            labels,
-            tokens=sum(len(ids) + len(answer) for ids, answer in rows),
+            rows,
+            self.pad,
             tasks=tuple(group.task for group in groups),
             examples=tuple(i for group in groups for i in group.examples),
         )
+
+
+def make_batch(
+    prompts: list[str],
+    rows: Sequence[tuple[list[int], list[int]]],
+    pad: int,
+    *,
+    tasks: tuple[str, ...] = (),
+    examples: tuple[int, ...] = (),
+) -> Batch:
+    """A batch of rows, each the token ids of what is read and of the answer."""
+    longest = max(len(ids) + len(answer) for ids, answer in rows)
+    input_ids = torch.full((len(rows), longest), pad)
+    labels = torch.full((len(rows), longest), IGNORED)
+    for i, (ids, answer) in enumerate(rows):
+        end = len(ids) + len(answer)
+        input_ids[i, :end] = torch.tensor(ids + answer)
+        labels[i, len(ids) : end] = torch.tensor(answer)
+    tokens = sum(len(ids) + len(answer) for ids, answer in rows)
+    return Batch(prompts, input_ids, labels, tokens, tasks, examples)

@@ -74,11 +74,13 @@ class AttentionPooling(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Prompt states and mask to a context.
+    """Prompt states and mask to a context, or to one for each of several layers.
 
     Args:
         config: Widths and depths.
         state_size: Width of the prompt states, the base's hidden size.
+        layers: With ``config.source = "layers"``: those that get a context; states are then those of all layers
+            ``[prompts, tokens, layers, state]``, and the layers share all but their statistics.
     """
 
     token_mean: Tensor
@@ -86,13 +88,15 @@ class PromptEncoder(nn.Module):
     prompt_mean: Tensor
     prompt_std: Tensor
 
-    def __init__(self, config: HyperNetworkConfig, state_size: int) -> None:
+    def __init__(self, config: HyperNetworkConfig, state_size: int, layers: Sequence[int] | None = None) -> None:
         super().__init__()
         width = config.context_size
+        self.layers = None if layers is None else list(layers)
+        shape = (state_size,) if self.layers is None else (len(self.layers), state_size)
         for name in ("token_mean", "prompt_mean"):
-            self.register_buffer(name, torch.zeros(state_size))
+            self.register_buffer(name, torch.zeros(shape))
         for name in ("token_std", "prompt_std"):
-            self.register_buffer(name, torch.ones(state_size))
+            self.register_buffer(name, torch.ones(shape))
         self.project = nn.Linear(state_size, width)
         self.blocks = nn.ModuleList(_Block(width, config.encoder_heads) for _ in range(config.encoder_layers))
         self.pool = AttentionPooling(width, config.encoder_heads, config.pooling_queries)
@@ -102,11 +106,11 @@ class PromptEncoder(nn.Module):
         nn.init.normal_(self.pool.out.weight, std=0.1 / math.sqrt(self.pool.out.in_features))
 
     @torch.no_grad()
-    def fit_statistics(self, states: Sequence[Float[Tensor, "_ state"]]) -> None:
+    def fit_statistics(self, states: Sequence[Float[Tensor, "_ *layers state"]]) -> None:
         """Take mean and spread, of tokens and of prompts' means, from the states of some prompts.
 
         Args:
-            states: Of each prompt ``[tokens, state]``; two prompts or more. The first token is left out of
+            states: Of each prompt ``[tokens, state]``, or ``[tokens, layers, state]``; two prompts or more. The first token is left out of
                 the token statistics: in many models it is an attention sink a hundred times as long.
 
         Raises:
@@ -114,6 +118,7 @@ class PromptEncoder(nn.Module):
         """
         if len(states) < 2:
             raise ConfigError(f"statistics of {len(states)} prompts; expected two or more; add tasks or paraphrases")
+        states = [self._chosen(s) for s in states]
         tokens = torch.cat([s[1:] if len(s) > 1 else s for s in states]).float()
         self.token_mean.copy_(tokens.mean(0))
         self.token_std.copy_(tokens.std(0).clamp(min=1e-6))
@@ -121,21 +126,32 @@ class PromptEncoder(nn.Module):
         self.prompt_mean.copy_(means.mean(0))
         self.prompt_std.copy_(means.std(0).clamp(min=1e-6))
 
+    def _chosen(self, states: Float[Tensor, "*axes state"]) -> Float[Tensor, "*chosen state"]:
+        """The states of the layers that get a context."""
+        return states if self.layers is None else states[..., self.layers, :]
+
     def _standardize(self, states: Float[Tensor, "... state"]) -> Float[Tensor, "... state"]:
         return ((states.to(self.token_mean.dtype) - self.token_mean) / self.token_std).clamp(-5, 5)
 
     def forward(
-        self, prompt_states: Float[Tensor, "prompts tokens state"], prompt_mask: Bool[Tensor, "prompts tokens"]
-    ) -> Float[Tensor, "prompts d"]:
+        self, prompt_states: Float[Tensor, "prompts tokens *layers state"], prompt_mask: Bool[Tensor, "prompts tokens"]
+    ) -> Float[Tensor, "prompts *chosen d"]:
         """Encode; ``prompt_mask`` is True where a token is real, on either side of the padding."""
-        positions = (prompt_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        states = self._standardize(self._chosen(prompt_states))
+        mean_of, std_of = self.prompt_mean, self.prompt_std
+        if self.layers is not None:  # each layer as if it were a prompt of its own
+            states = states.transpose(1, 2).flatten(0, 1)
+            prompt_mask = prompt_mask.repeat_interleave(len(self.layers), dim=0)
+            prompts = len(prompt_states)
+            mean_of, std_of = mean_of.repeat(prompts, 1), std_of.repeat(prompts, 1)
         # What stands at a padded place, even a NaN, must not reach anything.
-        states = self._standardize(prompt_states).masked_fill(~prompt_mask[..., None], 0.0)
+        states = states.masked_fill(~prompt_mask[..., None], 0.0)
+        positions = (prompt_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         x = self.project(states)
         x = x + sinusoidal_positions(positions, x.shape[-1]).to(x.dtype)
         for block in self.blocks:
             x = block(x, prompt_mask)
         mean = states.sum(1) / prompt_mask.sum(1, keepdim=True).clamp(min=1)
-        mean = ((mean - self.prompt_mean) / self.prompt_std).clamp(-5, 5)
+        mean = ((mean - mean_of) / std_of).clamp(-5, 5)
         context: Tensor = self.norm_out(self.pool(x, prompt_mask) + self.project_mean(mean))
-        return context
+        return context if self.layers is None else context.unflatten(0, (-1, len(self.layers)))

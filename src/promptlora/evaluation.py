@@ -28,6 +28,7 @@ from promptlora.data import Row
 from promptlora.errors import DataError, OutputError, one_line
 from promptlora.files import replacing_file
 from promptlora.lora import LoRAWeights
+from promptlora.prompts import gibberish
 
 # --- scores of one answer ------------------------------------------------------------------------------
 
@@ -71,6 +72,8 @@ CONDITIONS = {
     "in_context": "base, prompt in context",
     "adapter": "adapter of the prompt, no prompt in context",
     "wrong_prompt": "adapter of another task's prompt",
+    "gibberish": "adapter of random letters, as many words as the prompt",
+    "mean_adapter": "mean of the adapters of all these tasks",
     "static": "static part alone, the same for every prompt",
     "adapter_in_context": "adapter of the prompt, and the prompt in context",
 }
@@ -238,6 +241,10 @@ def evaluate(
             lora = lm.adapt([prompts[task] for task in tasks])
         elif condition == "wrong_prompt":
             lora = lm.adapt([prompts[swapped[task]] for task in tasks])
+        elif condition == "gibberish":
+            lora = lm.adapt([gibberish(len(prompts[task].split()), seed + i) for i, task in enumerate(tasks)])
+        elif condition == "mean_adapter":
+            lora = lm.adapt([prompts[task] for task in tasks]).mean().select([0] * len(tasks))
         elif condition == "static":
             lora = lm.adapt([prompts[task] for task in tasks], generated=False)
         shown = condition in ("in_context", "adapter_in_context")
@@ -402,6 +409,8 @@ def summarize(
 _COMPARED = (
     ("adapter", "in_context"),
     ("adapter", "wrong_prompt"),
+    ("adapter", "gibberish"),
+    ("adapter", "mean_adapter"),
     ("adapter", "static"),
     ("adapter", "base"),
     ("adapter_in_context", "in_context"),

@@ -25,11 +25,16 @@ from promptlora.errors import CheckpointError, ConfigError, one_line
 from promptlora.files import creating_folder
 from promptlora.heads import head_parameters, make_head
 from promptlora.lora import LoRAWeights
-from promptlora.projections import Projection, group_by_shape
+from promptlora.projections import Projection, group_by_shape, layer_of
 
 _FORMAT = "promptlora.hypernetwork/1"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+
+
+def context_layers(config: HyperNetworkConfig, projections: Sequence[Projection]) -> tuple[int, ...] | None:
+    """The layers that have a context of their own, counted from 0; None where all share one."""
+    return tuple(sorted({layer_of(projection) for projection in projections})) if config.source == "layers" else None
 
 
 class _ResidualBlock(nn.Module):
@@ -61,31 +66,38 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         self.projections = tuple(projections)
         self.groups = group_by_shape(self.projections)
         width, rank = config.context_size, config.rank
-        self.embeddings = nn.Parameter(torch.randn(len(self.projections), width))  # in the order of the groups
-        self.context = nn.Linear(width, width)
-        self.trunk = nn.Sequential(*(_ResidualBlock(width) for _ in range(config.trunk_layers)))
-        self.norm = nn.LayerNorm(width)
-        nn.init.normal_(self.context.weight, std=1 / math.sqrt(width))  # as large as the embeddings
+        if config.generated:
+            self.embeddings = nn.Parameter(torch.randn(len(self.projections), width))  # in the order of the groups
+            self.context = nn.Linear(width, width)
+            self.trunk = nn.Sequential(*(_ResidualBlock(width) for _ in range(config.trunk_layers)))
+            self.norm = nn.LayerNorm(width)
+            nn.init.normal_(self.context.weight, std=1 / math.sqrt(width))  # as large as the embeddings
+        layers = context_layers(config, self.projections) or ()
+        grouped = [projection for group in self.groups.values() for projection in group]
+        self._layer_index = [layers.index(layer_of(projection)) for projection in grouped] if layers else None
         self.heads = nn.ModuleDict()
         self.static_A = nn.ParameterDict()
         self.static_B = nn.ParameterDict()
         for (d_in, d_out), group in self.groups.items():
             key = f"{d_in}x{d_out}"
-            self.heads[key] = make_head(config, d_in, d_out)
+            if config.generated:
+                self.heads[key] = make_head(config, d_in, d_out)
             if config.static:
                 self.static_A[key] = nn.Parameter(torch.randn(len(group), d_in, rank) / math.sqrt(d_in))
                 self.static_B[key] = nn.Parameter(torch.zeros(len(group), rank, d_out))
 
-    def features(self, context: Float[Tensor, "prompts d"]) -> Float[Tensor, "prompts n d"]:
+    def features(self, context: Float[Tensor, "prompts *layers d"]) -> Float[Tensor, "prompts n d"]:
         """What enters the heads, for each prompt and projection; never zero, as it leaves a LayerNorm."""
-        mixed: Tensor = self.norm(self.trunk(self.context(context)[:, None, :] + self.embeddings))
+        each: Tensor = self.context(context)
+        each = each[:, None, :] if self._layer_index is None else each[:, self._layer_index]
+        mixed: Tensor = self.norm(self.trunk(each + self.embeddings))
         return mixed
 
-    def forward(self, context: Float[Tensor, "prompts d"], *, generated: bool = True) -> LoRAWeights:
+    def forward(self, context: Float[Tensor, "prompts *layers d"], *, generated: bool = True) -> LoRAWeights:
         """Write the LoRA of each prompt.
 
         Args:
-            context: The encoded prompts.
+            context: The encoded prompts; with ``config.source = "layers"`` a context for each layer.
             generated: False leaves the static part alone: multi-task LoRA, the same for every prompt.
 
         Raises:
@@ -94,9 +106,11 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         if not generated and not self.config.static:
             raise ConfigError("generated=False needs a static part; this hypernetwork has static=False")
         prompts = context.shape[0]
-        features = self.features(context).split([len(group) for group in self.groups.values()], dim=1)
+        generated = generated and self.config.generated
+        features = self.features(context) if generated else context.new_zeros(prompts, len(self.projections), 0)
+        parts = features.split([len(group) for group in self.groups.values()], dim=1)
         matrices = {}
-        for part, (shape, group) in zip(features, self.groups.items(), strict=True):
+        for part, (shape, group) in zip(parts, self.groups.items(), strict=True):
             key = f"{shape[0]}x{shape[1]}"
             if generated:
                 A, B = self.heads[key](part)  # [prompts, n, in, rank], [prompts, n, rank, out]
@@ -112,6 +126,8 @@ class ShapeGroupedLoRAGenerator(nn.Module):
 
     def head_parameter_count(self) -> int:
         """Parameters of all heads, by arithmetic."""
+        if not self.config.generated:
+            return 0
         return sum(head_parameters(self.config, d_in, d_out) for d_in, d_out in self.groups)
 
 
@@ -136,7 +152,8 @@ class HyperNetwork(nn.Module):
         self.config = config
         self.state_size = state_size
         self.base = dict(base or {})
-        self.encoder = PromptEncoder(config, state_size)
+        layers = context_layers(config, projections)
+        self.encoder = PromptEncoder(config, state_size, layers) if config.generated else None
         self.generator = ShapeGroupedLoRAGenerator(config, projections)
 
     @property
@@ -146,13 +163,20 @@ class HyperNetwork(nn.Module):
 
     def forward(
         self,
-        prompt_states: Float[Tensor, "prompts tokens state"],
+        prompt_states: Float[Tensor, "prompts tokens *layers state"],
         prompt_mask: Bool[Tensor, "prompts tokens"],
         *,
         generated: bool = True,
     ) -> LoRAWeights:
-        """Write one adapter for each prompt; ``generated=False`` gives the static part alone."""
-        lora: LoRAWeights = self.generator(self.encoder(prompt_states, prompt_mask), generated=generated)
+        """Write one adapter for each prompt; ``generated=False`` gives the static part alone.
+
+        ``prompt_states`` has an axis of all layers of the base where ``config.source`` is ``layers``.
+        """
+        if self.encoder is None:
+            context = prompt_mask.new_zeros(len(prompt_mask), 0, dtype=torch.float32)  # only its length counts
+        else:
+            context = self.encoder(prompt_states, prompt_mask)
+        lora: LoRAWeights = self.generator(context, generated=generated)
         return lora
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:

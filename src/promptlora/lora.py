@@ -248,6 +248,11 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         }
         return LoRAWeights(matrices, first.scaling if plain else 1.0, projections=first.projections)
 
+    def mean(self) -> LoRAWeights:
+        """The mean of the updates of all adapters, exact: one adapter whose rank is ``adapters`` times as large."""
+        each = [self.select(row) for row in range(self.adapters)]
+        return LoRAWeights.combine(each, [1 / self.adapters] * self.adapters)
+
     def rescale(self, scaling: float) -> LoRAWeights:
         """The same update written with another scaling; the difference goes into B.
 

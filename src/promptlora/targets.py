@@ -438,6 +438,7 @@ def plan_targets(
             states = torch.empty(1, prompt_tokens, targets.hidden_size)
             mask = torch.ones(1, prompt_tokens, dtype=torch.bool)
         flops = _count_flops(hypernetwork.generator, context)
+        assert hypernetwork.encoder is not None
         encoder_flops = _count_flops(hypernetwork.encoder, states, mask)
         parameters = sum(p.numel() for p in hypernetwork.parameters())
         plans.append(

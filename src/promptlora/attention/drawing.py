@@ -70,7 +70,7 @@ def heat_map(
     down: str = "",
     signed: bool = False,
     top: float | None = None,
-    mark: tuple[int, int] | None = None,
+    mark: tuple[int, int | None] | None = None,
     cell: tuple[int, int] = (20, 16),
 ) -> str:
     """A table of numbers as coloured cells: the stronger, the larger the number.
@@ -84,7 +84,7 @@ def heat_map(
         down: What the rows are.
         signed: Positive and negative numbers in two colours.
         top: The number of the full colour; the largest by default.
-        mark: A cell to frame.
+        mark: A cell to frame; without a column, the whole row.
         cell: Width and height of a cell.
     """
     table = values.tolist()
@@ -92,11 +92,14 @@ def heat_map(
     row_labels = [visible_text(label) for label in rows]
     column_labels = [visible_text(label) for label in columns]
     left = 16 + _CHARACTER * max([len(label) for label in row_labels] + [len(down) // 2 or 1])
-    above = 34 + (14 if across else 0) + 0.82 * _CHARACTER * max((len(label) for label in column_labels), default=0)
     width, height = cell
+    longest = _CHARACTER * max((len(label) for label in column_labels), default=0)
+    turn = longest > width  # labels that do not fit above their cells stand slanted
+    above = 34 + (14 if across else 0) + (0.82 * longest if turn else 8)
     body: list[str] = []
     for j, label in enumerate(column_labels):
-        body.append(_text(left + (j + 0.6) * width, above - 5, label, turn=True))
+        x, anchor = (j + 0.6, "start") if turn else (j + 0.5, "middle")
+        body.append(_text(left + x * width, above - 5, label, anchor=anchor, turn=turn))
     for i, (label, row) in enumerate(zip(row_labels, table, strict=True)):
         y = above + i * height
         body.append(_text(left - 5, y + height * 0.72, label, anchor="end"))
@@ -117,15 +120,16 @@ def heat_map(
     wide, high = width * len(column_labels), height * len(row_labels)
     body.append(f'<rect class="frame" x="{left:.1f}" y="{above:.1f}" width="{wide}" height="{high}"/>')
     if mark is not None:
+        row_at, column_at = mark
+        x, framed = (left, wide) if column_at is None else (left + column_at * width, width)
         body.append(
-            f'<rect class="mark" x="{left + mark[1] * width:.1f}" y="{above + mark[0] * height:.1f}" width="{width}" '
-            f'height="{height}"/>'
+            f'<rect class="mark" x="{x:.1f}" y="{above + row_at * height:.1f}" width="{framed}" height="{height}"/>'
         )
     if across:
         body.append(_text(left, 34, across, kind="soft"))
     scale = f"full colour = {'±' if signed else ''}{strongest:.3g}" + (f"; rows: {down}" if down else "")
     body.append(_text(8, above + high + 18, scale, kind="soft"))
-    slant = 0.6 * _CHARACTER * max((len(label) for label in column_labels[-3:]), default=0)
+    slant = 0.6 * _CHARACTER * max((len(label) for label in column_labels[-3:]), default=0) if turn else 0.0
     needed = max(left + wide + slant + 8, 8 + 8 * len(title), 8 + _CHARACTER * len(scale))
     return _svg(needed, above + high + 28, title, body)
 
@@ -157,7 +161,7 @@ def point_map(points: Tensor, labels: Sequence[str], groups: Sequence[str], titl
     names = list(dict.fromkeys(groups))
     body = [f'<rect class="frame" x="{edge}" y="{edge}" width="{size}" height="{size}"/>']
     for i, (x, y) in enumerate(((points - (low + high) / 2) / span + 0.5).tolist()):
-        px, py = edge + 14 + x * (size - 28), edge + size - 14 - y * (size - 28)
+        px, py = edge + 14 + x * (size - 44), edge + size - 14 - y * (size - 28)  # room for a number at the right
         body.append(
             f"<g><title>{safe_text(f'{i} {labels[i]}')}</title>{_symbol(names.index(groups[i]), px, py)}"
             f"{_text(px + 7, py + 4, str(i))}</g>"

@@ -5,7 +5,7 @@ It knows what is shown (a token's life, an ablation, a space of adapters); every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,17 +17,22 @@ from promptlora.attention.space import AdapterSpace
 from promptlora.attention.values import AttentionCapture
 
 _CSS = """\
-:root{color-scheme:light dark;--ink:#1f2328;--soft:#59636e;--paper:#fff;--line:#d1d9e0;--band:#f3f6f9;--gain:#0a7d48;--loss:#c4320a}
-@media (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9198a1;--paper:#0d1117;--line:#3d444d;--band:#161b22;--gain:#56d397;--loss:#ff9a70}}
-*{box-sizing:border-box}body{margin:0 auto;max-width:62rem;padding:1rem;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
-h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2rem}.soft{color:var(--soft)}
+:root{color-scheme:light dark;--ink:#1f2328;--soft:#59636e;--paper:#fff;--line:#d1d9e0;--band:#f3f6f9;--hot:#0b57d0;--gain:#0a7d48;--loss:#c4320a}
+@media (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9198a1;--paper:#0d1117;--line:#3d444d;--band:#161b22;--hot:#7cb0ff;--gain:#56d397;--loss:#ff9a70}}
+*{box-sizing:border-box}body{margin:0 auto;max-width:70rem;padding:1rem;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
+h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2rem}.soft{color:var(--soft)}p{max-width:48rem}.note{margin:.3rem 0 .75rem}
 .wide{overflow-x:auto;border:1px solid var(--line);border-radius:6px;margin:.75rem 0}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}caption{text-align:left;padding:.4rem .6rem;color:var(--soft)}
-th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap}th:first-child,td:first-child,th.text,td.text{text-align:left}.text{white-space:normal;min-width:14rem;text-align:left}
+.figures{display:flex;flex-wrap:wrap;gap:.75rem;align-items:flex-start}.figures .wide{margin:0;max-width:100%}
+.figure svg{max-width:100%;height:auto;min-width:var(--least)}
+table{border-collapse:collapse;width:100%;overflow-wrap:normal;font-variant-numeric:tabular-nums}
+th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap}th{white-space:normal;vertical-align:bottom}th:first-child,td:first-child,.text{text-align:left}
+td.text{white-space:normal;overflow-wrap:anywhere;min-width:9rem}
 thead th{border-bottom:1px solid var(--line)}tbody tr:nth-child(even){background:var(--band)}tr.here{outline:2px solid currentColor;outline-offset:-2px}
+.pair{display:grid;grid-template-columns:1fr 1fr;gap:0 .8rem;min-width:9rem}th .pair{font-weight:400}.two{color:var(--hot)}
 .gain{color:var(--gain)}.loss{color:var(--loss)}.tokens{display:flex;flex-wrap:wrap;gap:2px;font:14px ui-monospace,Consolas,monospace}
 .tokens span{padding:0 .3em;border:1px solid var(--line);border-radius:3px}.tokens b{padding:0 .3em;border:2px solid currentColor;border-radius:3px}
 code,pre{font:14px ui-monospace,Consolas,monospace}svg{display:block}
+@media (max-width:720px){.pair{grid-template-columns:1fr;min-width:0}table{font-size:.82rem}body{padding:.75rem}th,td{padding-inline:.2rem}td:first-child{white-space:normal}td.text{min-width:6rem}code{font-size:12px}}
 """
 
 
@@ -42,25 +47,37 @@ def html_page(title: str, body: Sequence[str]) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", here: int | None = None) -> str:
-    """A table of cells that are HTML already, scrollable on a narrow screen."""
-    named = f"<caption>{safe_text(caption)}</caption>" if caption else ""
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], here: int | None = None) -> str:
+    """A table whose headings and cells are HTML already, scrollable on a narrow screen."""
     lines = []
     for i, row in enumerate(rows):
         cells = "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row)
         lines.append(f'<tr class="here">{cells}</tr>' if i == here else f"<tr>{cells}</tr>")
     texts = {i for row in rows[:1] for i, cell in enumerate(row) if cell.startswith("<td")}
-    headings = "".join(
-        f'<th scope="col"{" class=text" if i in texts else ""}>{safe_text(h)}</th>' for i, h in enumerate(head)
-    )
-    return (
-        f'<div class="wide" tabindex="0"><table>{named}<thead><tr>{headings}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+    headings = "".join(f'<th scope="col"{" class=text" if i in texts else ""}>{h}</th>' for i, h in enumerate(head))
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{headings}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def _figure(svg: str) -> str:
-    return f'<div class="wide" tabindex="0">{svg}</div>'
+    """A figure that shrinks with a narrow screen as far as it can be read, and then scrolls."""
+    width = int(svg.partition(' width="')[2].partition('"')[0])
+    return f'<div class="wide figure" tabindex="0" style="--least:{0.65 * width:.0f}px">{svg}</div>'
+
+
+def _figures(drawn: Sequence[str]) -> str:
+    """Figures beside one another, as many as fit."""
+    return f'<div class="figures">{"".join(map(_figure, drawn))}</div>'
+
+
+def _note(text: str) -> str:
+    return f'<p class="soft note">{safe_text(text)}</p>'
+
+
+def _pair(cells: Sequence[str]) -> str:
+    """Base and adapted in one cell: side by side, on a phone below one another; one alone stands for itself."""
+    if len(cells) == 1:
+        return cells[0]
+    return f'<span class="pair"><span>{cells[0]}</span><span class="two">{cells[1]}</span></span>'
 
 
 def _signed(value: float) -> str:
@@ -72,66 +89,110 @@ def _signed(value: float) -> str:
 
 
 def _keys_table(life: TokenLife) -> str:
-    sides = [("", life.base)] if life.adapted is None else [("base ", life.base), ("adapted ", life.adapted)]
-    capped = life.softcap is not None
-    head = ["key"]
-    for name, _ in sides:
-        head += [f"{name}q·k", f"× {life.scaling:.4g}", *(["capped"] if capped else []), "weight"]
+    sides = [side for side in (life.base, life.adapted) if side is not None]
+    names = _pair(["base", "adapted"]) if len(sides) > 1 else ""
+    columns = ["q·k", f"×&nbsp;{life.scaling:.4g}", *(["capped"] if life.softcap is not None else []), "weight"]
+    head = ["key", *(f"{column}{names}" for column in columns), *(["change"] if len(sides) > 1 else [])]
     rows = []
     for i, token in enumerate(life.tokens):
+        hidden = [float(side.masked[i]) == -torch.inf for side in sides]
         row = [f"{i} <code>{safe_text(visible_text(token, 40))}</code>"]
-        for _, side in sides:
-            hidden = float(side.masked[i]) == -torch.inf
-            row += [f"{float(side.raw[i]):.4f}", f"{float(side.scaled[i]):.4f}"]
-            row += ["" if hidden else f"{float(side.masked[i]):.4f}"] if capped else []
-            row.append('<span class="soft">masked</span>' if hidden else f"{float(side.weights[i]):.4f}")
+        row.append(_pair([f"{float(side.raw[i]):.3f}" for side in sides]))
+        row.append(_pair([f"{float(side.scaled[i]):.3f}" for side in sides]))
+        if life.softcap is not None:
+            row.append(_pair(["" if h else f"{float(s.masked[i]):.3f}" for s, h in zip(sides, hidden, strict=True)]))
+        weights = [
+            '<span class="soft">masked</span>' if h else f"{float(s.weights[i]):.4f}"
+            for s, h in zip(sides, hidden, strict=True)
+        ]
+        row.append(_pair(weights))
         if life.change is not None:
             change = float(life.change[i])
             row.append(_signed(change) if change else "")
         rows.append(row)
-    total = ["sum of the row"]
-    for _, side in sides:
-        total += ["", "", *([""] if capped else []), f"{float(side.weights.sum()) + side.sink:.6f}"]
-    if life.change is not None:
-        head.append("change")
-        total.append("")
+    sums = _pair([f"{float(side.weights.sum()) + side.sink:.6f}" for side in sides])
+    total = ["sum of the row", *[""] * (len(columns) - 1), sums, *([""] if len(sides) > 1 else [])]
     return _table(head, [*rows, total], here=life.token)
 
 
-def _projection_rows(life: TokenLife) -> list[list[str]]:
-    side = life.adapted or life.base
-    rows = []
-    for role, (base, delta, share) in side.shares.items():
-        rows.append([safe_text(role), f"{base:.4f}", f"{delta:.4f}", f"{100 * share:.2f} %"])
-    return rows
+_DISTANCE = (
+    "The Jensen–Shannon distance between the weights with and without the adapter: 0 where nothing changes, 1 where they "
+    "have nothing in common"
+)
+_VECTORS = {
+    "x": "x, what enters",
+    "q_before": "q, as projected",
+    "q_normed": "q, after its norm",
+    "q": "q, as it meets the keys",
+    "mixed": "weighted sum of values",
+    "gate": "gate",
+    "out": "output of o (all heads)",
+    "residual_before": "residual before",
+    "residual_after": "residual after",
+}
+_LAYER_VECTORS = {
+    "x": "x, what enters",
+    "into_o": "what enters o (all heads)",
+    "out": "output of o",
+    "residual_before": "residual before",
+    "residual_after": "residual after",
+}
 
 
-def _vector_rows(life: TokenLife) -> list[list[str]]:
+def _added(shares: Mapping[str, tuple[float, float, float]]) -> list[str]:
+    """How much the adapter adds to each projection: lengths of base and delta, and the delta's share."""
+    rows = [
+        [safe_text(role), f"{base:.3f}", f"{delta:.3f}", f"{100 * share:.2f} %"]
+        for role, (base, delta, share) in shares.items()
+    ]
+    return [
+        "<h2>What the adapter adds to each projection, at this token</h2>",
+        _note("The share is the length of what is added, of both lengths together."),
+        _table(["projection", "length of base", "length of what is added", "share"], rows),
+    ]
+
+
+def _of(side: object | None, name: str) -> Tensor | None:
+    found: Tensor | None = None if side is None else getattr(side, name)
+    return found
+
+
+def _vectors_table(vectors: Sequence[tuple[str, Tensor | None, Tensor | None]]) -> str:
+    """Lengths of vectors of base and adapted, and how much they differ; those that the model lacks are left out."""
+    both = any(other is not None for _, _, other in vectors)
     rows = []
-    names = {
-        "x": "x, what enters",
-        "q_before": "q, as projected",
-        "q_normed": "q, after its norm",
-        "q": "q, as it meets the keys",
-        "mixed": "weighted sum of values",
-        "gate": "gate",
-        "out": "output of o (all heads)",
-        "residual_before": "residual before",
-        "residual_after": "residual after",
-    }
-    for name, words in names.items():
-        base = getattr(life.base, name)
-        if base is None:
+    for words, base, other in vectors:
+        if base is None or (both and other is None):
             continue
-        row = [words, f"{float(base.norm()):.4f}", str(len(base))]
-        if life.adapted is not None:
-            other = getattr(life.adapted, name)
-            if other is None:
-                continue
-            similar = torch.nn.functional.cosine_similarity(base, other, dim=0)
-            row += [f"{float(other.norm()):.4f}", f"{float((other - base).norm()):.4f}", f"{float(similar):.4f}"]
+        row = [f"{words} ({len(base)} numbers)", f"{float(base.norm()):.3f}"]
+        if other is not None:
+            similar = float(torch.nn.functional.cosine_similarity(base, other, dim=0))
+            row += [f"{float(other.norm()):.3f}", f"{float((other - base).norm()):.3f}", f"{similar:.3f}"]
         rows.append(row)
-    return rows
+    return _table(["vector", *(["length, base", "adapted", "of difference", "cosine"] if both else ["length"])], rows)
+
+
+def _opening(capture: AttentionCapture, token: int, place: str, prompt: str | None) -> list[str]:
+    """What is shown, the adapter's prompt, the text with the token framed, and the proof."""
+    body = [f"<p>{place}.</p>"]
+    if prompt is not None:
+        body.append(f"<p>Adapter of the prompt: <q>{safe_text(prompt)}</q></p>")
+    tokens = [
+        f"<{'b' if i == token else 'span'}>{safe_text(visible_text(t, 40))}</{'b' if i == token else 'span'}>"
+        for i, t in enumerate(capture.tokens)
+    ]
+    body.append(f'<div class="tokens">{"".join(tokens)}</div>')
+    body.append(
+        _note(
+            "Recomputed in float64 and compared with the model's own attention: the largest difference is "
+            f"{capture.difference:.1e} of a tensor's largest value."
+        )
+    )
+    return body
+
+
+def _life_of(capture: AttentionCapture, token: int) -> str:
+    return f"The life of token {token}, {visible_text(capture.tokens[token], 40)}"
 
 
 def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = None) -> str:
@@ -142,22 +203,8 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
         capture: What it was cut from; its other layers and heads make the map of changes.
         prompt: The prompt of the adapter.
     """
-    shown = visible_text(life.tokens[life.token], 40)
-    body = [
-        f"<p>Layer {life.layer}, head {life.head} (reads key head {life.key_head}), token {life.token} "
-        f"<code>{safe_text(shown)}</code>.</p>"
-    ]
-    if prompt is not None:
-        body.append(f"<p>Adapter of the prompt: <q>{safe_text(prompt)}</q></p>")
-    tokens = [
-        f"<{'b' if i == life.token else 'span'}>{safe_text(visible_text(t, 40))}</{'b' if i == life.token else 'span'}>"
-        for i, t in enumerate(life.tokens)
-    ]
-    body.append(f'<div class="tokens">{"".join(tokens)}</div>')
-    body.append(
-        f'<p class="soft">Recomputed in float64 and compared with the model\'s own attention: the largest difference is '
-        f"{capture.difference:.1e} of a tensor's largest value.</p>"
-    )
+    place = f"Layer {life.layer}, head {life.head} (reads key head {life.key_head})"
+    body = _opening(capture, life.token, place, prompt)
     gains, losses = life.changes()
     if life.adapted is not None:
         words = [
@@ -169,22 +216,28 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
             for name, some in (("Gained most attention", gains), ("Lost most", losses))
         ]
         body.append(f"<p>{'. '.join(words)}.</p>")
-    body += ["<h2>Every key</h2>", _keys_table(life)]
+    sink = life.base.sink or (life.adapted.sink if life.adapted is not None else 0.0)
     body += [
-        "<h2>What the adapter adds to each projection, at this token</h2>",
-        _table(["projection", "norm of base", "norm of delta", "share of delta"], _projection_rows(life)),
+        "<h2>Every key</h2>",
+        _note(
+            "q·k says how well each key fits this token's query. It is multiplied by the scale; later tokens are masked; "
+            "the softmax makes weights of what is left, which sum to 1"
+            + (", with what goes to no token (the sink)." if sink else ".")
+        ),
+        _keys_table(life),
+        *([] if life.adapted is None else _added(life.adapted.shares)),
+        "<h2>From x to the new x</h2>",
+        _vectors_table(
+            [(words, getattr(life.base, name), _of(life.adapted, name)) for name, words in _VECTORS.items()]
+        ),
+        "<h2>The whole head</h2>",
+        _note("A row for each token that looks, a column for each that is looked at; this token's row is framed."),
     ]
-    head = ["vector", "norm", "width"] + (
-        ["adapted", "norm of difference", "cosine"] if life.adapted is not None else []
-    )
-    body += ["<h2>From x to the new x</h2>", _table(head, _vector_rows(life))]
-    body.append("<h2>The whole head</h2>")
     here = capture.base[life.layer].weights(life.head)
     label = f"layer {life.layer}, head {life.head}"
-    row = (life.token, life.token)
 
     def figure(values: Tensor, title: str, *, signed: bool = False) -> str:
-        drawn = heat_map(
+        return heat_map(
             values,
             life.tokens,
             life.tokens,
@@ -193,25 +246,60 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
             down="who looks",
             signed=signed,
             top=None if signed else 1.0,
-            mark=row,
+            mark=(life.token, None),
         )
-        return _figure(drawn)
 
-    body.append(figure(here, "Base"))
-    if capture.adapted is not None:
-        there = capture.adapted[life.layer].weights(life.head)
-        body.append(figure(there, "Adapted"))
-        body.append(figure(there - here, "Adapted minus base", signed=True))
-        numbers, table = change_map(capture.base, capture.adapted)
-        if len(capture.base.layers) > 1 and numbers:
-            part = capture.base[life.layer].softmax
-            assert part is not None
-            mark = (numbers.index(life.layer), part.heads.index(life.head))
-            rows = [f"layer {n}" for n in numbers]
-            title = "Change of attention (Jensen–Shannon distance, mean over tokens)"
-            columns = [str(h) for h in range(table.shape[1])]
-            body.append(_figure(heat_map(table, rows, columns, title, across="head", mark=mark)))
-    return html_page(f"The life of {shown}", body)
+    if capture.adapted is None:
+        return html_page(
+            f"The life of {visible_text(life.tokens[life.token], 40)}", [*body, _figures([figure(here, "Base")])]
+        )
+    there = capture.adapted[life.layer].weights(life.head)
+    maps = [figure(here, "Base"), figure(there, "Adapted"), figure(there - here, "Adapted minus base", signed=True)]
+    body.append(_figures(maps))
+    numbers, table = change_map(capture.base, capture.adapted)
+    if len(numbers) > 1:
+        part = capture.base[life.layer].softmax
+        assert part is not None
+        mark = (numbers.index(life.layer), part.heads.index(life.head))
+        columns = part.heads if len(part.heads) == table.shape[1] else range(table.shape[1])
+        drawn = heat_map(
+            table,
+            [f"layer {n}" for n in numbers],
+            [str(h) for h in columns],
+            "Change of attention",
+            across="head",
+            mark=mark,
+        )
+        body += ["<h2>All layers and heads</h2>", _note(f"{_DISTANCE}, mean over tokens."), _figure(drawn)]
+    return html_page(_life_of(capture, life.token), body)
+
+
+def layer_page(capture: AttentionCapture, layer: int, token: int, prompt: str | None = None) -> str:
+    """What a layer without softmax weights has to show for one token.
+
+    Args:
+        capture: With that layer.
+        layer: Its number.
+        token: The position that is followed.
+        prompt: The prompt of the adapter.
+    """
+    base, other = capture.base[layer], None if capture.adapted is None else capture.adapted[layer]
+    shares = {
+        role: (float(step.base[token].norm()), float(step.delta[token].norm()), float(step.share[token]))
+        for role, step in (other or base).projections.items()
+    }
+    vectors = []
+    for name, words in _LAYER_VECTORS.items():
+        first, second = getattr(base, name), _of(other, name)
+        vectors.append((words, None if first is None else first[token], None if second is None else second[token]))
+    body = _opening(capture, token, f"Layer {layer}", prompt)
+    body += [
+        f"<p>{safe_text(base.note[:1].upper() + base.note[1:])}.</p>",
+        *([] if other is None else _added(shares)),
+        "<h2>From x to the new x</h2>",
+        _vectors_table(vectors),
+    ]
+    return html_page(_life_of(capture, token), body)
 
 
 # --- ablation and space ------------------------------------------------------------------------------------
@@ -219,7 +307,8 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
 
 def ablation_page(found: Ablation, prompt: str | None = None) -> str:
     """What each projection does: tables and heat maps layers by projections."""
-    body = [f"<p>The adapter switched on for some projections alone; means over {found.inputs} inputs.</p>"]
+    count = f"{found.inputs} input{'s' if found.inputs != 1 else ''}"
+    body = [f"<p>The adapter switched on for some projections alone, against the base; means over {count}.</p>"]
     if prompt is not None:
         body.append(f"<p>Prompt: <q>{safe_text(prompt)}</q></p>")
     attention, output = found.by_layer(), found.outputs_by_layer()
@@ -232,18 +321,26 @@ def ablation_page(found: Ablation, prompt: str | None = None) -> str:
     if found.score:
         head.append("score")
         rows.insert(0, ["nothing (base)", "0", "0", "0", f"{found.score['base']:.1f}"])
-    body += ["<h2>Change against the base, mean over layers</h2>", _table(head, rows)]
+    body += ["<h2>Mean over layers</h2>", _table(head, rows), "<h2>Layers by projections</h2>"]
+    body.append(
+        _note(
+            f"{_DISTANCE}. In the first layer v alone and o alone change no attention: it is settled before they come in. "
+            "The output of o: the length of its change, relative to its own."
+        )
+    )
+    labels, outputs = [[f"layer {n}" for n in numbers] for numbers in (found.layers, found.output_layers)]
+    maps = [heat_map(attention, labels, found.choices, "Change of attention", cell=(40, 16))] if found.layers else []
+    maps.append(heat_map(output, outputs, found.choices, "Change of the output of o", cell=(40, 16)))
+    body.append(_figures(maps))
     if found.layers:
-        labels = [f"layer {n}" for n in found.layers]
-        body.append(_figure(heat_map(attention, labels, found.choices, "Change of attention", cell=(40, 16))))
-    labels = [f"layer {n}" for n in found.output_layers]
-    body.append(_figure(heat_map(output, labels, found.choices, "Change of the output of o", cell=(40, 16))))
-    for choice in found.choices:
-        if found.layers:
+        strongest = max(float(found.attention[choice].nan_to_num(0.0).max()) for choice in found.choices)
+        body += ["<h2>Layers by heads</h2>", _note("Change of attention; all maps have the same scale.")]
+        maps = []
+        for choice in found.choices:
             table = found.attention[choice]
-            rows_ = [f"layer {n}" for n in found.layers]
-            title = f"Change of attention by head, {choice}"
-            body.append(_figure(heat_map(table, rows_, [str(h) for h in range(table.shape[1])], title, across="head")))
+            heads = [str(h) for h in range(table.shape[1])]
+            maps.append(heat_map(table, labels, heads, f"Adapter on for {choice}", across="head", top=strongest))
+        body.append(_figures(maps))
     return html_page("What each projection does", body)
 
 
@@ -261,18 +358,13 @@ def space_page(space: AdapterSpace) -> str:
             else f"; the nearest prompt is of the same task for {100 * space.same_group:.0f} %"
         )
         body.append(f"<p>Mean cosine within a task {space.within:.3f}, between tasks {space.between:.3f}{same}.</p>")
-    body.append(_figure(point_map(space.points, space.prompts, space.groups, "The space of adapters")))
-    labels = [f"{i} {p}" for i, p in enumerate(space.prompts)]
+    labels, numbers = [f"{i} {p}" for i, p in enumerate(space.prompts)], [str(i) for i in range(count)]
     body.append(
-        _figure(
-            heat_map(
-                space.cosine_centred,
-                labels,
-                [str(i) for i in range(count)],
-                "Cosine, mean taken off",
-                signed=True,
-                top=1.0,
-            )
+        _figures(
+            [
+                point_map(space.points, space.prompts, space.groups, "The space of adapters"),
+                heat_map(space.cosine_centred, labels, numbers, "Cosine, mean taken off", signed=True, top=1.0),
+            ]
         )
     )
     rows = []

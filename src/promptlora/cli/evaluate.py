@@ -30,7 +30,11 @@ def evaluate(
     ],
     split: Annotated[str, typer.Option(help="Keep rows whose split is this; empty keeps all.")] = "eval",
     conditions: Annotated[
-        str, typer.Option(help="Comma-separated: base, in_context, adapter, wrong_prompt, static, adapter_in_context.")
+        str,
+        typer.Option(
+            help="Comma-separated: base, in_context, adapter, wrong_prompt, gibberish, mean_adapter, static, "
+            "adapter_in_context."
+        ),
     ] = "base,in_context,adapter,wrong_prompt,static",
     rows_per_task: Annotated[int | None, typer.Option(min=1, help="Only the first rows of each task.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 32,

@@ -26,7 +26,14 @@ from promptlora.cli.console import (
     read_prompt,
     working,
 )
-from promptlora.cli.inspection import next_tokens, print_ablation, print_life, print_space
+from promptlora.cli.inspection import (
+    layer_values,
+    next_tokens,
+    print_ablation,
+    print_layer,
+    print_life,
+    print_space,
+)
 from promptlora.errors import AttentionError, DataError, OutputError
 
 if TYPE_CHECKING:
@@ -222,8 +229,16 @@ def _inspect_token(
     output: Path | None,
     json: bool,
 ) -> None:
-    from promptlora.attention import capture_attention, encode_text, find_token, most_changed, token_life, token_page
+    from promptlora.attention import (
+        capture_attention,
+        encode_text,
+        find_token,
+        most_changed,
+        token_life,
+        token_page,
+    )
     from promptlora.attention import token_texts as texts_of
+    from promptlora.attention.page import layer_page
 
     position = find_token(texts_of(lm.tokenizer, encode_text(lm, text, raw=raw)), token)
     with working("writing the adapter") as say:
@@ -231,6 +246,14 @@ def _inspect_token(
         say("walking through attention")
         heads = None if head is None else [head]
         capture = capture_attention(lm, text, lora, None if layer is None else [layer], heads, raw=raw)
+    if layer is not None and head is None and capture.base[layer].softmax is None:  # it shows what it has
+        if json:
+            values = layer_values(capture, layer, position)
+            print_json({"prompt": prompt, "text": text, **values, "next": next_tokens(lm, capture)})
+        else:
+            print_layer(lm, capture, layer, position)
+        _write_page(output, layer_page(capture, layer, position, prompt) if output else "")
+        return
     at_layer, at_head = most_changed(capture, position)
     life = token_life(capture, position, at_layer, at_head)
     if json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -15,9 +15,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from promptlora.adaptation import PromptLoRA
-    from promptlora.attention import Ablation, AdapterSpace, AttentionCapture, TokenLife
+    from promptlora.attention import Ablation, AdapterSpace, AttentionCapture, Layer, TokenLife
 
 _SHADES = " ░▒▓█"
+_STEPS = {
+    "x": "x, what enters",
+    "q_before": "q, as projected",
+    "q_normed": "q, after its norm",
+    "q": "q, as it meets the keys",
+    "mixed": "weighted sum of values",
+    "gate": "gate",
+    "out": "output of o, all heads",
+    "residual_before": "residual before",
+    "residual_after": "residual after",
+}
+_LAYER_STEPS = {
+    "x": "x, what enters",
+    "into_o": "what enters o, all heads",
+    "out": "output of o",
+    "residual_before": "residual before",
+    "residual_after": "residual after",
+}
 
 
 def next_tokens(lm: PromptLoRA, capture: AttentionCapture, count: int = 5) -> dict[str, list[dict[str, Any]]]:
@@ -76,39 +94,89 @@ def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture) -> No
     table.caption = "rows sum to " + " and ".join(sums)
     out.print(table)
 
-    shares = Table(title="what the adapter adds to each projection, at this token", title_justify="left")
-    for column in ("projection", "|base|", "|delta|", "share"):
-        shares.add_column(column, justify="left" if column == "projection" else "right")
-    for role, (of_base, of_delta, share) in (life.adapted or life.base).shares.items():
-        shares.add_row(role, f"{of_base:.3f}", f"{of_delta:.3f}", f"{100 * share:.2f} %")
-    out.print(shares)
-
-    steps = Table(title="from x to the new x: norms", title_justify="left")
-    steps.add_column("step")
-    for name, _ in sides:
-        steps.add_column(name, justify="right")
-    for name, words in (
-        ("x", "x, what enters"),
-        ("q_before", "q, as projected"),
-        ("q_normed", "q, after its norm"),
-        ("q", "q, as it meets the keys"),
-        ("mixed", "weighted sum of values"),
-        ("gate", "gate"),
-        ("out", "output of o, all heads"),
-        ("residual_before", "residual before"),
-        ("residual_after", "residual after"),
-    ):
-        vectors: list[Tensor | None] = [getattr(side, name) for _, side in sides]
-        if all(vector is not None for vector in vectors):
-            steps.add_row(words, *(f"{float(vector.norm()):.4f}" for vector in vectors if vector is not None))
-    out.print(steps)
-
+    _print_shares((life.adapted or life.base).shares)
+    _print_steps(
+        [name for name, _ in sides],
+        {words: [getattr(side, name) for _, side in sides] for name, words in _STEPS.items()},
+    )
     gains, losses = life.changes()
     for words, some in (("gained most attention", gains), ("lost most", losses)):
         if some:
             out.print(
                 f"{words}: " + ", ".join(f"{i} {_shown(life.tokens[i])} {c:+.4f}" for i, c in some), highlight=False
             )
+    _print_end(lm, capture)
+
+
+def layer_values(capture: AttentionCapture, layer: int, token: int) -> dict[str, Any]:
+    """What a layer without softmax weights has to show for one token, as plain values for JSON."""
+
+    def side(one: Layer) -> dict[str, Any]:
+        vectors = {name: getattr(one, name) for name in _LAYER_STEPS}
+        shares = {
+            role: {"base_norm": base, "delta_norm": delta, "share": share}
+            for role, (base, delta, share) in _layer_shares(one, token).items()
+        }
+        return {"shares": shares, **{n: None if v is None else v[token].tolist() for n, v in vectors.items()}}
+
+    base, adapted = capture.base[layer], None if capture.adapted is None else capture.adapted[layer]
+    return {
+        "tokens": list(capture.tokens),
+        "token": token,
+        "layer": layer,
+        "kind": base.kind,
+        "note": base.note,
+        "base": side(base),
+        "adapted": None if adapted is None else side(adapted),
+        "difference": capture.difference,
+    }
+
+
+def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: int) -> None:
+    """What a layer without softmax weights has to show for one token, and that it has none."""
+    sides = [("base", capture.base[layer])]
+    if capture.adapted is not None:
+        sides.append(("adapted", capture.adapted[layer]))
+    out.print(f"token {token} [bold]{_shown(capture.tokens[token])}[/], layer {layer}", highlight=False)
+    out.print(escape(sides[0][1].note), highlight=False)
+    _print_shares(_layer_shares(sides[-1][1], token))
+    steps = {}
+    for name, words in _LAYER_STEPS.items():
+        vectors = [getattr(one, name) for _, one in sides]
+        steps[words] = [None if vector is None else vector[token] for vector in vectors]
+    _print_steps([name for name, _ in sides], steps)
+    _print_end(lm, capture)
+
+
+def _layer_shares(layer: Layer, token: int) -> dict[str, tuple[float, float, float]]:
+    return {
+        role: (float(step.base[token].norm()), float(step.delta[token].norm()), float(step.share[token]))
+        for role, step in layer.projections.items()
+    }
+
+
+def _print_shares(shares: Mapping[str, tuple[float, float, float]]) -> None:
+    table = Table(title="what the adapter adds to each projection, at this token", title_justify="left")
+    for column in ("projection", "|base|", "|delta|", "share"):
+        table.add_column(column, justify="left" if column == "projection" else "right")
+    for role, (of_base, of_delta, share) in shares.items():
+        table.add_row(role, f"{of_base:.3f}", f"{of_delta:.3f}", f"{100 * share:.2f} %")
+    out.print(table)
+
+
+def _print_steps(sides: Sequence[str], steps: Mapping[str, Sequence[Tensor | None]]) -> None:
+    table = Table(title="from x to the new x: norms", title_justify="left")
+    table.add_column("step")
+    for name in sides:
+        table.add_column(name, justify="right")
+    for words, vectors in steps.items():
+        if all(vector is not None for vector in vectors):
+            table.add_row(words, *(f"{float(vector.norm()):.4f}" for vector in vectors if vector is not None))
+    out.print(table)
+
+
+def _print_end(lm: PromptLoRA, capture: AttentionCapture) -> None:
+    """The most probable next tokens, and the proof."""
     for name, likely in next_tokens(lm, capture).items():
         words = ", ".join(f"{_shown(one['token'])} {one['probability']:.3f}" for one in likely)
         out.print(f"next token, {name}: {words}", highlight=False)
@@ -124,7 +192,8 @@ def _heat(values: Sequence[float], top: float) -> list[str]:
 def print_ablation(found: Ablation) -> None:
     """What each choice changes, and the heat maps layers by projections."""
     attention, outputs = found.by_layer(), found.outputs_by_layer()
-    total = Table(title=f"change against the base, mean over layers and {found.inputs} inputs", title_justify="left")
+    count = f"{found.inputs} input{'s' if found.inputs != 1 else ''}"
+    total = Table(title=f"change against the base, mean over layers and {count}", title_justify="left")
     for column in ("adapter on for", "attention (JS distance)", "output of o", "next token (KL)"):
         total.add_column(column, justify="left" if column == "adapter on for" else "right")
     if found.score:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from promptlora.cli.console import Json, err, out, print_json, working
+
+_SHOWN = {"margin": "margin", "gibberish_margin": "gibberish", "mean_margin": "mean", "validation_loss": "held out"}
 
 
 def train(
@@ -22,10 +26,12 @@ def train(
 ) -> None:
     """Train a hypernetwork: progress, checkpoints, TensorBoard, and the trained folder `final/` at the end.
 
-    Ctrl-C finishes the step and writes a checkpoint; --resume goes on to the same losses as without the stop.
+    Ctrl-C finishes the step and writes a checkpoint; --resume goes on to the same losses as without the stop. Several
+    processes share each batch: **torchrun --nproc_per_node=2 -m promptlora train configs/shipped.toml**
 
     Example: **promptlora train configs/shipped.toml**
     """
+    first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
     from promptlora.config import TrainConfig, load_toml
 
     values = load_toml(TrainConfig, config)  # a wrong file is told before anything is loaded
@@ -39,8 +45,9 @@ def train(
         lines: list[str] = []
 
         def note(line: str) -> None:
-            say(line)
-            lines.append(line)
+            if first:
+                say(line)
+                lines.append(line)
 
         trainer = Trainer(values, progress=note)
     for line in lines:
@@ -54,22 +61,29 @@ def train(
         TimeRemainingColumn(),
     )
     last: dict[str, float | None] = {}
-    with Progress(*columns, console=err) as progress:
+    warned = False
+    with Progress(*columns, console=err, disable=not first) as progress:
         bar = progress.add_task("", total=until or values.steps, shown="")
 
         def show(metrics: StepMetrics) -> None:
-            margin = last.get("margin") if metrics.margin is None else metrics.margin
-            last.update(vars(metrics), margin=margin)
+            nonlocal warned
+            last.update({name: value for name, value in vars(metrics).items() if value is not None})
             text = f"loss {metrics.loss:.3f}  {metrics.tokens_per_second:.0f} tok/s"
-            if margin is not None:
-                text += f"  margin {margin:+.3f}"
+            for name, title in _SHOWN.items():
+                if name in last:
+                    text += f"  {title} {last[name]:+.3f}"
             progress.update(bar, completed=metrics.step, shown=text)
+            if first and trainer.warning and not warned:
+                warned = True
+                progress.console.print(f"[yellow]warning:[/] {escape(trainer.warning)}", highlight=False)
 
         try:
             path = trainer.run(resume=resume, on_step=show, until=until)
         except KeyboardInterrupt:
             err.print(f"stopped at step {trainer.step} with a checkpoint; go on with --resume", highlight=False)
             raise
+    if not first:
+        return
     if json:
         print_json({"output": str(path), **last})
     else:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from promptlora.cli.console import Base, Device, Dtype, Force, Hypernetwork, err, load, out
+from promptlora.cli.console import Base, Device, Dtype, Force, Hypernetwork, err, load, out, working
 from promptlora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from promptlora.adaptation import PromptLoRA
 
 
 def ui(
@@ -34,14 +37,17 @@ def ui(
             f"promptlora ui needs {' and '.join(missing)}, not installed here; install them with "
             "pip install 'promptlora[ui]'"
         )
-    from promptlora.ui.serving import check_address, serve
+    with working("loading the page's libraries"):
+        from promptlora.models import EMBEDDED
+        from promptlora.ui.serving import check_address, serve
 
     check_address(host, port)
-    lm = load(hypernetwork, base, dtype, device, force)
-    from promptlora.models import EMBEDDED
+
+    def loaded() -> PromptLoRA:
+        return load(hypernetwork, base, dtype, device, force)
 
     def ready(url: str) -> None:
         out.print(f"the page is at {escape(url)} (Ctrl-C ends it)", highlight=False, soft_wrap=True)
 
-    serve(lm, host=host, port=port, base_name=base or EMBEDDED, open_browser=open_browser, ready=ready)
+    serve(loaded, host=host, port=port, base_name=base or EMBEDDED, open_browser=open_browser, ready=ready)
     err.print("stopped")

@@ -8,6 +8,7 @@ from promptlora.projections.finder import (
     find_blocks,
     find_projections,
     group_by_shape,
+    layer_of,
     module_shape,
 )
 from promptlora.projections.layouts import LAYOUTS, Layout, Source, separate
@@ -23,6 +24,7 @@ __all__ = [
     "find_blocks",
     "find_projections",
     "group_by_shape",
+    "layer_of",
     "module_shape",
     "separate",
 ]

@@ -280,6 +280,20 @@ def find_projections(
     return [p for block in blocks for p in block_projections(block) if p.role in roles]
 
 
+def layer_of(projection: Projection) -> int:
+    """The layer of a projection, counted from 0: the first number in its dotted name.
+
+    Raises:
+        ProjectionError: A name without a number.
+    """
+    for part in projection.name.split("."):
+        if part.isdigit():
+            return int(part)
+    raise ProjectionError(
+        f"{projection.name}: no layer number in this name; expected one such as model.layers.3.q_proj"
+    )
+
+
 def group_by_shape(projections: Iterable[Projection]) -> dict[tuple[int, int], list[Projection]]:
     """Group projections by ``(in_features, out_features)``, in order of first appearance."""
     groups: dict[tuple[int, int], list[Projection]] = {}

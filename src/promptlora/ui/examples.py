@@ -7,32 +7,40 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Example:
-    """One button: its name, the prompt that becomes the adapter, inputs one a line."""
+    """One button: its name, the prompt that becomes the adapter, the inputs."""
 
     name: str
     prompt: str
-    inputs: str
+    inputs: tuple[str, ...]
 
 
 EXAMPLES = (
     Example(
         "Sentiment",
         "Decide whether the review is positive or negative. Answer with one word.",
-        "I loved every minute of it.\nThe battery died after a day.",
+        ("I loved every minute of it.", "The battery died after a day.\nI sent it back."),
     ),
-    Example("Spanish", "Translate the sentence to Spanish.", "Good morning, my friend.\nThe cat sat on the mat."),
     Example(
         "Topic",
-        "Name the topic of the news in one word: sports, business, science or politics.",
-        "The striker scored twice in the final.\nShares fell after the bank cut its forecast.",
+        "Classify the news article as one of: World, Sports, Business, Science or Technology.",
+        (
+            "The striker scored twice in the cup final.",
+            "Shares fell after the bank cut its forecast.",
+            "A new telescope found water on a distant planet.",
+        ),
     ),
     Example(
-        "Question", "Turn the statement into a question.", "The museum opens at nine.\nShe has never been to Rome."
+        "Person",
+        "Name the person in the sentence.",
+        (
+            "The prize went to Marie Curie for her work on radium.",
+            "Last night Ella Fitzgerald sang in a small hall in Berlin.",
+        ),
     ),
     Example(
-        "Document",
-        "The harbour museum opens at nine and closes at five. On Mondays it is closed. A ticket costs six euros; "
-        "children do not pay.",
-        "When does the museum open?\nHow much is a ticket?",
+        "Question",
+        "Write a question that the sentence answers.",
+        ("Marie Curie discovered radium in 1898.", "The museum opens at nine."),
     ),
+    Example("Negation", "Rewrite the sentence in the negative.", ("The door is open.", "He likes tea.")),
 )

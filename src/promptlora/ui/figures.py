@@ -20,6 +20,8 @@ from promptlora.ui.studio import Inside
 
 _BLUE = [[0.0, "rgba(47,129,247,0)"], [1.0, "rgba(47,129,247,1)"]]
 _BOTH = [[0.0, "rgba(214,79,24,1)"], [0.5, "rgba(128,128,128,0)"], [1.0, "rgba(18,148,90,1)"]]
+_REMOVED = ["zoom", "pan", "select", "lasso", "zoomIn", "zoomOut", "autoScale", "resetScale"]  # the download stays
+_LABELS = 32
 _GREY, _LINE = "#7d8590", "rgba(128,136,145,.35)"
 
 
@@ -35,7 +37,7 @@ def _layout(figure: Any, title: str, height: int) -> Any:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": _GREY, "size": 11, "family": "system-ui, sans-serif"},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": _GREY, "activecolor": "#2f81f7"},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": _GREY, "activecolor": "#2f81f7", "remove": _REMOVED},
         dragmode=False,
     )
     axes = {
@@ -51,9 +53,20 @@ def _layout(figure: Any, title: str, height: int) -> Any:
     return figure
 
 
+def _bar(title: str) -> dict[str, Any]:
+    """The bar that says what the colours mean."""
+    return {
+        "title": {"text": title, "side": "right"},
+        "thickness": 8,
+        "outlinewidth": 0,
+        "len": 0.95,
+        "tickformat": ".2~g",
+    }
+
+
 def _ticks(tokens: Sequence[str]) -> dict[str, Any]:
-    """At most about 24 labels: those of a long text would run into one another."""
-    step = max(1, -(-len(tokens) // 24))
+    """At most ``_LABELS``: those of a long text would run into one another."""
+    step = max(1, -(-len(tokens) // _LABELS))
     at = list(range(0, len(tokens), step))
     return {"tickvals": at, "ticktext": [_label(tokens[i]) for i in at]}
 
@@ -75,10 +88,10 @@ def attention_maps(capture: AttentionCapture, layer: int, head: int, token: int)
     names = [f"{i} {_label(text)}" for i, text in enumerate(capture.tokens)]
     told = [[f"{row} → {key}" for key in names] for row in names]
     figures = []
-    for title, values, scale, low, high in (
-        ("Base", first, _BLUE, 0.0, 1.0),
-        ("Adapted", second, _BLUE, 0.0, 1.0),
-        ("Difference, adapted − base", second - first, _BOTH, None, None),
+    for title, meaning, values, scale, low, high in (
+        ("Base", "weight", first, _BLUE, 0.0, 1.0),
+        ("Adapted", "weight", second, _BLUE, 0.0, 1.0),
+        ("Adapted − base", "gained or lost", second - first, _BOTH, None, None),
     ):
         top = float((second - first).abs().max()) or 1e-6
         heat = go.Heatmap(
@@ -89,9 +102,9 @@ def attention_maps(capture: AttentionCapture, layer: int, head: int, token: int)
             text=told,
             hovertemplate="%{text}: %{z:.4f}<extra></extra>",
             hoverongaps=False,
-            colorbar={"thickness": 8, "outlinewidth": 0, "len": 0.9, "tickformat": ".2~g"},
+            colorbar=_bar(meaning),
         )
-        figure = _layout(go.Figure(heat), title, 380)
+        figure = _layout(go.Figure(heat), title, max(380, 130 + 12 * min(len(names), _LABELS)))
         figure.update_xaxes(tickangle=-60, **_ticks(capture.tokens))
         figure.update_yaxes(autorange="reversed", **_ticks(capture.tokens))
         figure.add_shape(
@@ -116,7 +129,7 @@ def _table(
         colorscale=_BLUE,
         zmin=0.0,
         hovertemplate=f"{axes[0]} %{{y}}, {axes[1]} %{{x}}: {what} %{{z:.4f}}<extra></extra>",
-        colorbar={"thickness": 8, "outlinewidth": 0, "tickformat": ".2~g"},
+        colorbar=_bar(what),
     )
     figure = _layout(go.Figure(heat), title, 420)
     figure.update_xaxes(title=axes[1], type="category")
@@ -129,7 +142,7 @@ def change_figure(inside: Inside) -> Any:
     heads = [str(i) for i in range(inside.change.shape[1])]
     return _table(
         inside.change.tolist(), [str(i) for i in inside.layers], heads, "JS distance",
-        "Change of attention (JS distance)", ("layer", "head"),
+        "Change of attention", ("layer", "head"),
     )  # fmt: skip
 
 
@@ -137,5 +150,5 @@ def ablation_figure(found: Ablation) -> Any:
     """What each choice of projections changes: layers by choices."""
     return _table(
         found.by_layer().tolist(), [str(i) for i in found.layers], [escape(c) for c in found.choices], "JS distance",
-        "Change of attention, adapter on for …", ("layer", "on for"),
+        "Change of attention", ("layer", "adapter on for"),
     )  # fmt: skip

@@ -5,13 +5,15 @@ It knows the studio's values; nothing of Gradio. Style is in ``style``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+
+from torch import Tensor
 
 from promptlora.attention import AttentionCapture
 from promptlora.attention.ablation import Ablation
 from promptlora.attention.drawing import visible_text
-from promptlora.attention.life import Side, TokenLife
+from promptlora.attention.life import TokenLife
 from promptlora.ui.studio import Answers, Written
 
 # Gradio's HTML component is a template: $, braces and backticks are written so that it finds none of its own.
@@ -56,13 +58,14 @@ def answers(found: Answers) -> str:
     blocks = []
     for i, text in enumerate(found.inputs):
         cells = []
-        for name, title, note in _WHO:
+        for which, (name, title, note) in enumerate(_WHO):
             said = str(getattr(found, name)[i])
             read = found.read[i][1 if name == "in_context" else 0]
+            told = f"{note} · {read} tokens read" + (f" · cut at {found.longest}" if found.cut[i][which] else "")
             waiting = "" if found.done else '<span class="pl-caret" aria-hidden="true"></span>'
             empty = '<span class="pl-soft">(no answer)</span>' if found.done and not said else ""
             cells.append(
-                f'<div class="pl-cell pl-{name}"><h4>{title}<span class="pl-soft"> {note} · {read} tokens read</span></h4>'
+                f'<div class="pl-cell pl-{name}"><h4>{title}<span class="pl-soft"> {told}</span></h4>'
                 f'<div class="pl-answer" dir="auto" data-who="{name}" data-input="{i}">{safe(said)}{waiting}{empty}</div></div>'
             )
         blocks.append(
@@ -92,33 +95,60 @@ def _bar(value: float, kind: str) -> str:
     return f'<span class="pl-bar pl-{kind}" style="width:{100 * min(max(value, 0.0), 1.0):.1f}%"></span>'
 
 
-def _steps(life: TokenLife) -> str:
-    """The way of the token's vector, one line a step."""
-    sides = [("base", life.base)] + ([("adapted", life.adapted)] if life.adapted is not None else [])
+def _lengths(base: Tensor | None, adapted: Tensor | None) -> str:
+    """The lengths of a vector in both models, for a line of the walk."""
+    found = [(name, vector) for name, vector in (("base", base), ("adapted", adapted)) if vector is not None]
+    return "length: " + ", ".join(f"{name} {float(vector.norm()):.3f}" for name, vector in found) if found else ""
 
-    def norms(pick: str) -> str:
-        found = [(name, getattr(side, pick)) for name, side in sides]
-        return ", ".join(f"{name} |·| = {float(vector.norm()):.3f}" for name, vector in found if vector is not None)
 
-    last: Side = sides[-1][1]
-    shares = " · ".join(f"{role} {100 * share:.1f} %" for role, (_, _, share) in last.shares.items())
-    capped = f", bent at ±{life.softcap:g}" if life.softcap else ""
-    rows = [
-        ("x", "the token's vector as it enters the block", norms("x")),
-        ("q, k, v", "the projections; how much of each the adapter adds at this token (norm share)", shares),
-        ("q", "the query of this head, as it meets the keys", norms("q")),
-        ("q · k", "the query asks every key; later tokens are masked", f"key head {life.key_head}"),
-        ("scale", f"every score times {life.scaling:.4f}{capped}", ""),
-        ("softmax", "scores become weights, see the table", ""),
-        ("Σ w · v", "the weighted sum of the values", norms("mixed")),
-        ("o", "all heads together through o", norms("out")),
-        ("residual", "added to the stream", norms("residual_after")),
-    ]
+def _shares(shares: Mapping[str, float]) -> str:
+    return " · ".join(f"{role} {100 * share:.1f} %" for role, share in shares.items())
+
+
+def _list(rows: Sequence[tuple[str, str, str]]) -> str:
+    """The steps of a walk: a name, what happens, its numbers."""
     lines = "".join(
         f"<li><b>{safe(name)}</b> <span>{safe(what)}</span> <span class='pl-soft'>{safe(numbers)}</span></li>"
         for name, what, numbers in rows
     )
     return f'<ol class="pl-steps">{lines}</ol>'
+
+
+_ADDED = "how much of what leaves each projection the adapter adds at this token (share of its length)"
+
+
+def _steps(life: TokenLife) -> str:
+    """The way of the token's vector, one line a step."""
+    base, adapted = life.base, life.adapted
+
+    def lengths(pick: str) -> str:
+        return _lengths(getattr(base, pick), None if adapted is None else getattr(adapted, pick))
+
+    last = adapted or base
+    capped = f", then bent at ±{life.softcap:g}" if life.softcap else ""
+    sink = f"; {last.sink:.3f} of it goes to no token (a sink)" if last.sink else ""
+    norm = [("norm", "the query of this head after its norm", lengths("q_normed"))] if last.q_normed is not None else []
+    gate = [("gate", "what the sum is multiplied by", lengths("gate"))] if last.gate is not None else []
+    return _list(
+        [
+            ("x", "the token's vector as it enters the block", lengths("x")),
+            ("q, k, v, o", _ADDED, _shares({role: share for role, (_, _, share) in last.shares.items()})),
+            *norm,
+            ("q", "the query of this head, as it meets the keys", lengths("q")),
+            ("q · k", f"the query asks every key (of key head {life.key_head}); later tokens are masked", ""),
+            ("scale", f"every score times {life.scaling:.4f}{capped}", ""),
+            ("softmax", f"scores become weights that sum to 1, see the table{sink}", ""),
+            ("Σ w · v", "the values, each times its weight, added up", lengths("mixed")),
+            *gate,
+            ("o", "all heads together through o", lengths("out")),
+            ("residual", "added to the stream: the new x", lengths("residual_after")),
+        ]
+    )
+
+
+def _pair(base: str, adapted: str) -> str:
+    """Base and adapted in one cell: side by side, on a phone below one another."""
+    return f'<span class="pl-pair"><span>{base}</span><span class="pl-second">{adapted}</span></span>'
 
 
 def walk(capture: AttentionCapture, life: TokenLife) -> str:
@@ -137,25 +167,57 @@ def walk(capture: AttentionCapture, life: TokenLife) -> str:
     for i, text in enumerate(life.tokens[: life.token + 1]):
         b, a = life.base, adapted
         here = ' class="pl-here"' if i == life.token else ""
+        weights = [
+            (_bar(float(s.weights[i]), k), _number(float(s.weights[i]), 4)) for s, k in ((b, "base"), (a, "adapted"))
+        ]
         body.append(
-            f"<tr{here}><td>{i}</td><td class='pl-text'>{_token(text)}</td><td>{_number(float(b.raw[i]))}</td>"
-            f"<td>{_number(float(a.raw[i]))}</td><td>{_number(float(b.masked[i]))}</td><td>{_number(float(a.masked[i]))}</td>"
-            f"<td class='pl-weight'>{_bar(float(b.weights[i]), 'base')}{_number(float(b.weights[i]), 4)}</td>"
-            f"<td class='pl-weight'>{_bar(float(a.weights[i]), 'adapted')}{_number(float(a.weights[i]), 4)}</td>"
+            f"<tr{here}><td>{i}</td><td class='pl-text'>{_token(text)}</td>"
+            f"<td>{_pair(_number(float(b.raw[i])), _number(float(a.raw[i])))}</td>"
+            f"<td>{_pair(_number(float(b.masked[i])), _number(float(a.masked[i])))}</td>"
+            f"<td class='pl-weight'>{_pair(*(''.join(one) for one in weights))}</td>"
             f"<td>{_signed(float(a.weights[i] - b.weights[i]))}</td></tr>"
         )
     left = len(life.tokens) - life.token - 1
     after = f" {left} later token{'s' if left > 1 else ''}: masked, weight 0." if left else ""
+    sides = _pair("base", "adapted")
     return (
         f'<div class="pl-walk" data-layer="{life.layer}" data-head="{life.head}" data-token="{life.token}">'
         f"<p>Token {life.token} {_token(life.tokens[life.token])}, layer {life.layer}, head {life.head}. "
         f"The weights of this row sum to: {total}.{after}</p><p>{'. '.join(named)}.</p>{_steps(life)}"
         '<div class="pl-wide" tabindex="0" role="region" aria-label="Every key of this row"><table><thead><tr><th scope="col">#</th>'
-        '<th scope="col" class="pl-text">key</th><th scope="col">q·k base</th><th scope="col">q·k adapted</th>'
-        '<th scope="col">scaled base</th><th scope="col">scaled adapted</th><th scope="col">weight base</th>'
-        f'<th scope="col">weight adapted</th><th scope="col">change</th></tr></thead><tbody>{"".join(body)}</tbody></table></div>'
-        f'<p class="pl-soft">Recomputed in float64 and compared with the model: largest relative difference '
-        f"{capture.difference:.1e}.</p></div>"
+        f'<th scope="col" class="pl-text">key</th><th scope="col">q·k{sides}</th><th scope="col">scaled{sides}</th>'
+        f'<th scope="col">weight{sides}</th><th scope="col">change</th></tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>{_proved(capture)}</div>"
+    )
+
+
+def _proved(capture: AttentionCapture) -> str:
+    return (
+        '<p class="pl-soft">Recomputed in float64 and compared with the model: largest relative difference '
+        f"{capture.difference:.1e}.</p>"
+    )
+
+
+def no_softmax(capture: AttentionCapture, layer: int, token: int) -> str:
+    """What a layer without softmax weights has to show for one token, and that it has none."""
+    base = capture.base[layer]
+    adapted = base if capture.adapted is None else capture.adapted[layer]
+
+    def lengths(pick: str) -> str:
+        first, second = getattr(base, pick), getattr(adapted, pick)
+        return "" if first is None or second is None else _lengths(first[token], second[token])
+
+    shares = {role: float(step.share[token]) for role, step in adapted.projections.items()}
+    steps = [
+        ("x", "the token's vector as it enters the block", lengths("x")),
+        (", ".join(shares), _ADDED, _shares(shares)),
+        ("state", "one running state a head, no table of weights", lengths("into_o")),
+        ("o", "all heads together through o", lengths("out")),
+        ("residual", "added to the stream: the new x", lengths("residual_after")),
+    ]
+    return (
+        f'<div class="pl-walk" data-layer="{layer}" data-token="{token}"><p>Token {token} '
+        f"{_token(capture.tokens[token])}, layer {layer}: {safe(base.note)}.</p>{_list(steps)}{_proved(capture)}</div>"
     )
 
 

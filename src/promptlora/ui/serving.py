@@ -11,10 +11,9 @@ import socket
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from promptlora.adaptation import PromptLoRA
@@ -42,7 +41,7 @@ def check_address(host: str, port: int) -> None:
 
 
 def serve(
-    lm: PromptLoRA,
+    load: Callable[[], PromptLoRA],
     *,
     host: str,
     port: int,
@@ -53,8 +52,12 @@ def serve(
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM.
 
+    Gradio's own ``launch`` asks its server for the page first, and gives up where that takes 3 s (a busy machine) or
+    goes through a proxy; so the page is mounted in an application that uvicorn runs.
+
     Args:
-        lm: What the page works with.
+        load: Loads what the page works with; called once the page's libraries are there, so that no visitor waits
+            for them after the model is loaded.
         host: Address to listen on.
         port: Port to listen on.
         base_name: What exported adapters call their base.
@@ -66,51 +69,53 @@ def serve(
         ConfigError: An address that cannot be served.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    with tempfile.TemporaryDirectory(prefix="promptlora-ui-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="promptlora-ui-", ignore_cleanup_errors=True) as folder, _interruptible():
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "served")  # before gradio is imported
         import gradio as gr
+        import uvicorn
+        from fastapi import FastAPI
 
-        from promptlora.ui.page import build_page
+        from promptlora.ui.page import KEYS, build_page
         from promptlora.ui.style import CSS
 
         exports = Path(folder) / "adapters"
         exports.mkdir()
-        studio = Studio(lm, exports, base_name=base_name, limits=limits)
-        page = build_page(studio).queue(max_size=64, default_concurrency_limit=8)
+        studio = Studio(load(), exports, base_name=base_name, limits=limits)
         fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "Consolas", "monospace"]}
-        stopped = threading.Event()
-        with _ending(stopped):
-            try:
-                _, url, _ = page.launch(
-                    server_name=host,
-                    server_port=port,
-                    theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate", **_as_fonts(gr, fonts)),
-                    css=CSS,
-                    share=False,
-                    quiet=True,
-                    prevent_thread_lock=True,
-                    footer_links=[],
-                    ssr_mode=False,
-                    enable_monitoring=False,
-                    mcp_server=False,
-                    pwa=False,
-                    allowed_paths=[str(exports)],
-                    max_file_size="1mb",
-                )
-            except OSError as error:
-                raise ConfigError(
-                    f"--host {host} --port {port}: cannot be served ({one_line(error)}); choose another with --port"
-                ) from error
-            try:
-                if ready:
+        app = gr.mount_gradio_app(
+            FastAPI(openapi_url=None),
+            build_page(studio).queue(max_size=64, default_concurrency_limit=8),
+            path="/",
+            server_name=host,
+            server_port=port,
+            theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate", **_as_fonts(gr, fonts)),
+            css=CSS,
+            head=KEYS,
+            footer_links=[],
+            ssr_mode=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            pwa=False,
+            allowed_paths=[str(exports)],
+            max_file_size="1mb",
+        )
+
+        class Server(uvicorn.Server):
+            """Tells when it answers."""
+
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+                if self.started and ready:
                     ready(url)
-                if open_browser:
+                if self.started and open_browser:
                     webbrowser.open(url)
-                stopped.wait()
-            except KeyboardInterrupt:
-                pass
-            finally:
-                page.close(verbose=False)
+
+        config = uvicorn.Config(app, host=host, port=port, log_level="critical", timeout_graceful_shutdown=2)
+        try:
+            Server(config).run()
+        except SystemExit as error:  # uvicorn's way to say that it could not start
+            raise ConfigError(f"--host {host} --port {port}: cannot be served; choose another with --port") from error
 
 
 def _as_fonts(gr: Any, names: dict[str, list[str]]) -> dict[str, Any]:
@@ -119,20 +124,15 @@ def _as_fonts(gr: Any, names: dict[str, list[str]]) -> dict[str, Any]:
     return {key: [plain(name) for name in value] for key, value in names.items()}
 
 
-class _ending:  # noqa: N801 (a context manager)
-    """SIGTERM sets an event while inside, so that the folder is cleared."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-        self.before: Any = None
-
-    def __enter__(self) -> None:
-        def end(number: int, frame: FrameType | None) -> None:
-            self.event.set()
-
-        with suppress(ValueError):  # not the main thread: the caller's signals stay
-            self.before = signal.signal(signal.SIGTERM, end)
-
-    def __exit__(self, *error: object) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end what is inside, and nothing more; folders are cleared."""
+    main = threading.current_thread() is threading.main_thread()  # elsewhere the caller's signals stay
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any
@@ -21,6 +22,14 @@ from promptlora.lora import LoRAWeights
 from promptlora.prompts import pad_left
 
 _PATIENCE = 30.0  # seconds after which a reader that asks for nothing is taken to be gone
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer as far as it is, and whether the model has ended it."""
+
+    text: str
+    ended: bool
 
 
 class _Rows(BaseStreamer):
@@ -66,7 +75,7 @@ def stream_rows(
     max_new_tokens: int,
     lock: AbstractContextManager[Any],
     beat: float = 1.0,
-) -> Iterator[list[str]]:
+) -> Iterator[list[Row]]:
     """Greedy answers of all rows as far as they are, after each step or some steps of the model.
 
     The generation runs in a thread that holds ``lock``, not this iterator: an iterator that is dropped half-way
@@ -82,7 +91,7 @@ def stream_rows(
         beat: Seconds after which the answers are given again although nothing is new.
 
     Yields:
-        The text of each row; the last one is whole.
+        All rows; the last ones are whole.
     """
     pad = int(getattr(lm.tokenizer, "pad_token_id", 0) or 0)
     streamer, reader, failed = _Rows(), _Reader(), list[BaseException]()
@@ -114,8 +123,9 @@ def stream_rows(
     told: list[list[int]] = [[] for _ in rows]
     over = [False] * len(rows)
 
-    def texts() -> list[str]:
-        return [str(text).strip() for text in lm.tokenizer.batch_decode(told, skip_special_tokens=True)]
+    def answers(half: str) -> list[Row]:
+        texts = lm.tokenizer.batch_decode(told, skip_special_tokens=True)
+        return [Row(str(text).strip().rstrip(half), ended) for text, ended in zip(texts, over, strict=True)]
 
     thread = Thread(target=work, daemon=True)
     thread.start()
@@ -137,7 +147,7 @@ def stream_rows(
                     over[i] = over[i] or token in ends
                     if not over[i]:
                         told[i].append(token)
-            yield [text.rstrip("\ufffd") for text in texts()] if going else texts()
+            yield answers("\ufffd" if going else "")  # half a character waits for its other half
     finally:
         reader.gone.set()  # no join: who drops the iterator may be the server's event loop
     thread.join()

@@ -22,11 +22,11 @@ from torch import Tensor
 from promptlora.adaptation import PromptLoRA
 from promptlora.attention import AttentionCapture, capture_ids, encode_text, token_texts
 from promptlora.attention.ablation import Ablation, ablate
-from promptlora.attention.life import TokenLife, change_map, most_changed, token_life
+from promptlora.attention.life import change_map, most_changed
 from promptlora.errors import PromptError
 from promptlora.lora import LoRAWeights
 from promptlora.prompts import encode_chat, render_chat
-from promptlora.ui.streams import stream_rows
+from promptlora.ui.streams import Row, stream_rows
 
 _T = TypeVar("_T")
 WRITTEN, SILENT = 0, 1  # the two adapters of Written.pair
@@ -89,6 +89,8 @@ class Answers:
         in_context: Of the base with the prompt before the input.
         adapted: Of the base with the adapter, which does not read the prompt.
         read: Tokens that the model reads for each: base and adapted, in context.
+        longest: The most tokens that an answer may have.
+        cut: Which answers were cut there, three for each input, in the order above.
         done: Nothing will be added.
     """
 
@@ -97,6 +99,8 @@ class Answers:
     in_context: tuple[str, ...]
     adapted: tuple[str, ...]
     read: tuple[tuple[int, int], ...]
+    longest: int
+    cut: tuple[tuple[bool, bool, bool], ...]
     done: bool
 
 
@@ -187,16 +191,17 @@ class Studio:
             )
         return text
 
-    def check_inputs(self, text: str) -> list[str]:
-        """The inputs, one a line; empty lines are left out.
+    def check_inputs(self, boxes: Sequence[str | None]) -> list[str]:
+        """What the boxes hold, line breaks inside kept and space around taken off; empty boxes are left out.
 
         Raises:
             PromptError: None, too many, or one that is too long.
         """
-        found = [line.strip() for line in str(text or "").splitlines() if line.strip()]
+        filled = {number: str(text).strip() for number, text in enumerate(boxes, start=1) if text}
+        found = {number: text for number, text in filled.items() if text}
         if not found:
-            raise PromptError("there is no input; write at least one, each on a line of its own")
-        for number, one in enumerate(found, start=1):
+            raise PromptError("there is no input; write at least one")
+        for number, one in found.items():
             if len(one) > self.limits.input_characters:
                 raise PromptError(
                     f"input {number} has {len(one):,} characters; expected at most {self.limits.input_characters:,}; "
@@ -204,7 +209,7 @@ class Studio:
                 )
         if len(found) > self.limits.inputs:
             raise PromptError(f"{len(found)} inputs; expected at most {self.limits.inputs} at once; take some away")
-        return found
+        return list(found.values())
 
     # --- adapters ----------------------------------------------------------------------------------------
 
@@ -278,17 +283,23 @@ class Studio:
         shown = encode_chat(tokenizer, [render_chat(tokenizer, text, self.check_prompt(prompt)) for text in inputs])
         read = tuple((len(a), len(b)) for a, b in zip(plain, shown, strict=True))
 
-        def answers(texts: Sequence[str], *, done: bool) -> Answers:
+        def answers(rows: Sequence[Row], *, done: bool) -> Answers:
+            base, in_context, adapted = (rows[i : i + count] for i in (0, count, 2 * count))
             return Answers(
                 inputs=tuple(inputs),
-                base=tuple(texts[:count]),
-                in_context=tuple(texts[count : 2 * count]),
-                adapted=tuple(texts[2 * count :]),
+                base=tuple(row.text for row in base),
+                in_context=tuple(row.text for row in in_context),
+                adapted=tuple(row.text for row in adapted),
                 read=read,
+                longest=longest,
+                cut=tuple(
+                    (done and not a.ended, done and not b.ended, done and not c.ended)
+                    for a, b, c in zip(base, in_context, adapted, strict=True)
+                ),
                 done=done,
             )
 
-        last: list[str] = [""] * (3 * count)
+        last = [Row("", ended=False)] * (3 * count)
         yield answers(last, done=False)
         index = [SILENT] * (2 * count) + [WRITTEN] * count
         for last in stream_rows(
@@ -343,16 +354,6 @@ class Studio:
                 found = capture_ids(self.lm.model, ids, self.lm.injector, lora, layers=[int(layer)], tokens=tokens)
                 self._captures.put(key, found)
         return found
-
-    def life(self, prompt: str, text: str, token: int, layer: int, head: int) -> tuple[AttentionCapture, TokenLife]:
-        """One token's walk through one head, and the capture that it is cut from.
-
-        Raises:
-            PromptError: A text that is too long to show.
-            AttentionError: A token, layer or head that is not there.
-        """
-        capture = self.capture(prompt, text, layer)
-        return capture, token_life(capture, int(token), int(layer), int(head))
 
     def ablation(self, prompt: str, inputs: Sequence[str], on_row: Callable[[int], None] | None = None) -> Ablation:
         """What q, k, v and o of the adapter change by themselves, on the first inputs that are short enough.

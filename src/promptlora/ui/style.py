@@ -5,9 +5,9 @@ from __future__ import annotations
 CSS = """
 .gradio-container main.fillable,.gradio-container main{max-width:1240px!important;width:100%!important;margin:0 auto!important;padding:0!important}
 .gradio-container .app{padding:1rem!important}
-.gradio-container{--body-text-color-subdued:#5b6878;--block-info-text-color:#5b6878;--pl-gain:#0a7d48;--pl-loss:#b93a0b;--pl-base:#6e7781;--pl-hot:#1f6feb}
+.gradio-container{--body-text-color-subdued:#5b6878;--block-info-text-color:#5b6878;--pl-gain:#0a7d48;--pl-loss:#b93a0b;--pl-base:#6e7781;--pl-hot:#1f6feb;--button-primary-background-fill:#1f6feb;--button-primary-background-fill-hover:#1a5fd0}
 .dark .gradio-container{--body-text-color-subdued:#a3b0c2;--block-info-text-color:#a3b0c2;--pl-gain:#56d397;--pl-loss:#ff9a70;--pl-base:#9198a1;--pl-hot:#6cb0ff}
-.html-container{padding:0!important}.pl-hint{margin:0;align-self:center}
+.html-container{padding:0!important}
 .pl-head h1{font-size:1.7rem;line-height:1.2;margin:.2rem 0}.pl-head p{margin:.15rem 0;max-width:46rem}
 .pl-soft,.pl-soft *{color:var(--body-text-color-subdued)!important;font-weight:400}
 h2.pl-title{font-size:1.2rem;margin:1rem 0 .1rem}.pl-lead{margin:.1rem 0;color:var(--body-text-color-subdued)}
@@ -15,12 +15,13 @@ h2.pl-title{font-size:1.2rem;margin:1rem 0 .1rem}.pl-lead{margin:.1rem 0;color:v
 .pl-busy{border-color:var(--pl-hot)}.pl-done{border-color:var(--pl-gain)}.pl-error{border-color:var(--pl-loss)}
 .pl-error::before{content:"Not done: ";font-weight:600}
 .pl-block{border:1px solid var(--border-color-primary);border-radius:8px;margin:.6rem 0;overflow:hidden}
-.pl-input{margin:0;padding:.5rem .8rem;background:var(--background-fill-secondary);font-size:1rem;font-weight:600;overflow-wrap:anywhere;max-height:9rem;overflow-y:auto}
+.pl-input{white-space:pre-wrap;margin:0;padding:.5rem .8rem;background:var(--background-fill-secondary);font-size:1rem;font-weight:600;overflow-wrap:anywhere;max-height:9rem;overflow-y:auto}
 .pl-three{display:grid;grid-template-columns:repeat(3,minmax(0,1fr))}
 .pl-cell{padding:.5rem .8rem .7rem;border-left:1px solid var(--border-color-primary)}.pl-cell:first-child{border-left:0}
 .pl-cell h4{margin:0 0 .3rem;font-size:.9rem;font-weight:600}.pl-cell h4 span{font-size:.8rem}
 .pl-adapted h4{color:var(--pl-hot)}.pl-cell.pl-adapted{box-shadow:inset 0 3px 0 var(--pl-hot)}
 .pl-answer{white-space:pre-wrap;overflow-wrap:anywhere;min-height:1.5em;max-height:22rem;overflow-y:auto}
+#status:not(:has(.pl-busy)) ~ #answers .pl-caret{display:none}
 .pl-caret{display:inline-block;width:.5em;height:1em;vertical-align:text-bottom;background:var(--pl-hot);opacity:.6}
 .pl-strip{display:flex;flex-wrap:wrap;gap:3px;margin:.3rem 0}
 .pl-token{display:inline-flex;flex-direction:column;align-items:center;border:1px solid var(--border-color-primary);border-radius:4px;padding:0 .3rem}
@@ -41,16 +42,22 @@ h2.pl-title{font-size:1.2rem;margin:1rem 0 .1rem}.pl-lead{margin:.1rem 0;color:v
 .pl-wide thead th{position:sticky;top:0;z-index:1;background:var(--background-fill-secondary);border-bottom:1px solid var(--border-color-primary);white-space:normal;vertical-align:bottom}
 .pl-wide tr.pl-here{outline:2px solid var(--pl-hot);outline-offset:-2px}
 .pl-wide tbody tr:nth-child(even){background:var(--background-fill-secondary)}
-.pl-weight{position:relative;min-width:7rem}.pl-bar{position:absolute;left:0;bottom:2px;height:3px;border-radius:2px}
+.pl-pair{display:grid;grid-template-columns:1fr 1fr;gap:0 1rem;min-width:9rem}.pl-pair>*{position:relative}
+thead .pl-pair{font-weight:400}.pl-second{color:var(--pl-hot)}
+.pl-bar{position:absolute;right:0;bottom:-2px;height:3px;border-radius:2px}
 .pl-bar.pl-base{background:var(--pl-base)}.pl-bar.pl-adapted{background:var(--pl-hot);box-shadow:none}
 .pl-gain{color:var(--pl-gain)}.pl-loss{color:var(--pl-loss)}
 .js-plotly-plot .plotly text{fill:var(--body-text-color)!important}
 .js-plotly-plot .plotly .hoverlayer text{fill:#fff!important}
 .js-plotly-plot .modebar-btn--logo,.js-plotly-plot .plotlyjsicon{display:none!important}
+#which input{padding-right:1.8rem!important;text-overflow:ellipsis}
 #effect-table{min-width:min(300px,100%)!important}
 footer{display:none!important}
 button:focus-visible,textarea:focus-visible,input:focus-visible,a:focus-visible{outline:2px solid var(--pl-hot)!important;outline-offset:1px}
 @media (max-width:720px){
+ .pl-pair{grid-template-columns:1fr;min-width:0}.pl-walk .pl-wide table{font-size:.8rem}
+ .pl-walk .pl-wide th,.pl-walk .pl-wide td{padding-inline:.25rem!important}.pl-walk .pl-wide code{font-size:.75rem;display:inline-block;max-width:5.5rem;overflow:hidden;text-overflow:ellipsis;vertical-align:middle}
+ .pl-walk .pl-wide :is(th,td):first-child{display:none}
  .gradio-container .app{padding:.5rem!important}.pl-three{grid-template-columns:1fr}
  .pl-cell{border-left:0;border-top:1px solid var(--border-color-primary)}.pl-cell:first-child{border-top:0}
 }

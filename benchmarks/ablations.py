@@ -1,0 +1,132 @@
+"""What each choice is worth: short runs that differ from a reference in one setting, measured on held-out tasks.
+
+``python benchmarks/ablations.py ../shared/data/instructions -o runs/ablations``
+
+Every run trains on the same tasks but those of some whole categories (the same for all runs), and ends with the loss
+on rows of those: with the right adapter, with another task's, with the static part alone. The table goes to
+``benchmarks/results/ablations.json`` and ``.md``. A run that was stopped goes on; ``--report`` writes the table of
+what is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from promptlora.files import replacing_file
+from promptlora.training.checkpoints import read_metrics
+from runs import console, merged, training, work
+
+RESULTS = Path(__file__).parent / "results"
+STEPS = 160
+
+REFERENCE: dict[str, Any] = {
+    "steps": STEPS, "prompts_per_batch": 8, "rows_per_prompt": 2, "base_dtype": "bfloat16", "attention": "eager",
+    "margin_every": 40, "checkpoint_every": 40, "keep_checkpoints": 1,
+    "optim": {"lr": 8e-4, "head_lr_factor": 8.0, "static_lr": 8e-4, "warmup": 0.05},
+    "validation": {"tasks": 16, "rows": 6, "every": STEPS},
+}  # fmt: skip
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "reference": {},
+    "multi-task LoRA (no generated part)": {"hypernetwork": {"generated": False}},
+    "multi-task LoRA, static lr x 3": {"hypernetwork": {"generated": False}, "optim": {"static_lr": 2.4e-3}},
+    "states of layer 10": {"hypernetwork": {"source_layer": 10}},
+    "states of layer 30 (the last)": {"hypernetwork": {"source_layer": 30}},
+    "token embeddings": {"hypernetwork": {"source": "embeddings"}},
+    "each layer's own states, pooled": {"hypernetwork": {"source": "layers", "encoder_layers": 0}},
+    "layer 20, pooled without encoder layers": {"hypernetwork": {"encoder_layers": 0}},
+    "shared head": {"hypernetwork": {"head": "shared"}},
+    "rankwise head": {"hypernetwork": {"head": "rankwise"}},
+    "lowrank head": {"hypernetwork": {"head": "lowrank"}},
+    "rank 4": {"hypernetwork": {"rank": 4, "alpha": 8.0}},
+    "rank 16": {"hypernetwork": {"rank": 16, "alpha": 32.0}},
+    "no static part": {"hypernetwork": {"static": False}},
+    "no paraphrases": {"data": {"paraphrase_share": 0.0}},
+    "adapters from layer 15 on": {"hypernetwork": {"first_layer": 15}},
+    "lr x 2": {"optim": {"lr": 1.6e-3}},
+    "head lr x 3": {"optim": {"head_lr_factor": 24.0}},
+    "label smoothing 0.1": {"regularization": {"label_smoothing": 0.1}},
+    "l2 penalty 1": {"regularization": {"l2": 1.0}},
+    "l1 penalty 0.1": {"regularization": {"l1": 0.1}},
+    "NEFTune 5": {"regularization": {"neftune": 5.0}},
+    "prompt dropout 0.2": {"regularization": {"prompt_dropout": 0.2}},
+    "prompt in context half the time": {"data": {"in_context_share": 0.5}},
+    "half context distillation": {"objective": "distill", "distill": {"sft_share": 0.5}},
+    "13 training tasks": {"data": {"tasks": 13}},
+    "26 training tasks": {"data": {"tasks": 26}},
+    "53 training tasks": {"data": {"tasks": 53}},
+}
+_COLUMNS = {
+    "validation_loss": "right prompt", "validation_wrong": "another's", "validation_static": "static part",
+    "validation_in_context": "and in context", "margin": "margin", "gibberish_margin": "gibberish",
+    "variance_ratio": "variance ratio", "effective_rank": "effective rank",
+}  # fmt: skip
+
+
+def slug(name: str) -> str:
+    """A folder's name."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def report(folder: Path) -> dict[str, Any]:
+    """Last measured values of each variant that is complete."""
+    rows: dict[str, Any] = {}
+    for name in VARIANTS:
+        if not (folder / slug(name) / "final").is_dir():
+            continue
+        lines = read_metrics(folder / slug(name))
+        last = {key: value for line in lines for key, value in line.items()}
+        late = [line["loss"] for line in lines[-20:]]
+        rows[name] = {
+            "training_loss_last_20": sum(late) / len(late), **{key: last[key] for key in _COLUMNS if key in last}
+        }  # fmt: skip
+    return {
+        "steps": STEPS,
+        "reference": REFERENCE,
+        "variants": {name: VARIANTS[name] for name in rows},
+        "results": rows,
+    }
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The table for people."""
+    head = ["variant", "training", *_COLUMNS.values()]
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    for name, row in results["results"].items():
+        cells = [f"{row['training_loss_last_20']:.3f}"]
+        cells += [f"{row[key]:.3f}" if key in row else "" for key in _COLUMNS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with train.jsonl.gz and paraphrases.jsonl.gz")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each (default 2)")
+    parser.add_argument("--only", nargs="*", help="variants whose name holds one of these texts")
+    parser.add_argument("--report", action="store_true", help="write the table of what is done, train nothing")
+    options = parser.parse_args()
+    data = {"train": str(options.data / "train.jsonl.gz"), "paraphrases": str(options.data / "paraphrases.jsonl.gz")}
+    shared = merged(REFERENCE, {"data": data, "prompt_states": str(options.output / "prompt-states")})
+    jobs = [
+        training(slug(name), options.output, merged(shared, change))
+        for name, change in VARIANTS.items()
+        if not options.only or any(text in name for text in options.only)
+    ]
+    whole = True if options.report else work(jobs, options.workers, options.output / "logs")
+    results = report(options.output)
+    with replacing_file(RESULTS / "ablations.json") as temporary:
+        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    with replacing_file(RESULTS / "ablations.md") as temporary:
+        temporary.write_text(markdown(results), encoding="utf-8")
+    console.print(f"{len(results['results'])} of {len(VARIANTS)} variants: {RESULTS / 'ablations.md'}")
+    return 0 if whole else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""Memory of the loss: does its peak grow with answer tokens times vocabulary? Measured, in a process for each case.
+
+Three routes to the same cross-entropy and its gradient for the hidden states: ``chunked`` is ``promptlora.losses``
+as it is (a frozen head: gradients are taken while a chunk's logits exist), ``recomputed`` the same chunks under
+``torch.utils.checkpoint`` (what it does for a head that is trained), ``full`` one call on all logits.
+
+A case is a process of its own. Its baseline is the peak of its resident memory (``ru_maxrss``) after imports, the
+head's weight, hidden states and labels; the figure is how far forward and backward raise that peak. The slope is the
+rise from a route's fewest to its most tokens, in bytes for each token. The process in between imports no torch: a
+process starts with the ``ru_maxrss`` of its parent. A case that needs more memory than ``--limit-gb``, or than is
+free, is not run, and the arithmetic is stated: logits, their log-softmax and its gradient, 4 bytes each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from promptlora.files import replacing_file
+
+EXAMPLE = """
+example:
+  python benchmarks/loss_memory.py --vocab 16384 --tokens 512 3072 --chunk 256
+  python benchmarks/loss_memory.py -o benchmarks/results/loss_memory.json
+"""
+ROUTES = ("chunked", "recomputed", "full")
+GB = 10**9
+
+
+# --- one case, in its own process ----------------------------------------------------------------------------
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def run_case(route: str, tokens: int, vocab: int, hidden: int, chunk: int, threads: int) -> dict[str, Any]:
+    import torch
+    from torch import Tensor
+    from torch.nn import functional as F
+
+    from promptlora.losses import sft_loss
+
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    weight = torch.randn(vocab, hidden) / hidden**0.5
+    weight.requires_grad_(route == "recomputed")  # ... and its gradient is not taken below
+    states = torch.randn(1, tokens + 1, hidden, requires_grad=True)
+    labels = torch.randint(vocab, (1, tokens + 1))
+
+    def loss(states: Tensor, labels: Tensor) -> Tensor:
+        size = states.shape[1] if route == "full" else chunk
+        return sft_loss(states, labels, lambda h: F.linear(h, weight), chunk=size)
+
+    def step(states: Tensor, labels: Tensor) -> tuple[float, float, Tensor, Tensor]:
+        started = time.process_time()
+        value = loss(states, labels)
+        middle = time.process_time()
+        (slope,) = torch.autograd.grad(value, states)
+        return middle - started, time.process_time() - middle, value.detach(), slope
+
+    step(states[:, :2], labels[:, :2])  # the libraries' own buffers
+    before = peak()
+    forward, backward, value, slope = step(states, labels)
+    return {
+        "baseline_bytes": before, "rise_bytes": peak() - before, "forward_s": round(forward, 3),
+        "backward_s": round(backward, 3), "loss": value.item(), "slope_norm": slope.norm().item(),
+        "torch": torch.__version__,
+    }  # fmt: skip
+
+
+# --- all of them ---------------------------------------------------------------------------------------------
+
+
+def available() -> int:
+    """Bytes that can be had without swapping; a large number where the system does not say."""
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return found[0] if found else 2**62
+
+
+def cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def measure(options: argparse.Namespace, route: str, tokens: int) -> dict[str, Any]:
+    """The case in a process, or why it was not run."""
+    logits = min(tokens, options.chunk if route != "full" else tokens) * options.vocab * 4
+    needed, free = 3 * logits, available()
+    case = {"route": route, "tokens": tokens, "all_logits_bytes": tokens * options.vocab * 4}
+    for limit, words in ((options.limit_gb * GB, "the limit"), (free, "what is free")):
+        if needed > limit:
+            why = f"3 x {logits / GB:.1f} GB (logits, log-softmax, gradient) exceed {words}, {limit / GB:.1f} GB"
+            return case | {"not_run": why}
+    arguments = [route, tokens, options.vocab, options.hidden, options.chunk, options.threads]
+    command = [sys.executable, str(Path(__file__).resolve()), "--case", *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise SystemExit(f"{route}, {tokens} tokens: {run.stderr.strip()[-400:] or f'exit code {run.returncode}'}")
+    return case | json.loads(run.stdout)
+
+
+def slope(cases: Sequence[dict[str, Any]], chunk: int) -> float | None:
+    """Bytes for each token between the fewest and the most tokens; chunks count from more than one on."""
+    ran = [c for c in cases if "rise_bytes" in c and (c["route"] == "full" or c["tokens"] > chunk)]
+    if len(ran) < 2:
+        return None
+    low, high = min(ran, key=lambda c: c["tokens"]), max(ran, key=lambda c: c["tokens"])
+    return round((high["rise_bytes"] - low["rise_bytes"]) / (high["tokens"] - low["tokens"]), 1)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=formatter)
+    parser.add_argument("--tokens", nargs="+", type=int, default=[512, 1024, 2048, 8192, 32768], help="answer tokens")
+    parser.add_argument("--route", nargs="+", choices=ROUTES, default=list(ROUTES))
+    parser.add_argument("--vocab", type=int, default=151936)
+    parser.add_argument("--hidden", type=int, default=256, help="width of the hidden states")
+    parser.add_argument("--chunk", type=int, default=1024, help="positions whose logits exist at one time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--limit-gb", type=float, default=10.0, help="most memory that a case may need")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("-o", "--output", type=Path, help="also write the JSON to this file")
+    options = parser.parse_args(arguments)
+    if min(*options.tokens, options.vocab, options.hidden, options.chunk, options.threads) < 1:
+        parser.error("--tokens, --vocab, --hidden, --chunk and --threads are at least 1")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    results = []
+    cases = list(itertools.product(options.route, sorted(options.tokens)))
+    for i, (route, tokens) in enumerate(cases, 1):
+        print(f"\r[{i}/{len(cases)}] {route}, {tokens} tokens      ", end="", file=sys.stderr, flush=True)
+        results.append(measure(options, route, tokens))
+    print(file=sys.stderr)
+    slopes = {route: slope([r for r in results if r["route"] == route], options.chunk) for route in options.route}
+    report: dict[str, Any] = {
+        "torch": next((r.pop("torch") for r in results if "torch" in r), None), "threads": options.threads,
+        "cpu": cpu_name(), "clock": "processor", "dtype": "float32", "vocabulary": options.vocab,
+        "hidden": options.hidden, "chunk": options.chunk, "limit_gb": options.limit_gb,
+        "logits_bytes_per_token": 4 * options.vocab, "bytes_per_token": slopes,
+        "results": [{k: v for k, v in r.items() if k != "torch"} for r in results],
+    }  # fmt: skip
+    text = json.dumps(report, indent=1)
+    if options.output:
+        with replacing_file(options.output) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+    if options.json:
+        print(text)
+        return
+    print(f"torch {report['torch']}, {report['threads']} threads, {report['cpu']}; vocabulary {options.vocab:,}")
+    print(f"{'route':12}{'tokens':>8}{'all logits':>12}{'baseline':>10}{'rise':>10}{'forward':>10}{'backward':>10}")
+    for r in results:
+        head = f"{r['route']:12}{r['tokens']:8,}{r['all_logits_bytes'] / GB:9.2f} GB"
+        if "not_run" in r:
+            print(f"{head}  not run: {r['not_run']}")
+            continue
+        seconds = f"{r['forward_s']:8.1f} s{r['backward_s']:8.1f} s"
+        print(f"{head}{r['baseline_bytes'] / GB:7.2f} GB{r['rise_bytes'] / GB:7.2f} GB{seconds}")
+    for route, value in slopes.items():
+        words = (
+            "too few cases"
+            if value is None
+            else f"{value:,.0f} bytes a token (a token's logits: {4 * options.vocab:,})"
+        )
+        print(f"slope of {route}: {words}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--case"]:
+        print(json.dumps(run_case(sys.argv[2], *map(int, sys.argv[3:]))))
+    else:
+        main()

@@ -1,0 +1,100 @@
+"""Many training runs and evaluations, one after another or two at a time; what is done is not done again.
+
+Each job is a ``promptlora`` command in a process of its own that resumes by itself, so that a queue which is
+stopped or killed goes on where it was. Results are read from the files that the commands leave.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from promptlora.config import TrainConfig, from_dict, save_toml
+
+console = Console(stderr=True)
+
+
+@dataclass
+class Job:
+    """A command, when it is done, and what must be done before."""
+
+    name: str
+    command: list[str]
+    done: Callable[[], bool]
+    after: list[Job] = field(default_factory=list)
+
+
+def merged(*tables: dict[str, Any]) -> dict[str, Any]:
+    """Nested tables, later ones over earlier ones."""
+    result: dict[str, Any] = {}
+    for table in tables:
+        for key, value in table.items():
+            result[key] = merged(result.get(key, {}), value) if isinstance(value, dict) else value
+    return result
+
+
+def training(name: str, folder: Path, values: dict[str, Any], after: Sequence[Job] = ()) -> Job:
+    """The job that trains a configuration into ``folder/name``."""
+    config = from_dict(TrainConfig, {**values, "output": str(folder / name)})
+    path = folder / f"{name}.toml"
+    save_toml(config, path)
+    command = ["train", str(path), "--resume", "--threads", "1", "--json"]
+    return Job(f"train {name}", command, (folder / name / "final" / "config.json").is_file, list(after))
+
+
+def promptlora(command: Sequence[str]) -> list[str]:
+    """The command line of a ``promptlora`` command in this environment."""
+    return [sys.executable, "-m", "promptlora", *command]
+
+
+def work(jobs: Sequence[Job], workers: int, log: Path) -> bool:
+    """Run what is left; True when all is done, False when some failed or it was asked to stop."""
+    log.mkdir(parents=True, exist_ok=True)
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: asked.append(number))
+    waiting = [job for job in jobs if not job.done()]
+    console.print(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are done already")
+    running: dict[str, tuple[Job, subprocess.Popen[bytes], float]] = {}
+    failed: list[str] = []
+    while (waiting or running) and not asked:
+        ready = [job for job in waiting if all(before.done() for before in job.after)]
+        while ready and len(running) < workers:
+            job = ready.pop(0)
+            waiting.remove(job)
+            with (log / f"{job.name.replace(' ', '-')}.log").open("ab") as output:
+                process = subprocess.Popen(promptlora(job.command), stdout=output, stderr=output)
+            running[job.name] = job, process, time.time()
+            console.print(f"{time.strftime('%H:%M')} {job.name}", highlight=False)
+        if not running:
+            break  # what is left waits for what has failed
+        time.sleep(1)
+        for name, (job, process, started) in list(running.items()):
+            if process.poll() is None:
+                continue
+            del running[name]
+            minutes = (time.time() - started) / 60
+            if process.returncode or not job.done():
+                failed.append(name)
+                console.print(f"[red]{name}: exit code {process.returncode}; see {log}[/]", highlight=False)
+            else:
+                console.print(f"{time.strftime('%H:%M')} {name}: done in {minutes:.0f} min", highlight=False)
+    for _, process, _ in running.values():  # each finishes its step and writes a checkpoint
+        process.send_signal(signal.SIGINT)
+    for _, process, _ in running.values():
+        process.wait()
+    return not (failed or waiting or asked)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,21 @@
+"""Losses: pure functions of tensors, and of LoRA matrices.
+
+The language model's head is applied here, at the positions that predict an answer token alone and to some of
+them at a time. They know nothing of models, prompts or batches.
+"""
+
+from promptlora.losses.adapters import reconstruction_loss, weight_penalty
+from promptlora.losses.distillation import TAILS, TeacherTargets, distillation_loss
+from promptlora.losses.positions import IGNORED, answer_positions
+from promptlora.losses.sft import sft_loss
+
+__all__ = [
+    "IGNORED",
+    "TAILS",
+    "TeacherTargets",
+    "answer_positions",
+    "distillation_loss",
+    "reconstruction_loss",
+    "sft_loss",
+    "weight_penalty",
+]

@@ -1,0 +1,51 @@
+"""Cross-entropy of the answer tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from promptlora.errors import ConfigError
+from promptlora.losses.positions import CHUNK, answer_positions, position_losses, reduced
+
+
+def sft_loss(
+    hidden: Float[Tensor, "batch seq d"],
+    labels: Int[Tensor, "batch seq"],
+    lm_head: Callable[[Tensor], Tensor],
+    *,
+    row_weight: str = "token",
+    reduce: bool = True,
+    label_smoothing: float = 0.0,
+    chunk: int = CHUNK,
+) -> Tensor:
+    """Cross-entropy of the answer tokens, in nats, computed in float32 or finer.
+
+    There must be an answer token; a row without one counts as a row of loss 0. Memory for logits does not grow with
+    the number of answer tokens, only with ``chunk``.
+
+    Args:
+        hidden: Last hidden states.
+        labels: Token ids; -100 wherever there is no answer token.
+        lm_head: Hidden states ``[n, d]`` to logits ``[n, vocabulary]``, each row by itself.
+        row_weight: ``token``, each answer token counts once; ``row``, each row counts once.
+        reduce: False returns the mean loss of each row, ``[batch]``.
+        label_smoothing: Share of the target that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
+        chunk: Positions whose logits exist at one time.
+
+    Raises:
+        ConfigError: An unknown ``row_weight``, or a smoothing or chunk out of range.
+        DataError: No answer token at all.
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ConfigError(f"label_smoothing={label_smoothing}; expected 0 or more and less than 1")
+    rows, columns = answer_positions(labels)
+
+    def cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
+        return F.cross_entropy(logits, tokens, reduction="none", label_smoothing=label_smoothing)
+
+    each = position_losses(cross_entropy, lm_head, hidden[rows, columns], labels[rows, columns + 1], chunk=chunk)
+    return reduced(each, rows, len(labels), row_weight, reduce)

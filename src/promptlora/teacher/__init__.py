@@ -1,0 +1,19 @@
+"""The cache of a teacher's log-probabilities, its reader, and the teacher that is asked while training.
+
+A teacher reads prompt and input in its context and is asked for the distribution of every answer token; the
+student sees the input alone and the prompt's adapter. It knows tokenizers, rows and a causal model that is
+handed in; nothing of where models come from, of LoRA, or of the training loop.
+"""
+
+from promptlora.teacher.cache import TeacherCache as TeacherCache
+from promptlora.teacher.identity import TeachConfig as TeachConfig
+from promptlora.teacher.identity import check_same_tokenizer as check_same_tokenizer
+from promptlora.teacher.online import OnlineTeacher as OnlineTeacher
+from promptlora.teacher.online import float32_head as float32_head
+from promptlora.teacher.online import teacher_targets as teacher_targets
+from promptlora.teacher.rows import first_of_each_task as first_of_each_task
+from promptlora.teacher.rows import key_of as key_of
+from promptlora.teacher.rows import teacher_context as teacher_context
+from promptlora.teacher.vllm_client import VllmTeacher as VllmTeacher
+from promptlora.teacher.writing import Taught as Taught
+from promptlora.teacher.writing import teach as teach

@@ -1,0 +1,203 @@
+"""The teacher in this process: a causal model from transformers, asked at the answer positions alone.
+
+It knows the model it is given; nothing of files or rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from promptlora.errors import ConfigError, ModelError
+from promptlora.losses import IGNORED, TeacherTargets, answer_positions
+
+Pair = tuple[Sequence[int], Sequence[int]]  # token ids of what the teacher reads, and of the answer
+OnRows = Callable[[int], None]  # called with how many more rows are done
+_LOGITS = 1 << 25  # logits that exist at one time: 128 MiB in float32
+
+
+def float32_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """The model's language-model head in float32: hidden states ``[n, d]`` to logits ``[n, vocabulary]``.
+
+    Raises:
+        ModelError: A model without a head, or one that scales or caps its logits after it.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{type(model).__name__} has no output embeddings; expected a causal language model")
+    weight = head.weight.detach().float()
+    bias = None if getattr(head, "bias", None) is None else head.bias.detach().float()
+
+    def apply(hidden: Tensor) -> Tensor:
+        return F.linear(hidden.float(), weight, bias)
+
+    ids = torch.tensor([[1, 2, 3]], device=weight.device)
+    with torch.no_grad():
+        ours = apply(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+        theirs = model(input_ids=ids, use_cache=False).logits.float()
+    coarse = 0.05 if model.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    if not torch.allclose(ours, theirs, atol=coarse * float(theirs.abs().max()), rtol=coarse):
+        raise ModelError(
+            f"{type(model).__name__} changes its logits after the head; use `promptlora teach --backend vllm` for it"
+        )
+    return apply
+
+
+@torch.no_grad()
+def teacher_targets(
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "batch seq"],
+    labels: Int[Tensor, "batch seq"],
+    k: int | None = None,
+    *,
+    lm_head: Callable[[Tensor], Tensor] | None = None,
+) -> TeacherTargets:
+    """A model's log-probabilities of every answer token, in float32, in the order of ``answer_positions(labels)``.
+
+    Args:
+        model: The teacher, as it stands: with whatever adapter is on.
+        input_ids: What it reads and the answer, padded on the right.
+        labels: The same ids; -100 wherever there is no answer token.
+        k: How many of the likeliest tokens are kept; None keeps the whole vocabulary.
+        lm_head: :func:`float32_head` of the model, to make it once.
+
+    Raises:
+        ConfigError: More tokens than the vocabulary has.
+    """
+    head = lm_head or float32_head(model)
+    hidden = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
+    states = hidden[answer_positions(labels)]  # [n, d]: position t predicts token t + 1
+    width = int(model.config.get_text_config().vocab_size)
+    if k is not None and not 1 <= k <= width:
+        raise ConfigError(f"top_k={k}; expected 1 … {width}, the teacher's vocabulary")
+    log_probs, ids = [], []
+    for part in states.split(max(1, _LOGITS // width)):
+        logits = head(part)
+        if k is None:
+            log_probs.append(logits.log_softmax(-1))
+        else:
+            best = logits.topk(k, dim=-1)
+            log_probs.append(best.values - logits.logsumexp(-1, keepdim=True))
+            ids.append(best.indices)
+    if not log_probs:
+        empty = hidden.new_zeros(0, k or width, dtype=torch.float32)
+        return TeacherTargets(empty, None if k is None else empty.long())
+    return TeacherTargets(torch.cat(log_probs), torch.cat(ids) if ids else None)
+
+
+class OnlineTeacher:
+    """A model as a teacher.
+
+    Args:
+        model: A causal language model, in evaluation mode.
+        tokenizer: Its tokenizer.
+        batch_size: Rows that run at once, those of near length together; None runs all rows of a call at once and
+            in order, so that adapters which are on outside meet their rows.
+        lm_head: Its head in float32, where that exists already.
+
+    Raises:
+        ModelError: A model without a head, or one that scales or caps its logits after it.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int | None = None,
+        lm_head: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.model, self.batch_size = model, batch_size
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self._pad = int(tokenizer.pad_token_id or 0)
+        self._head = lm_head or float32_head(model)
+        generation: Any = model.generation_config
+        ends = None if generation is None else generation.eos_token_id
+        listed = ends if isinstance(ends, list) else [ends]
+        self._ends = {int(end) for end in (*listed, tokenizer.eos_token_id) if end is not None}
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        if self.batch_size is None:
+            return [list(range(len(lengths)))] if lengths else []
+        order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+        return [order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)]
+
+    @torch.no_grad()
+    def targets(self, rows: Sequence[Pair], k: int | None = None, on_rows: OnRows | None = None) -> TeacherTargets:
+        """Log-probabilities ``[n, k]`` of all answer tokens, row after row, in the order of the rows.
+
+        Args:
+            rows: What the teacher reads and the answer, as token ids.
+            k: How many of the likeliest tokens are kept; None keeps the whole vocabulary.
+            on_rows: Called after each batch.
+        """
+        log_probs: list[Tensor] = [torch.empty(0)] * len(rows)
+        ids = log_probs.copy()
+        for chosen in self._batches([len(context) + len(answer) for context, answer in rows]):
+            input_ids, labels = _right_padded([rows[i] for i in chosen], self._pad)
+            device = self.model.device
+            found = teacher_targets(self.model, input_ids.to(device), labels.to(device), k, lm_head=self._head)
+            lengths = [len(rows[i][1]) for i in chosen]
+            for i, part in zip(chosen, found.log_probs.split(lengths), strict=True):
+                log_probs[i] = part
+            if found.ids is not None:
+                for i, part in zip(chosen, found.ids.split(lengths), strict=True):
+                    ids[i] = part
+            if on_rows:
+                on_rows(len(chosen))
+        return TeacherTargets(torch.cat(log_probs), None if k is None else torch.cat(ids))
+
+    @torch.no_grad()
+    def answers(
+        self, contexts: Sequence[Sequence[int]], max_tokens: int, on_rows: OnRows | None = None
+    ) -> list[list[int] | None]:
+        """The teacher's greedy answers as token ids without the end token; None for one that did not end.
+
+        Args:
+            contexts: What it reads, as token ids.
+            max_tokens: Longest answer, end token included.
+            on_rows: Called after each batch.
+        """
+        answers: list[list[int] | None] = [None] * len(contexts)
+        generate: Any = self.model.generate
+        for chosen in self._batches([len(context) for context in contexts]):
+            longest = max(len(contexts[i]) for i in chosen)
+            ids = torch.full((len(chosen), longest), self._pad)
+            mask = torch.zeros_like(ids)
+            for at, i in enumerate(chosen):
+                ids[at, longest - len(contexts[i]) :] = torch.tensor(contexts[i])
+                mask[at, longest - len(contexts[i]) :] = 1
+            output = generate(
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                pad_token_id=self._pad,
+                eos_token_id=sorted(self._ends),
+            )
+            for i, written in zip(chosen, output[:, longest:].tolist(), strict=True):
+                end = next((at for at, token in enumerate(written) if token in self._ends), None)
+                answers[i] = None if end is None else written[:end]
+            if on_rows:
+                on_rows(len(chosen))
+        return answers
+
+
+def _right_padded(rows: Sequence[Pair], pad: int) -> tuple[Tensor, Tensor]:
+    """Ids and labels ``[rows, longest]``; causal attention needs no mask for padding on the right."""
+    longest = max(len(context) + len(answer) for context, answer in rows)
+    input_ids = torch.full((len(rows), longest), pad)
+    labels = torch.full((len(rows), longest), IGNORED)
+    for i, (context, answer) in enumerate(rows):
+        end = len(context) + len(answer)
+        input_ids[i, :end] = torch.tensor([*context, *answer])
+        labels[i, len(context) : end] = torch.tensor(answer)
+    return input_ids, labels

