@@ -1,7 +1,8 @@
 """The page: what stands where, and which button calls what. The work is done in ``studio``.
 
-Every event that runs the model shares one queue with room for one at a time. A panel is shown once it has something
-to show, and goes when a new adapter is being written.
+Every event that runs the model shares one queue with room for one at a time. A panel is shown while it has something
+to show, and goes when a new adapter is being written; the style sees to that, since a plot that is set in the same
+update as its panel's visibility is sometimes not drawn (Gradio 6.31).
 """
 
 from __future__ import annotations
@@ -90,11 +91,15 @@ def build_page(studio: Studio) -> gr.Blocks:
         except PromptLoRAError as error:
             yield html.status(str(error), "error"), gr.Button(interactive=False), *_skipped(8)
             return
-        hidden = gr.Column(visible=False)
         yield (
-            html.status("writing the adapter …", "busy"), gr.Button(interactive=True), "",
-            gr.DownloadButton(interactive=False), None, _LATER, hidden, gr.Button(interactive=False), _LATER, hidden,
-        )  # fmt: skip
+            html.status("writing the adapter …", "busy"),
+            gr.Button(interactive=True),
+            "",
+            gr.DownloadButton(interactive=False),
+            None,
+            *(_LATER, ""),  # what was seen of the adapter before
+            *(gr.Button(interactive=False), _LATER, ""),
+        )
         try:
             one = studio.adapter(text)
             told = html.written(one, len(studio.adapters), limits.adapters)
@@ -119,32 +124,31 @@ def build_page(studio: Studio) -> gr.Blocks:
         """Look into the first input, unless there was no answer or one is shown already."""
         for now in () if asked is None or asked.inside is not None else look(asked, 0):
             yield gr.skip(), *now
-        yield gr.Button(interactive=False), *_skipped(12)
+        yield gr.Button(interactive=False), *_skipped(11)
 
     def look(asked: Asked | None, choice: int | None) -> Iterator[tuple[Any, ...]]:
         """Find where the adapter acts in a text, and show the head that changes most."""
         if asked is None or (
             asked.inside is not None and choice == asked.chosen
         ):  # a box left by the tab key tells too
-            yield _skipped(12)
+            yield _skipped(11)
             return
         chosen = choice if choice is not None and 0 <= choice < len(asked.inputs) else 0
+        some = '<div class="pl-walk"></div>' if len(asked.inputs) > 1 else ""  # another input may be short enough
         names = [(f"{i}: {visible_text(text, 60)}", i - 1) for i, text in enumerate(asked.inputs, start=1)]
         dropdown = gr.Dropdown(choices=names, value=chosen)
         asked = replace(asked, inside=None, chosen=chosen)
-        yield html.status("walking through attention …", "busy"), gr.skip(), dropdown, *_skipped(9)
+        yield html.status("walking through attention …", "busy"), dropdown, *_skipped(9)
         try:
             inside = studio.inside(asked.prompt, asked.text)
         except PromptLoRAError as error:
-            shown = gr.Column(visible=len(asked.inputs) > 1)  # another input may be short enough
-            yield html.status(str(error), "error"), shown, dropdown, *_skipped(3), None, "", None, None, None, asked
+            yield html.status(str(error), "error"), dropdown, *_skipped(3), None, some, None, None, None, asked
             return
         asked = replace(asked, inside=inside)
         token = len(inside.tokens) - 1
         drawn = show(asked, token, inside.layer, inside.head)
         yield (
             drawn[0],
-            gr.Column(visible=True),
             dropdown,
             gr.Slider(maximum=max(token, 1), value=token),
             gr.Slider(value=inside.layer),
@@ -174,18 +178,18 @@ def build_page(studio: Studio) -> gr.Blocks:
         return told, strip + html.walk(capture, life), *maps
 
     def ablate(asked: Asked | None) -> Iterator[tuple[Any, ...]]:
-        """Switch the adapter on for q, k, v, o by themselves: status, panel, figure, table."""
+        """Switch the adapter on for q, k, v, o by themselves: status, figure, table."""
         if asked is None:
-            yield _LATER, *_skipped(3)
+            yield _LATER, *_skipped(2)
             return
-        yield html.status("measuring q, k, v, o, q+k and all …", "busy"), *_skipped(3)
+        yield html.status("measuring q, k, v, o, q+k and all …", "busy"), *_skipped(2)
         try:
             found = studio.ablation(asked.prompt, asked.inputs)
         except PromptLoRAError as error:
-            yield html.status(str(error), "error"), gr.Column(visible=False), None, ""
+            yield html.status(str(error), "error"), None, ""
             return
         told = html.status(f"measured on {found.inputs} of {len(asked.inputs)} inputs", "done")
-        yield told, gr.Column(visible=True), ablation_figure(found), html.ablation(found)
+        yield told, ablation_figure(found), html.ablation(found)
 
     # --- what stands where ----------------------------------------------------------------------------------
 
@@ -228,7 +232,7 @@ def build_page(studio: Studio) -> gr.Blocks:
             "One token asks every token before it. Choose input, token, layer and head; base and adapted stand side by side.",
         )
         look_status = gr.HTML(_LATER, elem_id="look-status")
-        with gr.Column(visible=False) as look_panel:
+        with gr.Column(elem_id="look-panel"):
             with gr.Row():
                 which = gr.Dropdown(choices=[], label="Input", min_width=220, elem_id="which")
                 token, layer, head = (
@@ -248,16 +252,14 @@ def build_page(studio: Studio) -> gr.Blocks:
         _title("What each projection does", "The adapter switched on for q, k, v or o alone, for q and k, and for all.")
         measure = gr.Button("Measure", min_width=120, interactive=False, elem_id="measure")
         measure_status = gr.HTML(_LATER, elem_id="measure-status")
-        with gr.Column(visible=False) as effect_panel, gr.Row():
+        with gr.Row(elem_id="effect-panel"):
             effect = gr.Plot(show_label=False, min_width=300, elem_id="effect")
             table = gr.HTML("", min_width=300, elem_id="effect-table")
 
         # --- events -----------------------------------------------------------------------------------------
 
-        look_outputs = [look_status, look_panel, which, token, layer, head, changes, walked, *maps, asked]
-        run_outputs = [
-            status, stop, found, download, asked, look_status, look_panel, measure, measure_status, effect_panel,
-        ]  # fmt: skip
+        look_outputs = [look_status, which, token, layer, head, changes, walked, *maps, asked]
+        run_outputs = [status, stop, found, download, asked, look_status, walked, measure, measure_status, table]
         running = []
 
         def chain(before: Any) -> None:
@@ -284,5 +286,5 @@ def build_page(studio: Studio) -> gr.Blocks:
             slider.input(
                 show, [asked, token, layer, head], [look_status, walked, *maps], trigger_mode="always_last", **_QUEUE
             )
-        measure.click(ablate, asked, [measure_status, effect_panel, effect, table], **_QUEUE)
+        measure.click(ablate, asked, [measure_status, effect, table], **_QUEUE)
     return page

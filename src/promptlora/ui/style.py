@@ -50,6 +50,7 @@ thead .pl-pair{font-weight:400}.pl-second{color:var(--pl-hot)}
 .js-plotly-plot .plotly text{fill:var(--body-text-color)!important}
 .js-plotly-plot .plotly .hoverlayer text{fill:#fff!important}
 .js-plotly-plot .modebar-btn--logo,.js-plotly-plot .plotlyjsicon{display:none!important}
+#look-panel:not(:has(.pl-walk)),#effect-panel:not(:has(.pl-ablation)),#look-panel [id^="map-"]:has([aria-label="Empty value"]){display:none!important}
 #which input{padding-right:1.8rem!important;text-overflow:ellipsis}
 #effect-table{min-width:min(300px,100%)!important}
 footer{display:none!important}

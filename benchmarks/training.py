@@ -1,0 +1,129 @@
+"""What a training step costs beside the bare model: tokens per second, all in one run.
+
+``python benchmarks/training.py -o benchmarks/results/training.json``
+
+Bare: forward and backward of the frozen base without hooks, down to its input embeddings, with the same loss on the same
+rows. Step: what ``Trainer.train_step`` does: states of the prompts (known already), hypernetwork, base with the adapters
+on, backward to the hypernetwork, clipping and optimizer. Rounds alternate; the ratio is that of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from promptlora.config import TrainConfig, from_dict
+from promptlora.data import Batch
+from promptlora.files import replacing_file
+from promptlora.training import Trainer
+
+console = Console(stderr=True)
+TEXT = "the of and to in is that for it with as was on be at by this had not are but from or have an they"
+WORDS = TEXT.split()
+
+
+def rows(tasks: int, each: int, words: int) -> list[dict[str, Any]]:
+    """Rows of one length, so that every batch has the same shape."""
+    made = []
+    for task in range(tasks):
+        for i in range(each):
+            text = " ".join(WORDS[(7 * i + 3 * j + task) % len(WORDS)] for j in range(words))
+            prompt = f"Write the word of number {task} of the text and nothing else."
+            made.append({"task": f"t{task}", "prompt": prompt, "input": text, "outputs": [WORDS[task % len(WORDS)]]})
+    return made
+
+
+def bare_step(trainer: Trainer, batch: Batch) -> float:
+    """Forward and backward of the base alone, to the input embeddings."""
+    embedded = trainer.model.get_input_embeddings()(batch.input_ids).detach().requires_grad_(True)
+    hidden = trainer.model.get_decoder()(inputs_embeds=embedded, use_cache=False).last_hidden_state
+    loss = trainer.objective._sft(batch, hidden)  # type: ignore[attr-defined]
+    loss.backward()
+    return float(loss.detach())
+
+
+def measure(
+    prompts: int, per_prompt: int, words: int, dtype: str, rank: int, rounds: int, folder: Path
+) -> dict[str, Any]:
+    """Seconds of bare step and training step, alternating."""
+    data = folder / f"rows-{words}.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows(2 * prompts, 4 * per_prompt, words)))
+    config = from_dict(
+        TrainConfig,
+        {
+            "output": str(folder / "run"), "steps": 10_000, "prompts_per_batch": prompts, "rows_per_prompt": per_prompt,
+            "base_dtype": dtype, "attention": "eager", "margin_every": 10_000, "data": {"train": str(data)},
+            "hypernetwork": {"rank": rank, "alpha": 2.0 * rank},
+        },
+    )  # fmt: skip
+    with Trainer(config) as trainer:
+        trainer.train_step()  # all prompts' states, and the allocator, are warm after these
+        for step in range(4):
+            trainer.states.batch(trainer.objective.part(step, 0, 1).prompts)
+        trainer.train_step()
+        bare, step, tokens = [], [], 0
+        for _ in track(range(rounds), f"{prompts} x {per_prompt} rows of {words} words, {dtype}", console=console):
+            batch = trainer.objective.part(trainer.step, 0, 1)
+            trainer.states.batch(batch.prompts)
+            tokens = batch.tokens
+            started = time.perf_counter()
+            bare_step(trainer, batch)
+            bare.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            trainer.train_step()
+            step.append(time.perf_counter() - started)
+    return {
+        "prompts": prompts, "rows_per_prompt": per_prompt, "tokens": tokens, "dtype": dtype, "rank": rank, "rounds": rounds,
+        "bare_tokens_per_second": tokens / statistics.median(bare),
+        "step_tokens_per_second": tokens / statistics.median(step),
+        "ratio": statistics.median(step) / statistics.median(bare),
+        "ratio_of_each_round": [b / a for a, b in zip(bare, step, strict=True)],
+    }  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, help="JSON file of the results")
+    parser.add_argument("--rounds", type=int, default=7, help="measurements of each (default 7)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    cases = [
+        (8, 4, 40, "bfloat16", 8),
+        (8, 4, 40, "float32", 8),
+        (8, 4, 100, "bfloat16", 8),
+        (8, 4, 40, "bfloat16", 16),
+        (8, 2, 40, "bfloat16", 8),
+    ]
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for prompts, per_prompt, words, dtype, rank in cases:
+            results.append(measure(prompts, per_prompt, words, dtype, rank, options.rounds, Path(folder)))
+            r = results[-1]
+            print(
+                f"{prompts} x {per_prompt} rows, {r['tokens']} tokens, {dtype}, rank {rank}: bare "
+                f"{r['bare_tokens_per_second']:.0f} tok/s, step {r['step_tokens_per_second']:.0f}, ratio {r['ratio']:.2f}"
+            )
+    if options.output:
+        values = {
+            "machine": f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}",
+            "base": "SmolLM2-135M-Instruct", "results": results,
+        }  # fmt: skip
+        with replacing_file(options.output) as temporary:
+            temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

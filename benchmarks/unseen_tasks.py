@@ -1,0 +1,250 @@
+"""The proof: adapters of prompts that were never trained on, against the strongest baselines, on 24 held-out tasks.
+
+``python benchmarks/unseen_tasks.py ../shared/data/instructions -o runs/unseen``
+
+Same base, rank, data, batches and steps for each trained row: a hypernetwork, and multi-task LoRA (its static part
+trained by itself), both with the prompt in the context of half the groups, so that either may be asked with and
+without. Three seeds. The oracle is one LoRA for each held-out task, trained on that task's own training rows. What is
+stopped goes on; ``--report`` writes the table of what is done. Results: ``benchmarks/results/unseen_tasks.json``, ``.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from promptlora.data import Row, read_rows
+from promptlora.evaluation import bootstrap_interval, first_line, majority_score, rouge_l, score
+from promptlora.files import replacing_file
+from runs import Job, console, merged, training, work
+
+RESULTS = Path(__file__).parent / "results"
+SEEDS = (0, 1, 2)
+ORACLE_STEPS = 60
+
+SETTINGS: dict[str, Any] = {
+    "steps": 600, "prompts_per_batch": 8, "rows_per_prompt": 2, "base_dtype": "bfloat16", "attention": "eager",
+    "margin_every": 50, "checkpoint_every": 25, "keep_checkpoints": 1,
+    "data": {"in_context_share": 0.5},
+    "optim": {"lr": 8e-4, "head_lr_factor": 8.0, "static_lr": 8e-4, "warmup": 0.05},
+}  # fmt: skip
+ALONE = {"hypernetwork": {"generated": False}}
+ORACLE: dict[str, Any] = {
+    **SETTINGS, **ALONE, "steps": ORACLE_STEPS, "prompts_per_batch": 1, "rows_per_prompt": 16, "margin_every": 1000,
+    "data": {},
+}  # fmt: skip
+
+# Row of the table: where its answers are, and under which condition of `promptlora eval`.
+TABLE = {
+    "base": ("baselines", "base"),
+    "base, prompt in context": ("baselines", "in_context"),
+    "multi-task LoRA": ("multitask", "adapter"),
+    "multi-task LoRA, prompt in context": ("multitask", "adapter_in_context"),
+    "hypernetwork, adapter only": ("hypernetwork", "adapter"),
+    "hypernetwork, adapter and prompt in context": ("hypernetwork", "adapter_in_context"),
+    "control: adapter of another task's prompt": ("hypernetwork", "wrong_prompt"),
+    "control: adapter of gibberish": ("hypernetwork", "gibberish"),
+    "control: mean adapter": ("hypernetwork", "mean_adapter"),
+    "oracle: a LoRA trained on each task": ("oracle", "adapter"),
+}
+DIFFERENCES = [
+    ("hypernetwork, adapter only", "multi-task LoRA"),
+    ("hypernetwork, adapter only", "base, prompt in context"),
+    ("hypernetwork, adapter only", "multi-task LoRA, prompt in context"),
+    ("hypernetwork, adapter and prompt in context", "multi-task LoRA, prompt in context"),
+    ("hypernetwork, adapter only", "control: adapter of another task's prompt"),
+    ("hypernetwork, adapter only", "control: adapter of gibberish"),
+    ("hypernetwork, adapter only", "control: mean adapter"),
+    ("multi-task LoRA", "base"),
+    ("oracle: a LoRA trained on each task", "hypernetwork, adapter only"),
+]
+
+
+def evaluation(
+    name: str, folder: Path, data: str, conditions: str, after: Job, source: Path, reuse: Path | None
+) -> Job:
+    """The job that answers the held-out rows with one trained run."""
+    command = [
+        "eval",
+        data,
+        "-o",
+        str(folder / name),
+        "--conditions",
+        conditions,
+        "--hypernetwork",
+        str(source),
+        "--json",
+    ]
+    if reuse:
+        command += ["--reuse", str(reuse)]
+
+    def done() -> bool:
+        path = folder / name / "report.json"
+        return path.is_file() and set(conditions.split(",")) <= set(json.loads(path.read_text())["overall"])
+
+    return Job(f"eval {name}", command, done, [after])
+
+
+def make_jobs(data: Path, folder: Path, rows: list[Row]) -> list[Job]:
+    """Training and evaluation of every row of the table, the decisive ones of the first seed first."""
+    heldout = str(data / "heldout.jsonl.gz")
+    shared = {
+        "data": {"train": str(data / "train.jsonl.gz"), "paraphrases": str(data / "paraphrases.jsonl.gz")},
+        "prompt_states": str(folder / "prompt-states"),
+    }
+    jobs: list[Job] = []
+    for seed in SEEDS:
+        controls = ",wrong_prompt,gibberish,mean_adapter" if seed == SEEDS[0] else ""
+        for kind, change in (("hypernetwork", {}), ("multitask", ALONE)):
+            name = f"{kind}-{seed}"
+            trained = training(name, folder, merged(SETTINGS, shared, change, {"seed": seed}))
+            extra = controls if kind == "hypernetwork" else ""
+            jobs += [trained]
+            jobs += [
+                evaluation(
+                    f"eval-{name}", folder, heldout, "adapter,adapter_in_context" + extra, trained,
+                    folder / name / "final", None,
+                )
+            ]  # fmt: skip
+            if name == "hypernetwork-0":
+                jobs += [
+                    evaluation(
+                        "eval-baselines-0", folder, heldout, "base,in_context", trained, folder / name / "final", None
+                    )
+                ]
+    for task in dict.fromkeys(row.task for row in rows):
+        path = folder / "tasks" / f"{task}.jsonl"
+        with replacing_file(path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in raw_rows(rows, task)), encoding="utf-8")
+        trained = training(f"oracle-{task}", folder, merged(ORACLE, {"data": {"train": str(path)}}))
+        jobs += [trained]
+        jobs += [
+            evaluation(
+                f"eval-oracle-{task}", folder, str(path), "adapter", trained, folder / f"oracle-{task}" / "final", None
+            )
+        ]
+    return jobs
+
+
+def raw_rows(rows: list[Row], task: str) -> list[dict[str, Any]]:
+    """The rows of one task as they are written to a file."""
+    return [{**vars(row), "outputs": list(row.outputs)} for row in rows if row.task == task]
+
+
+def texts_of(folder: Path, name: str, condition: str) -> dict[int, tuple[str, int]]:
+    """Answers of an evaluation under a condition: row to text and tokens read."""
+    path = folder / name / "answers.jsonl"
+    if not path.is_file():
+        return {}
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        values = json.loads(line)
+        if values["condition"] == condition:
+            found[values["row"]] = values["text"], values["tokens"]
+    return found
+
+
+def scores_of(rows: list[Row], answers: dict[int, tuple[str, int]]) -> dict[str, dict[str, float]]:
+    """Measure to task to mean score."""
+    each: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for i, row in enumerate(rows):
+        text, tokens = answers[i]
+        each["strict"][row.task].append(score(row.metric, text, row.outputs))
+        each["first_line"][row.task].append(score(row.metric, first_line(text), row.outputs))
+        each["rougeL"][row.task].append(rouge_l(text, row.outputs))
+        each["tokens"][row.task].append(tokens)
+    return {measure: {task: fmean(values) for task, values in by.items()} for measure, by in each.items()}
+
+
+def report(folder: Path, rows: list[Row]) -> dict[str, Any]:
+    """All rows of the table that are complete: means over seeds, each seed, per task, and differences."""
+    by_task: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_task[row.task].append(row)
+    results: dict[str, Any] = {}
+    for name, (run, condition) in TABLE.items():
+        seeds = []
+        for seed in SEEDS:
+            if run == "oracle":
+                if seed:
+                    continue
+                merged_answers: dict[int, tuple[str, int]] = {}
+                at = {task: [i for i, row in enumerate(rows) if row.task == task] for task in by_task}
+                for task, places in at.items():
+                    for local, answer in texts_of(folder, f"eval-oracle-{task}", condition).items():
+                        merged_answers[places[local]] = answer
+                answers = merged_answers
+            else:
+                answers = texts_of(folder, f"eval-{run}-{seed}", condition)
+            if len(answers) == len(rows):
+                seeds.append(scores_of(rows, answers))
+        if not seeds:
+            continue
+        results[name] = {
+            "seeds": len(seeds),
+            **{measure: fmean(fmean(s[measure].values()) for s in seeds) for measure in seeds[0]},
+            "strict_of_each_seed": [fmean(s["strict"].values()) for s in seeds],
+            "tasks": {task: fmean(s["strict"][task] for s in seeds) for task in by_task},
+        }
+    differences = {}
+    for a, b in DIFFERENCES:
+        if a in results and b in results:
+            each = [results[a]["tasks"][task] - results[b]["tasks"][task] for task in by_task]
+            low, high = bootstrap_interval(each)
+            differences[f"{a} - {b}"] = {"points": fmean(each), "low": low, "high": high}
+    majority = fmean(majority_score(members) for members in by_task.values())
+    return {
+        "rows": len(rows), "tasks": len(by_task), "settings": SETTINGS, "oracle_steps": ORACLE_STEPS,
+        "majority": majority, "results": results, "differences": differences,
+    }  # fmt: skip
+
+
+def markdown(values: dict[str, Any]) -> str:
+    """The tables for people."""
+    lines = [
+        "| row | seeds | strict | each seed | first line | ROUGE-L | tokens read |",
+        "|---|---:|---:|---|---:|---:|---:|",
+    ]
+    for name, row in values["results"].items():
+        each = ", ".join(f"{value:.1f}" for value in row["strict_of_each_seed"]) if row["seeds"] > 1 else ""
+        lines.append(
+            f"| {name} | {row['seeds']} | {row['strict']:.1f} | {each} | {row['first_line']:.1f} | {row['rougeL']:.1f} "
+            f"| {row['tokens']:.0f} |"
+        )
+    lines.append(f"| best constant answer of each task (majority) | | {values['majority']:.1f} | | | | |")
+    lines += ["", "| difference (strict) | points | 95 % interval over tasks |", "|---|---:|---|"]
+    for name, d in values["differences"].items():
+        lines.append(f"| {name} | {d['points']:+.1f} | {d['low']:+.1f} … {d['high']:+.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with train, paraphrases and heldout .jsonl.gz")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--workers", type=int, default=2, help="jobs at a time, one thread each (default 2)")
+    parser.add_argument("--only", nargs="*", help="jobs whose name holds one of these texts")
+    parser.add_argument("--report", action="store_true", help="write the table of what is done, run nothing")
+    options = parser.parse_args()
+    every = read_rows(options.data / "heldout.jsonl.gz")
+    rows = [row for row in every if row.split == "eval"]
+    whole = True
+    if not options.report:
+        jobs = make_jobs(options.data, options.output, every)
+        jobs = [job for job in jobs if not options.only or any(text in job.name for text in options.only)]
+        whole = work(jobs, options.workers, options.output / "logs")
+    values = report(options.output, rows)
+    for name, text in (("json", json.dumps(values, indent=1) + "\n"), ("md", markdown(values))):
+        with replacing_file(RESULTS / f"unseen_tasks.{name}") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    console.print(f"{len(values['results'])} of {len(TABLE)} rows: {RESULTS / 'unseen_tasks.md'}")
+    return 0 if whole else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
