@@ -56,11 +56,13 @@ def test_the_table_is_of_complete_rows_with_means_over_tasks_and_seeds(benches, 
         for i in range(2)
     ]
 
-    def answer(name: str, condition: str, right: list[bool]) -> None:
+    def answer(name: str, condition: str, right: list[bool], first: int = 0) -> None:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         lines = ["{}"] + [
-            json.dumps({"condition": condition, "row": i, "tokens": 7, "text": rows[i].outputs[0] if fine else "no"})
+            json.dumps(
+                {"condition": condition, "row": i, "tokens": 7, "text": rows[first + i].outputs[0] if fine else "no"}
+            )
             for i, fine in enumerate(right)
         ]
         (folder / "answers.jsonl").write_text("\n".join(lines) + "\n")
@@ -70,7 +72,7 @@ def test_the_table_is_of_complete_rows_with_means_over_tasks_and_seeds(benches, 
     answer("eval-hypernetwork-2", "adapter", [True, True, True])  # not complete
     answer("eval-multitask-0", "adapter", [True, False, False, False])
     answer("eval-oracle-a", "adapter", [True, True])
-    answer("eval-oracle-b", "adapter", [False, True])
+    answer("eval-oracle-b", "adapter", [False, True], first=2)
     values = unseen.report(tmp_path, rows)
     results = values["results"]
     assert set(results) == {"hypernetwork, adapter only", "multi-task LoRA", "oracle: a LoRA trained on each task"}
