@@ -10,17 +10,13 @@ what is done.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from promptlora.files import replacing_file
 from promptlora.training.checkpoints import read_metrics
-from runs import console, merged, training, work
+from runs import arguments, merged, training, work, write_results
 
-RESULTS = Path(__file__).parent / "results"
 STEPS = 160
 
 REFERENCE: dict[str, Any] = {
@@ -104,27 +100,16 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with train.jsonl.gz and paraphrases.jsonl.gz")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each (default 2)")
-    parser.add_argument("--only", nargs="*", help="variants whose name holds one of these texts")
-    parser.add_argument("--report", action="store_true", help="write the table of what is done, train nothing")
-    options = parser.parse_args()
+    options = arguments(__doc__, "folder with train.jsonl.gz and paraphrases.jsonl.gz")
     data = {"train": str(options.data / "train.jsonl.gz"), "paraphrases": str(options.data / "paraphrases.jsonl.gz")}
     shared = merged(REFERENCE, {"data": data, "prompt_states": str(options.output / "prompt-states")})
-    jobs = [
-        training(slug(name), options.output, merged(shared, change))
-        for name, change in VARIANTS.items()
-        if not options.only or any(text in name for text in options.only)
-    ]
-    whole = True if options.report else work(jobs, options.workers, options.output / "logs")
+    whole = True
+    if not options.report:
+        chosen = [name for name in VARIANTS if not options.only or any(text in name for text in options.only)]
+        jobs = [training(slug(name), options.output, merged(shared, VARIANTS[name])) for name in chosen]
+        whole = work(jobs, options.workers, options.output / "logs")
     results = report(options.output)
-    with replacing_file(RESULTS / "ablations.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    with replacing_file(RESULTS / "ablations.md") as temporary:
-        temporary.write_text(markdown(results), encoding="utf-8")
-    console.print(f"{len(results['results'])} of {len(VARIANTS)} variants: {RESULTS / 'ablations.md'}")
+    write_results("ablations", results, markdown(results), len(results["results"]), len(VARIANTS))
     return 0 if whole else 1
 
 

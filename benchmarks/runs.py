@@ -6,6 +6,7 @@ stopped or killed goes on where it was. Results are read from the files that the
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import subprocess
@@ -19,8 +20,10 @@ from typing import Any
 from rich.console import Console
 
 from promptlora.config import TrainConfig, from_dict, save_toml
+from promptlora.files import replacing_file
 
 console = Console(stderr=True)
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass
@@ -95,6 +98,20 @@ def work(jobs: Sequence[Job], workers: int, log: Path) -> bool:
     return not (failed or waiting or asked)
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def arguments(about: str | None, data: str) -> argparse.Namespace:
+    """Options of a bench that works a queue off."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help=data)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--workers", type=int, default=2, help="jobs at a time, one thread each (default 2)")
+    parser.add_argument("--only", nargs="*", help="jobs whose name holds one of these texts")
+    parser.add_argument("--report", action="store_true", help="write the table of what is done, run nothing")
+    return parser.parse_args()
+
+
+def write_results(name: str, values: dict[str, Any], table: str, done: int, all_: int) -> None:
+    """Write ``results/NAME.json`` and ``.md``."""
+    for suffix, text in (("json", json.dumps(values, indent=1) + "\n"), ("md", table)):
+        with replacing_file(RESULTS / f"{name}.{suffix}") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    console.print(f"{done} of {all_} rows: {RESULTS / name}.md", highlight=False)

@@ -10,7 +10,6 @@ stopped goes on; ``--report`` writes the table of what is done. Results: ``bench
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import defaultdict
@@ -21,9 +20,8 @@ from typing import Any
 from promptlora.data import Row, read_rows
 from promptlora.evaluation import bootstrap_interval, first_line, majority_score, rouge_l, score
 from promptlora.files import replacing_file
-from runs import Job, console, merged, training, work
+from runs import Job, arguments, merged, training, work, write_results
 
-RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
 ORACLE_STEPS = 60
 
@@ -224,25 +222,15 @@ def markdown(values: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with train, paraphrases and heldout .jsonl.gz")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--workers", type=int, default=2, help="jobs at a time, one thread each (default 2)")
-    parser.add_argument("--only", nargs="*", help="jobs whose name holds one of these texts")
-    parser.add_argument("--report", action="store_true", help="write the table of what is done, run nothing")
-    options = parser.parse_args()
+    options = arguments(__doc__, "folder with train, paraphrases and heldout .jsonl.gz")
     every = read_rows(options.data / "heldout.jsonl.gz")
-    rows = [row for row in every if row.split == "eval"]
     whole = True
     if not options.report:
         jobs = make_jobs(options.data, options.output, every)
         jobs = [job for job in jobs if not options.only or any(text in job.name for text in options.only)]
         whole = work(jobs, options.workers, options.output / "logs")
-    values = report(options.output, rows)
-    for name, text in (("json", json.dumps(values, indent=1) + "\n"), ("md", markdown(values))):
-        with replacing_file(RESULTS / f"unseen_tasks.{name}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    console.print(f"{len(values['results'])} of {len(TABLE)} rows: {RESULTS / 'unseen_tasks.md'}")
+    values = report(options.output, [row for row in every if row.split == "eval"])
+    write_results("unseen_tasks", values, markdown(values), len(values["results"]), len(TABLE))
     return 0 if whole else 1
 
 

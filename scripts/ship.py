@@ -100,7 +100,7 @@ def main() -> None:
         network = HyperNetwork.from_pretrained(arguments.folder)
         last = (Path(config.output) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
         commit = subprocess.run(
-            ["git", "log", "-1", "--format=%h", "--", "src/promptlora/training.py", "src/promptlora/encoder.py"],
+            ["git", "log", "-1", "--format=%h", "--", "src/promptlora/training", "src/promptlora/encoder.py"],
             capture_output=True, text=True, check=True,
         ).stdout.strip()  # fmt: skip
         run = {"step": json.loads(last)["step"], "commit": commit, "seed": config.seed}

@@ -559,6 +559,18 @@ def test_the_teacher_writes_its_own_answers(lm, tmp_path):
     assert contents(folder) == before
 
 
+@pytest.mark.real
+def test_rows_without_outputs_are_answered_by_the_teacher(tmp_path, capsys):
+    data = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": prompt, "input": text} for prompt, text, _ in REAL[:3]])
+    arguments = ["teach", data, "-o", tmp_path / "cache", "--max-answer-tokens", 40, "--threads", 1]
+    assert "rows.jsonl:1: outputs=None" in fails(capsys, *arguments)
+    assert main([*map(str, arguments), "--answers", "teacher", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    written = read_rows(values["rows_file"])
+    assert len(written) == values["rows"] == 3 - values["left_out"]["unfinished"]
+    assert all(row.outputs[0] for row in written)
+
+
 # --- the command ---------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import gzip
 import json
 import random
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +40,7 @@ class Row:
     category: str = ""
 
 
-def _row(values: Mapping[str, Any], where: str) -> Row:
+def _row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Row:
     for key in ("prompt", "input"):
         if not isinstance(values.get(key), str):
             raise DataError(f"{where}: {key}={values.get(key)!r}; expected a text; add it to the row")
@@ -49,7 +49,9 @@ def _row(values: Mapping[str, Any], where: str) -> Row:
         outputs = [outputs]
     if outputs is not None and not isinstance(outputs, (list, tuple)):
         outputs = list(outputs) if hasattr(outputs, "__iter__") else None
-    if not outputs or not all(isinstance(o, str) and o.strip() for o in outputs):
+    if outputs is None and not labelled:
+        outputs = []
+    elif not outputs or not all(isinstance(o, str) and o.strip() for o in outputs):
         raise DataError(f"{where}: outputs={values.get('outputs')!r}; expected a list of one or more non-empty texts")
     if not values["prompt"].strip():
         raise DataError(f"{where}: prompt is empty; expected an instruction")
@@ -88,13 +90,14 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path}: cannot be read after line {number} ({error}); fetch it again") from error
 
 
-def read_rows(source: str | Path, split: str = "") -> list[Row]:
+def read_rows(source: str | Path, split: str = "", *, labelled: bool = True) -> list[Row]:
     """Read rows from a JSONL, JSONL.gz or Parquet file, a folder of them, or a Hugging Face dataset id.
 
     Args:
         source: The path or id.
         split: Keep rows whose ``split`` is this; rows without a split are always kept. For a dataset id it
             is the split that is loaded (``train`` when empty).
+        labelled: Every row must have outputs; else a row may come without, and has none.
 
     Raises:
         DataError: A missing file, a row that lacks something (the line is named), or no row left.
@@ -119,7 +122,7 @@ def read_rows(source: str | Path, split: str = "") -> list[Row]:
     for where, values in pairs:
         if not isinstance(values, Mapping):
             raise DataError(f"{where}: a {type(values).__name__}; expected an object with prompt, input and outputs")
-        rows.append(_row(values, where))
+        rows.append(_row(values, where, labelled))
     kept = [row for row in rows if not split or not row.split or row.split == split]
     if not kept:
         splits = sorted({row.split for row in rows})
@@ -212,6 +215,17 @@ def hold_out(rows: Sequence[Row], count: int) -> list[str]:
         if len(held) + len(members[name]) <= count:
             held += members[name]
     return held
+
+
+def first_of_each_task(rows: Sequence[Row], count: int) -> list[Row]:
+    """The first ``count`` rows of each task, in order."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for row in rows:
+        seen[row.task] += 1
+        if seen[row.task] <= count:
+            kept.append(row)
+    return kept
 
 
 @dataclass(frozen=True)

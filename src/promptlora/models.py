@@ -239,18 +239,34 @@ def load_base(
     source = _source(model, progress)
     if progress:
         progress(f"loading {model or EMBEDDED}")
+    tokenizer = load_tokenizer(model)
     try:
         options = _loading(source)
         with _quiet(bars=not options["local_files_only"]):
-            tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **options
             )
     except Exception as error:  # a damaged folder makes the libraries raise almost anything
         raise _failure(model, source, error) from error
+    return loaded.to(device).eval().requires_grad_(False), tokenizer
+
+
+def load_tokenizer(model: str | Path | None = None, progress: Progress | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base model, padding on the left.
+
+    Raises:
+        ModelError: A model that cannot be found.
+    """
+    source = _source(model, progress)
+    try:
+        options = _loading(source)
+        with _quiet(bars=not options["local_files_only"]):
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
+    except Exception as error:
+        raise _failure(model, source, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return loaded.to(device).eval().requires_grad_(False), tokenizer
+    return tokenizer
 
 
 def load_config(model: str | Path | None = None, progress: Progress | None = None) -> PretrainedConfig:

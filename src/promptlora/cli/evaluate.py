@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Annotated
 
@@ -57,17 +56,11 @@ def evaluate(
     """
     with working("reading rows"):
         from promptlora import evaluation
-        from promptlora.data import read_rows
+        from promptlora.data import first_of_each_task, read_rows
 
         rows = read_rows(data, split)
         if rows_per_task:
-            seen: dict[str, int] = defaultdict(int)
-            kept = []
-            for row in rows:
-                seen[row.task] += 1
-                if seen[row.task] <= rows_per_task:
-                    kept.append(row)
-            rows = kept
+            rows = first_of_each_task(rows, rows_per_task)
     lm = load(hypernetwork, base, dtype, device, force)
     with progress_bar() as progress:
         bars = {}

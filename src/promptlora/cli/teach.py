@@ -83,20 +83,19 @@ def teach(
             import torch
 
             from promptlora import models
-            from promptlora.data import read_rows
+            from promptlora.data import first_of_each_task, read_rows
             from promptlora.teacher import (
                 OnlineTeacher,
                 TeachConfig,
                 VllmTeacher,
                 check_same_tokenizer,
-                first_of_each_task,
             )
             from promptlora.teacher import teach as run
 
             if threads:
                 torch.set_num_threads(threads)
             say("reading rows")
-            rows = read_rows(data, split)
+            rows = read_rows(data, split, labelled=answers == "data")
             if rows_per_task:
                 rows = first_of_each_task(rows, rows_per_task)
             name = teacher or base or models.EMBEDDED
@@ -114,7 +113,7 @@ def teach(
             )
             student = tokenizer
             if name != (base or models.EMBEDDED):
-                student = models.load_base(base, dtype=torch.bfloat16, progress=say)[1]
+                student = models.load_tokenizer(base, progress=say)
                 check_same_tokenizer(tokenizer, student)
             fingerprint = {"name": name, **models.base_fingerprint(model)}
             asked: OnlineTeacher | VllmTeacher

@@ -11,7 +11,6 @@ from promptlora.teacher.identity import check_same_tokenizer as check_same_token
 from promptlora.teacher.online import OnlineTeacher as OnlineTeacher
 from promptlora.teacher.online import float32_head as float32_head
 from promptlora.teacher.online import teacher_targets as teacher_targets
-from promptlora.teacher.rows import first_of_each_task as first_of_each_task
 from promptlora.teacher.rows import key_of as key_of
 from promptlora.teacher.rows import teacher_context as teacher_context
 from promptlora.teacher.vllm_client import VllmTeacher as VllmTeacher

@@ -85,14 +85,3 @@ def rows_digest(rows: Sequence[Row], answers: str) -> str:
         outputs = list(row.outputs) if answers == "data" else []
         digest.update(json.dumps([row.prompt, row.input, outputs]).encode())
     return digest.hexdigest()
-
-
-def first_of_each_task(rows: Sequence[Row], count: int) -> list[Row]:
-    """The first ``count`` rows of each task, in order."""
-    seen: Counter[str] = Counter()
-    kept = []
-    for row in rows:
-        seen[row.task] += 1
-        if seen[row.task] <= count:
-            kept.append(row)
-    return kept

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import safe_open
@@ -36,6 +36,7 @@ _TOO_LONG = ("input", "answer", "context")
 _REASONS = {"data": _TOO_LONG, "teacher": (*_TOO_LONG, "unfinished", "empty")}
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """What runs the model: ``OnlineTeacher`` or ``VllmTeacher``."""
 
