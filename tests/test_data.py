@@ -398,3 +398,36 @@ def test_toy_rows_go_all_the_way(tmp_path):
     for row in range(6):
         letter = 10 + int(batch.tasks[row // 3][1])  # "a" is word 10
         assert batch.labels[row][batch.labels[row] != IGNORED].tolist() == [letter, 2]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_the_parts_of_a_batch_are_the_batch(parts):
+    batches = make_batches(make_examples(7, 20), prompts=4, rows=3, paraphrase_share=0.5)
+    for step in range(batches.per_epoch + 2):
+        whole, split = batches[step], [batches.part(step, part, parts) for part in range(parts)]
+        assert [prompt for part in split for prompt in part.prompts] == whole.prompts
+        assert tuple(i for part in split for i in part.examples) == whole.examples
+        assert sum(part.tokens for part in split) == whole.tokens
+        assert sum(part.answer_tokens for part in split) == whole.answer_tokens
+        assert {len(part.prompts) for part in split} == {4 // parts}
+
+
+def test_the_first_answer_where_it_is_asked_for():
+    examples = [Example("t", [1], [[7, 2], [8, 2], [9, 2]]) for _ in range(4)]
+    batches = make_batches(examples, prompts=1, rows=4)
+    assert {int(row[1]) for row in batches.part(0, 0, 1, first_answer=True).labels} == {7}
+    assert len({int(label) for step in range(6) for label in batches[step].labels[:, 1]}) > 1
+
+
+def test_the_prompt_is_in_context_for_a_share_of_the_groups():
+    def shown(text: str, prompt: str) -> list[int]:
+        return [500]
+
+    examples = make_examples(7, 20)
+    for share, low, high in ((0.0, 0, 0), (1.0, 1, 1), (0.4, 0.2, 0.6)):
+        batches = make_batches(examples, in_context=shown, in_context_share=share)
+        starts = [int(row[0]) == 500 for step in range(20) for row in batches[step].input_ids]
+        assert low <= sum(starts) / len(starts) <= high
+        for step in range(3):  # rows of a group are shown alike
+            first = batches[step].input_ids[:, 0].view(4, 3) == 500
+            assert bool((first.all(1) | ~first.any(1)).all())

@@ -59,6 +59,11 @@ def _title(text: str, lead: str) -> gr.HTML:
     return gr.HTML(f'<h2 class="pl-title">{text}</h2><p class="pl-lead">{lead}</p>')
 
 
+def _seen(yes: bool) -> Any:
+    """``visible`` of a box that is in the page even when it is not seen, so that no update of it is lost."""
+    return True if yes else "hidden"
+
+
 def _skipped(count: int) -> tuple[Any, ...]:
     return (gr.skip(),) * count
 
@@ -74,13 +79,13 @@ def build_page(studio: Studio) -> gr.Blocks:
     def fill(one: Example) -> list[Any]:
         """The boxes of an example: status, prompt, number of inputs, inputs; the other boxes empty and hidden."""
         texts = [*one.inputs, *[""] * (limits.inputs - len(one.inputs))]
-        boxes = [gr.Textbox(value=text, visible=i < len(one.inputs)) for i, text in enumerate(texts)]
+        boxes = [gr.Textbox(value=text, visible=_seen(i < len(one.inputs))) for i, text in enumerate(texts)]
         return [_WAITING, one.prompt, len(one.inputs), gr.Button(interactive=True), *boxes]
 
     def add(shown: int) -> list[Any]:
         """Show one more box: number of inputs, button, inputs."""
         shown = min(shown + 1, limits.inputs)
-        boxes = [gr.Textbox(visible=i < shown) for i in range(limits.inputs)]
+        boxes = [gr.Textbox(visible=_seen(i < shown)) for i in range(limits.inputs)]
         return [shown, gr.Button(interactive=shown < limits.inputs), *boxes]
 
     def run(prompt: str, longest: float, *boxes: str) -> Iterator[tuple[Any, ...]]:
@@ -212,7 +217,7 @@ def build_page(studio: Studio) -> gr.Blocks:
             with gr.Column(min_width=280, elem_id="inputs"):
                 boxes = [
                     gr.Textbox(
-                        "".join(EXAMPLES[0].inputs[i : i + 1]), visible=i < len(EXAMPLES[0].inputs), lines=2, max_lines=8,
+                        "".join(EXAMPLES[0].inputs[i : i + 1]), visible=_seen(i < len(EXAMPLES[0].inputs)), lines=2, max_lines=8,
                         label=f"Input {i + 1}", elem_id=f"input-{i + 1}", placeholder="left out if empty",
                     )
                     for i in range(limits.inputs)
@@ -274,13 +279,8 @@ def build_page(studio: Studio) -> gr.Blocks:
             chain(button.click(lambda one=one: fill(one), None, [status, prompt, shown, more, *boxes], **_NOW))
         more.click(add, shown, [shown, more, *boxes], **_NOW)
         stopped = html.status("stopped; the button starts again")
-        stop.click(
-            lambda: (stopped, _LATER, gr.Button(interactive=False)),
-            None,
-            [status, look_status, stop],
-            cancels=running,
-            **_NOW,
-        )
+        halted = stop.click(None, cancels=running, queue=False, api_visibility="private")
+        halted.then(lambda: (stopped, _LATER, gr.Button(interactive=False)), None, [status, look_status, stop], **_NOW)
         which.input(look, [asked, which], look_outputs, trigger_mode="always_last", **_QUEUE)
         for slider in (token, layer, head):
             slider.input(
