@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM = false
 .PHONY: help setup demo test test-ui lint unit bench docs clean
 
 help: ## this list
-	@awk -F ":.*## " '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ":.*## " '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## virtual environment with all that the project needs
 

@@ -7,9 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -35,20 +37,39 @@ def config_of(tmp_path, base):
     return config
 
 
-def torchrun(config: TrainConfig, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Train in two real processes on gloo, by the command line."""
+def start(config: TrainConfig, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Two real processes on gloo, by the command line."""
     save_toml(config, folder / "run.toml")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
+    return subprocess.Popen(
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1",
             f"--master_port={port}", "-m", "promptlora", "train", str(folder / "run.toml"), "--threads", "1", *arguments,
         ],
-        capture_output=True, text=True, env=environment, timeout=300, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """End torchrun and its workers, which are in sessions of their own, at once."""
+    family = psutil.Process(process.pid)
+    for each in [family, *family.children(recursive=True)]:
+        each.kill()
+    process.communicate()
+
+
+def torchrun(config: TrainConfig, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Train in two processes to the end."""
+    process = start(config, folder, *arguments)
+    try:
+        said, told = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            kill(process)
+    return subprocess.CompletedProcess(process.args, process.returncode, said, told)
 
 
 def losses(folder: Path) -> list[float]:
@@ -81,8 +102,9 @@ def test_a_batch_in_parts_gives_the_losses_of_the_whole(config_of, row_weight):
 def test_two_processes_train_to_the_losses_of_one(config_of, tmp_path, options):
     with Trainer(config_of("one", **{**options, "accumulate": 1, "shard_base": False})) as trainer:
         trainer.run()
-    done = torchrun(config_of("two", **options), tmp_path)
+    done = torchrun(config_of("two", **options), tmp_path, "--json")
     assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["processes"] == 2  # not two that train the whole batch each
     check_same(tmp_path / "two", tmp_path / "one")
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
         path.name for path in (tmp_path / "one").iterdir()
@@ -100,6 +122,23 @@ def test_two_processes_stop_and_one_goes_on_and_the_other_way(config_of, tmp_pat
     done = torchrun(config_of("both"), tmp_path, "--resume")
     assert done.returncode == 0, done.stderr[-3000:]
     check_same(tmp_path / "both", tmp_path / "whole")
+
+
+def test_two_processes_that_are_killed_go_on_to_the_same_losses(config_of, tmp_path):
+    options = {"steps": 120, "checkpoint_every": 2, "optim": {"lr": 1e-3, "static_lr": 1e-3}}
+    with Trainer(config_of("whole", **options)) as trainer:
+        trainer.run()
+    process = start(config_of("killed", **options), tmp_path)
+    try:
+        while not list((tmp_path / "killed").glob("step-[468]")):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
+    finally:
+        kill(process)
+    assert not (tmp_path / "killed" / "final").exists()
+    done = torchrun(config_of("killed", **options), tmp_path, "--resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_same(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_parts_that_do_not_divide_the_batch_are_refused(config_of):

@@ -609,9 +609,10 @@ def test_what_is_shown_belongs_to_the_adapter_above(visit):
     for gone in ("#effect-panel", "#look-panel"):
         assert not page.tab.locator(gone).is_visible()
     page.tab.click("#stop")
-    page.tab.wait_for_selector("#status [data-kind=idle]")
+    page.tab.wait_for_selector("#status :text('stopped')")
     page.tab.wait_for_selector("#stop:disabled")
-    assert page.tab.locator(".pl-caret:visible").count() == 0
+    page.tab.wait_for_selector("#answers .pl-answers[data-done=true]")  # as far as they are
+    assert page.tab.locator("#download").is_disabled()
     page.fill("Write a title.", ["Good morning."])
     page.start()
     page.ended()

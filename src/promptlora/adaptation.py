@@ -22,7 +22,7 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from promptlora.errors import CheckpointError, LoRAError, PromptError
+from promptlora.errors import CheckpointError, ConfigError, LoRAError, PromptError
 from promptlora.hypernetwork import HyperNetwork
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
@@ -121,25 +121,31 @@ class PromptLoRA:
     # --- prompts to adapters ---------------------------------------------------------------------------
 
     @torch.no_grad()
-    def adapt(self, prompts: str | Sequence[str], *, generated: bool = True) -> LoRAWeights:
+    def adapt(
+        self, prompts: str | Sequence[str], *, generated: bool = True, strength: float | None = None
+    ) -> LoRAWeights:
         """Write one adapter for each prompt, in one forward of the hypernetwork.
 
         Args:
             prompts: One prompt or several.
             generated: False gives the static part alone, which is the same for every prompt.
+            strength: Factor of the generated part, 1 as it was trained; by default as the hypernetwork says.
 
         Returns:
             As many adapters as prompts, in the base's dtype.
 
         Raises:
             PromptError: No prompt, an empty one, or one longer than the encoder takes.
+            ConfigError: A strength that is not a finite number of 0 or more.
         """
+        if strength is not None and not 0 <= strength < float("inf"):
+            raise ConfigError(f"strength={strength}; expected a finite number of 0 or more, 1 as it was trained")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise PromptError("no prompt was given; expected at least one")
         with self.injector.apply(None):  # states are those of the base, whatever is on outside
             states, mask = self.states.batch(texts)
-        lora: LoRAWeights = self.hypernetwork(states, mask, generated=generated)
+        lora: LoRAWeights = self.hypernetwork(states, mask, generated=generated, strength=strength)
         return lora.to(self.model.dtype)
 
     # --- inputs to answers -----------------------------------------------------------------------------

@@ -68,6 +68,8 @@ class HyperNetworkConfig:
         rank: Rank of the generated LoRA.
         alpha: Scaling is ``alpha / rank``.
         static: Whether a learned LoRA that is the same for every prompt is added to the generated one.
+        strength: The generated part is multiplied by this when adapters are written, if nothing else is asked for; below 1
+            it is held nearer to the static part, which helps on prompts unlike those of the training.
         generated: False leaves the learned LoRA alone, without encoder and heads: plain multi-task LoRA.
         first_layer: Layers below this one, counted from 0, get no adapter; their activations need no backward.
     """
@@ -85,6 +87,7 @@ class HyperNetworkConfig:
     rank: int = 8
     alpha: float = 16.0
     static: bool = True
+    strength: float = 1.0
     generated: bool = True
     first_layer: int = 0
 
@@ -93,7 +96,7 @@ class HyperNetworkConfig:
         _one_of(self, "head", HEAD_KINDS)
         _positive(
             self, "source_layer", "max_prompt_tokens", "context_size", "encoder_heads", "pooling_queries",
-            "head_bottleneck", "rank", "alpha",
+            "head_bottleneck", "rank", "alpha", "strength",
         )  # fmt: skip
         if self.encoder_layers < 0 or self.trunk_layers < 0:
             raise ConfigError(

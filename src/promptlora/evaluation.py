@@ -161,7 +161,7 @@ def reuse_baselines(path: Path, identity: dict[str, Any]) -> list[Answer]:
             f"{path}: not the answers of an evaluation ({one_line(error)}); choose another --reuse"
         ) from error
     for key, value in identity.items():
-        if key != "hypernetwork" and theirs.get(key) != value:
+        if key not in ("hypernetwork", "strength") and theirs.get(key) != value:
             raise OutputError(
                 f"{path}: its {key} is {theirs.get(key)}, here it is {value}; its answers cannot be reused"
             )
@@ -171,7 +171,9 @@ def reuse_baselines(path: Path, identity: dict[str, Any]) -> list[Answer]:
 # --- the evaluation ------------------------------------------------------------------------------------
 
 
-def _identity(lm: PromptLoRA, rows: Sequence[Row], max_new_tokens: int, seed: int) -> dict[str, Any]:
+def _identity(
+    lm: PromptLoRA, rows: Sequence[Row], max_new_tokens: int, seed: int, strength: float | None
+) -> dict[str, Any]:
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps([row.task, row.prompt, row.input, row.outputs, row.metric]).encode())
@@ -187,6 +189,7 @@ def _identity(lm: PromptLoRA, rows: Sequence[Row], max_new_tokens: int, seed: in
         "dtype": str(lm.model.dtype).removeprefix("torch."),
         "max_new_tokens": max_new_tokens,
         "seed": seed,
+        **({} if strength is None else {"strength": strength}),
     }
 
 
@@ -199,6 +202,7 @@ def evaluate(
     max_new_tokens: int = 32,
     batch_size: int = 50,
     seed: int = 0,
+    strength: float | None = None,
     reuse: str | Path | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
@@ -212,6 +216,7 @@ def evaluate(
         max_new_tokens: Longest answer.
         batch_size: Rows that run at once.
         seed: Of the permutation of prompts between tasks, and of the bootstrap.
+        strength: Factor of the generated part; by default as the hypernetwork says.
         reuse: Folder of an evaluation of another hypernetwork: the answers of the base alone are taken from there.
         on_progress: Called with the condition, rows done and rows in all.
 
@@ -226,7 +231,7 @@ def evaluate(
     tasks = list(prompts)
     adapter_of = {task: i for i, task in enumerate(tasks)}
     swapped = permute_tasks(tasks, seed) if "wrong_prompt" in conditions else {}
-    identity = _identity(lm, rows, max_new_tokens, seed)
+    identity = _identity(lm, rows, max_new_tokens, seed, strength)
     file = AnswerFile(Path(folder) / "answers.jsonl", identity)
     if reuse is not None:
         taken = reuse_baselines(Path(reuse) / "answers.jsonl", identity)
@@ -238,13 +243,14 @@ def evaluate(
             continue
         lora: LoRAWeights | None = None
         if condition in ("adapter", "adapter_in_context"):
-            lora = lm.adapt([prompts[task] for task in tasks])
+            lora = lm.adapt([prompts[task] for task in tasks], strength=strength)
         elif condition == "wrong_prompt":
-            lora = lm.adapt([prompts[swapped[task]] for task in tasks])
+            lora = lm.adapt([prompts[swapped[task]] for task in tasks], strength=strength)
         elif condition == "gibberish":
-            lora = lm.adapt([gibberish(len(prompts[task].split()), seed + i) for i, task in enumerate(tasks)])
+            texts = [gibberish(len(prompts[task].split()), seed + i) for i, task in enumerate(tasks)]
+            lora = lm.adapt(texts, strength=strength)
         elif condition == "mean_adapter":
-            lora = lm.adapt([prompts[task] for task in tasks]).mean().select([0] * len(tasks))
+            lora = lm.adapt([prompts[task] for task in tasks], strength=strength).mean().select([0] * len(tasks))
         elif condition == "static":
             lora = lm.adapt([prompts[task] for task in tasks], generated=False)
         shown = condition in ("in_context", "adapter_in_context")

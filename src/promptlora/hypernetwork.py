@@ -93,12 +93,15 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         mixed: Tensor = self.norm(self.trunk(each + self.embeddings))
         return mixed
 
-    def forward(self, context: Float[Tensor, "prompts *layers d"], *, generated: bool = True) -> LoRAWeights:
+    def forward(
+        self, context: Float[Tensor, "prompts *layers d"], *, generated: bool = True, strength: float | None = None
+    ) -> LoRAWeights:
         """Write the LoRA of each prompt.
 
         Args:
             context: The encoded prompts; with ``config.source = "layers"`` a context for each layer.
             generated: False leaves the static part alone: multi-task LoRA, the same for every prompt.
+            strength: Factor of the generated A and B; by default as configured.
 
         Raises:
             ConfigError: ``generated=False`` without a static part.
@@ -107,6 +110,7 @@ class ShapeGroupedLoRAGenerator(nn.Module):
             raise ConfigError("generated=False needs a static part; this hypernetwork has static=False")
         prompts = context.shape[0]
         generated = generated and self.config.generated
+        factor = self.config.strength if strength is None else strength
         features = self.features(context) if generated else context.new_zeros(prompts, len(self.projections), 0)
         parts = features.split([len(group) for group in self.groups.values()], dim=1)
         matrices = {}
@@ -114,6 +118,8 @@ class ShapeGroupedLoRAGenerator(nn.Module):
             key = f"{shape[0]}x{shape[1]}"
             if generated:
                 A, B = self.heads[key](part)  # [prompts, n, in, rank], [prompts, n, rank, out]
+                if factor != 1:
+                    A, B = A * factor, B * factor
                 if self.config.static:
                     A, B = A + self.static_A[key], B + self.static_B[key]
             else:
@@ -167,8 +173,9 @@ class HyperNetwork(nn.Module):
         prompt_mask: Bool[Tensor, "prompts tokens"],
         *,
         generated: bool = True,
+        strength: float | None = None,
     ) -> LoRAWeights:
-        """Write one adapter for each prompt; ``generated=False`` gives the static part alone.
+        """Write one adapter for each prompt; ``generated=False`` gives the static part alone, ``strength`` scales the other.
 
         ``prompt_states`` has an axis of all layers of the base where ``config.source`` is ``layers``.
         """
@@ -176,7 +183,7 @@ class HyperNetwork(nn.Module):
             context = prompt_mask.new_zeros(len(prompt_mask), 0, dtype=torch.float32)  # only its length counts
         else:
             context = self.encoder(prompt_states, prompt_mask)
-        lora: LoRAWeights = self.generator(context, generated=generated)
+        lora: LoRAWeights = self.generator(context, generated=generated, strength=strength)
         return lora
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:

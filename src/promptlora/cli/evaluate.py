@@ -39,6 +39,9 @@ def evaluate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 32,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows that run at once.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the wrong-prompt permutation and the bootstrap.")] = 0,
+    strength: Annotated[
+        float | None, typer.Option(min=0.0, help="Factor of the generated part; by default as the hypernetwork says.")
+    ] = None,
     reuse: Annotated[
         Path | None,
         typer.Option(help="Output of an earlier evaluation whose base and in_context answers are taken over."),
@@ -78,6 +81,7 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             seed=seed,
+            strength=strength,
             reuse=reuse,
             on_progress=show,
         )

@@ -85,6 +85,6 @@ def train(
     if not first:
         return
     if json:
-        print_json({"output": str(path), **last})
+        print_json({"output": str(path), "processes": trainer.accelerator.num_processes, **last})
     else:
         out.print(f"{path}: step {trainer.step}", highlight=False)

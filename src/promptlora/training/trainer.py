@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import random
 import signal
 import time
@@ -138,8 +139,16 @@ class Trainer:
         if config.data.paraphrases:
             others = read_paraphrases(config.data.paraphrases, tasks)
         self.accelerator = Accelerator(
-            mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
+            cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),  # else torchrun is ignored there
+            mixed_precision="no",
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
+        asked = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.accelerator.num_processes != asked:
+            raise ConfigError(
+                f"torchrun started {asked} processes and {self.accelerator.num_processes} work together; unset WORLD_SIZE, or "
+                "start them with torchrun"
+            )
         self._parts = config.accumulate * self.accelerator.num_processes
         if config.prompts_per_batch % self._parts:
             raise ConfigError(

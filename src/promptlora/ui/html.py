@@ -87,12 +87,14 @@ def _number(value: float, digits: int = 3) -> str:
 
 
 def _signed(value: float) -> str:
-    kind = "pl-gain" if value > 5e-5 else "pl-loss" if value < -5e-5 else "pl-soft"
-    return f'<span class="{kind}">{value:+.4f}</span>'
+    if abs(value) < 5e-5:
+        return '<span class="pl-soft">0.0000</span>'
+    return f'<span class="{"pl-gain" if value > 0 else "pl-loss"}">{value:+.4f}</span>'
 
 
 def _bar(value: float, kind: str) -> str:
-    return f'<span class="pl-bar pl-{kind}" style="width:{100 * min(max(value, 0.0), 1.0):.1f}%"></span>'
+    """A bar under a weight; none where it would be a dot."""
+    return f'<span class="pl-bar pl-{kind}" style="width:{100 * min(value, 1.0):.1f}%"></span>' if value >= 0.01 else ""
 
 
 def _lengths(base: Tensor | None, adapted: Tensor | None) -> str:
@@ -141,7 +143,7 @@ def _steps(life: TokenLife) -> str:
             ("Σ w · v", "the values, each times its weight, added up", lengths("mixed")),
             *gate,
             ("o", "all heads together through o", lengths("out")),
-            ("residual", "added to the stream: the new x", lengths("residual_after")),
+            ("residual", "added to the token's vector", lengths("residual_after")),
         ]
     )
 
@@ -213,7 +215,7 @@ def no_softmax(capture: AttentionCapture, layer: int, token: int) -> str:
         (", ".join(shares), _ADDED, _shares(shares)),
         ("state", "one running state a head, no table of weights", lengths("into_o")),
         ("o", "all heads together through o", lengths("out")),
-        ("residual", "added to the stream: the new x", lengths("residual_after")),
+        ("residual", "added to the token's vector", lengths("residual_after")),
     ]
     return (
         f'<div class="pl-walk" data-layer="{layer}" data-token="{token}"><p>Token {token} '

@@ -74,6 +74,8 @@ def build_page(studio: Studio) -> gr.Blocks:
     config: Any = studio.lm.model.config.get_text_config()
     layers, heads = int(config.num_hidden_layers), int(config.num_attention_heads)
 
+    halted: set[str] = set()  # visitors who pressed Stop
+
     # --- what buttons do: generators of updates -------------------------------------------------------------
 
     def fill(one: Example) -> list[Any]:
@@ -88,9 +90,13 @@ def build_page(studio: Studio) -> gr.Blocks:
         boxes = [gr.Textbox(visible=_seen(i < shown)) for i in range(limits.inputs)]
         return [shown, gr.Button(interactive=shown < limits.inputs), *boxes]
 
-    def run(prompt: str, longest: float, *boxes: str) -> Iterator[tuple[Any, ...]]:
-        """Check, write the adapter, answer, offer the download."""
-        same = gr.skip()
+    def halt(request: gr.Request) -> None:
+        halted.add(str(request.session_hash))
+
+    def run(request: gr.Request, prompt: str, longest: float, *boxes: str) -> Iterator[tuple[Any, ...]]:
+        """Check, write the adapter, answer, offer the download; or end where the visitor says so."""
+        same, visitor = gr.skip(), str(request.session_hash)
+        halted.discard(visitor)
         try:
             text, found = studio.check_prompt(prompt), studio.check_inputs(boxes)
         except PromptLoRAError as error:
@@ -114,6 +120,16 @@ def build_page(studio: Studio) -> gr.Blocks:
                 if drawn != last:
                     last = drawn
                     yield html.status(f"{told} · answering …", "busy"), same, drawn, *_skipped(7)
+                if visitor in halted:
+                    halted.discard(visitor)
+                    drawn = html.answers(replace(now, done=True))
+                    yield (
+                        html.status("stopped; the button starts again"),
+                        gr.Button(interactive=False),
+                        drawn,
+                        *_skipped(7),
+                    )
+                    return
             archive = studio.export(text)
         except PromptLoRAError as error:
             yield html.status(str(error), "error"), gr.Button(interactive=False), *_skipped(8)
@@ -121,15 +137,13 @@ def build_page(studio: Studio) -> gr.Blocks:
         download = gr.DownloadButton(value=str(archive), interactive=True)
         measurable = html.status(f"on up to {limits.ablation_inputs} inputs; takes some seconds")
         yield (
-            html.status(told, "done"), same, same, download, Asked(text, tuple(found)), same, same,
+            html.status(told, "done"), gr.Button(interactive=False), same, download, Asked(text, tuple(found)), same, same,
             gr.Button(interactive=True), measurable, same,
         )  # fmt: skip
 
     def first_look(asked: Asked | None) -> Iterator[tuple[Any, ...]]:
         """Look into the first input, unless there was no answer or one is shown already."""
-        for now in () if asked is None or asked.inside is not None else look(asked, 0):
-            yield gr.skip(), *now
-        yield gr.Button(interactive=False), *_skipped(11)
+        yield from () if asked is None or asked.inside is not None else look(asked, 0)
 
     def look(asked: Asked | None, choice: int | None) -> Iterator[tuple[Any, ...]]:
         """Find where the adapter acts in a text, and show the head that changes most."""
@@ -265,12 +279,10 @@ def build_page(studio: Studio) -> gr.Blocks:
 
         look_outputs = [look_status, which, token, layer, head, changes, walked, *maps, asked]
         run_outputs = [status, stop, found, download, asked, look_status, walked, measure, measure_status, table]
-        running = []
 
         def chain(before: Any) -> None:
             first = before.then(run, [prompt, longest, *boxes], run_outputs, **_QUEUE)
-            then = first.then(first_look, asked, [stop, *look_outputs], **_QUEUE)
-            running.extend([first, then])
+            first.then(first_look, asked, look_outputs, **_QUEUE)
 
         # the visitor sees at once that a click was heard, also while others are served
         for trigger in (go.click, prompt.submit, *(box.submit for box in boxes)):
@@ -278,9 +290,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         for button, one in zip(examples, EXAMPLES, strict=True):
             chain(button.click(lambda one=one: fill(one), None, [status, prompt, shown, more, *boxes], **_NOW))
         more.click(add, shown, [shown, more, *boxes], **_NOW)
-        stopped = html.status("stopped; the button starts again")
-        halted = stop.click(None, cancels=running, queue=False, api_visibility="private")
-        halted.then(lambda: (stopped, _LATER, gr.Button(interactive=False)), None, [status, look_status, stop], **_NOW)
+        stop.click(halt, None, None, **_NOW)
         which.input(look, [asked, which], look_outputs, trigger_mode="always_last", **_QUEUE)
         for slider in (token, layer, head):
             slider.input(

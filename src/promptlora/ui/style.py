@@ -21,7 +21,6 @@ h2.pl-title{font-size:1.2rem;margin:1rem 0 .1rem}.pl-lead{margin:.1rem 0;color:v
 .pl-cell h4{margin:0 0 .3rem;font-size:.9rem;font-weight:600}.pl-cell h4 span{font-size:.8rem}
 .pl-adapted h4{color:var(--pl-hot)}.pl-cell.pl-adapted{box-shadow:inset 0 3px 0 var(--pl-hot)}
 .pl-answer{white-space:pre-wrap;overflow-wrap:anywhere;min-height:1.5em;max-height:22rem;overflow-y:auto}
-#status:not(:has(.pl-busy)) ~ #answers .pl-caret{display:none}
 .pl-caret{display:inline-block;width:.5em;height:1em;vertical-align:text-bottom;background:var(--pl-hot);opacity:.6}
 .pl-strip{display:flex;flex-wrap:wrap;gap:3px;margin:.3rem 0}
 .pl-token{display:inline-flex;flex-direction:column;align-items:center;border:1px solid var(--border-color-primary);border-radius:4px;padding:0 .3rem}
