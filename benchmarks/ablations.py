@@ -30,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "reference": {},
     "multi-task LoRA (no generated part)": {"hypernetwork": {"generated": False}},
     "multi-task LoRA, static lr x 3": {"hypernetwork": {"generated": False}, "optim": {"static_lr": 2.4e-3}},
+    "multi-task LoRA, static lr x 0.5": {"hypernetwork": {"generated": False}, "optim": {"static_lr": 4e-4}},
     "lr x 2": {"optim": {"lr": 1.6e-3}},
     "head lr x 3": {"optim": {"head_lr_factor": 24.0}},
     "each layer's own states, pooled": {"hypernetwork": {"source": "layers", "encoder_layers": 0}},

@@ -192,6 +192,19 @@ def test_neftune_is_noise_of_the_stated_size_on_training_alone(make):
     assert trainer.train_step().loss != quiet.train_step().loss
 
 
+def test_a_teacher_meets_no_noise(make):
+    trainer = make(objective="distill", regularization={"neftune": 50.0})
+    batch = trainer.objective.part(0, 0, 1)
+    expected = trainer.objective.targets(batch).log_probs
+    found: list[torch.Tensor] = []
+    targets = trainer.objective.targets
+    trainer.objective.targets = lambda each: (found.append(targets(each).log_probs), targets(each))[1]
+    with torch.no_grad():
+        noisy = float(trainer.objective.loss(batch, trainer.adapters(batch), trainer._generator(0)))
+    assert found[0].equal(expected)
+    assert noisy != pytest.approx(loss_at(trainer), rel=1e-3)
+
+
 def test_dropped_prompt_tokens_change_the_adapter_and_never_leave_nothing(make):
     trainer = make(regularization={"prompt_dropout": 0.9})
     for _ in range(3):

@@ -6,7 +6,7 @@ It knows the model and its injector; nothing of batches, losses or the hypernetw
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -85,8 +85,20 @@ class FrozenBase:
         """Logits of hidden states ``[n, d]``, in float32."""
         return F.linear(hidden.float(), self._head_weight, self._head_bias)
 
-    def hidden(self, input_ids: Tensor, lora: LoRAWeights | None, index: Sequence[int] | None = None) -> Tensor:
+    def hidden(
+        self,
+        input_ids: Tensor,
+        lora: LoRAWeights | None,
+        index: Sequence[int] | None = None,
+        noise: tuple[float, torch.Generator] | None = None,
+    ) -> Tensor:
         """Last hidden states ``[batch, seq, d]`` of ids padded on the right, row i with adapter ``index[i]``.
+
+        Args:
+            input_ids: The ids.
+            lora: The adapters; None is the base.
+            index: Row to adapter.
+            noise: Size and random numbers of noise on the input embeddings.
 
         Raises:
             TrainingError: After :meth:`close`.
@@ -94,7 +106,10 @@ class FrozenBase:
         if self.closed:
             raise TrainingError("this Trainer is closed, its hooks are off the base; make another")
         lora = None if lora is None else lora.to(self.model.dtype)
-        with self.injector.apply(lora, None if lora is None else index):
+        with (
+            self.injector.apply(lora, None if lora is None else index),
+            nullcontext() if noise is None else self.noise(*noise),
+        ):
             states: Tensor = self.model.get_decoder()(
                 input_ids=input_ids.to(self.device), use_cache=False
             ).last_hidden_state
@@ -149,9 +164,6 @@ class FrozenBase:
     @contextmanager
     def noise(self, size: float, generator: torch.Generator) -> Iterator[None]:
         """Uniform noise on the input embeddings, ``size / sqrt(tokens * width)`` an entry (NEFTune, Jain et al. 2023)."""
-        if not size:
-            yield
-            return
 
         def add(module: Any, args: Any, output: Tensor) -> Tensor:
             bound = size / (output.shape[-2] * output.shape[-1]) ** 0.5

@@ -37,8 +37,8 @@ class Objective(Protocol):
     def weight(self, batch: Batch) -> float:
         """What a part counts for in the mean over parts."""
 
-    def loss(self, batch: Batch, lora: LoRAWeights) -> Tensor:
-        """The training loss; prompt i has adapter i."""
+    def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
+        """The training loss; prompt i has adapter i. Noise is drawn from the generator."""
 
     def measure(self, batch: Batch, lora: LoRAWeights, adapters: Sequence[int], *, reduce: bool = True) -> Tensor:
         """A plain loss of the same batch where prompt i has adapter ``adapters[i]``; of each row if not ``reduce``."""
@@ -61,13 +61,17 @@ class Sft:
         """Its answer tokens, or with ``row_weight = "row"`` its rows."""
         return float(batch.answer_tokens if self.config.row_weight == "token" else len(batch.labels))
 
-    def _hidden(self, batch: Batch, lora: LoRAWeights, adapters: Sequence[int]) -> Tensor:
+    def _hidden(
+        self, batch: Batch, lora: LoRAWeights, adapters: Sequence[int], generator: torch.Generator | None = None
+    ) -> Tensor:
         rows = len(batch.input_ids) // len(batch.prompts)
-        return self.base.hidden(batch.input_ids, lora, [i for i in adapters for _ in range(rows)])
+        size = self.config.regularization.neftune
+        noise = (size, generator) if size and generator is not None else None
+        return self.base.hidden(batch.input_ids, lora, [i for i in adapters for _ in range(rows)], noise)
 
-    def loss(self, batch: Batch, lora: LoRAWeights) -> Tensor:
-        """With label smoothing as configured."""
-        hidden = self._hidden(batch, lora, range(len(batch.prompts)))
+    def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
+        """With label smoothing and noise as configured."""
+        hidden = self._hidden(batch, lora, range(len(batch.prompts)), generator)
         return self._sft(batch, hidden, self.config.regularization.label_smoothing)
 
     def _sft(self, batch: Batch, hidden: Tensor, label_smoothing: float = 0.0, *, reduce: bool = True) -> Tensor:
@@ -129,11 +133,11 @@ class Distill(Sft):
         with self.base.injector.apply(lora, [i for i in range(len(batch.prompts)) for _ in range(rows)]):
             return self.teacher.targets(pairs)
 
-    def loss(self, batch: Batch, lora: LoRAWeights) -> Tensor:
-        """KL, mixed with the rows' own answers as configured."""
+    def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
+        """KL, mixed with the rows' own answers as configured; the student alone meets noise."""
         options = self.config.distill
         teacher = self.targets(batch)
-        hidden = self._hidden(batch, lora, range(len(batch.prompts)))
+        hidden = self._hidden(batch, lora, range(len(batch.prompts)), generator)
         divergence = distillation_loss(
             hidden,
             batch.labels.to(hidden.device),
@@ -200,7 +204,7 @@ class Reconstruct:
         """Its prompts."""
         return float(len(batch.prompts))
 
-    def loss(self, batch: Batch, lora: LoRAWeights) -> Tensor:
+    def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
         """Squared distance over the squared size of the target."""
         return self.measure(batch, lora, range(len(batch.prompts)))
 

@@ -345,12 +345,11 @@ class Trainer:
             # Gradients of the parts add up; they are shared with the other processes after the last one.
             with nullcontext() if part == mine[-1] else self.accelerator.no_sync(self.hypernetwork):
                 lora = self.adapters(batch, generator)
-                with self.base.noise(penalty.neftune, generator):
-                    loss = self.objective.loss(batch, lora)
-                    value += float(loss.detach()) * weight
-                    if penalty.l1 or penalty.l2:
-                        loss = loss + weight_penalty(lora, l1=penalty.l1, l2=penalty.l2)
-                    self.accelerator.backward(loss * weight * self.accelerator.num_processes)
+                loss = self.objective.loss(batch, lora, generator)
+                value += float(loss.detach()) * weight
+                if penalty.l1 or penalty.l2:
+                    loss = loss + weight_penalty(lora, l1=penalty.l1, l2=penalty.l2)
+                self.accelerator.backward(loss * weight * self.accelerator.num_processes)
             loras[part] = lora.detach()
         (value,) = self._sum([value])
         norms = norm_and_clip(self._groups, optim)
