@@ -415,7 +415,11 @@ promptlora inspect --space prompts.txt -o space.html  # the space of adapters; a
 promptlora ui --open                                  # all of it in the browser, with sliders
 ```
 
-or in Python:
+The page of `promptlora ui`, after a click on its first example: the answers, and the head that the adapter changes most.
+
+![The page of promptlora ui: answers of base, base with the prompt in context, and adapted; heat maps](figures/ui-desktop.png)
+
+Or in Python:
 
 ```python
 from promptlora import PromptLoRA

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -652,3 +654,34 @@ def test_ablation_scores_answers(lm):
     assert dict(found.score) == {"base": 50.0, "v": 50.0}
     assert len(seen) == 2
     assert float(found.attention["v"][0].max()) == 0.0
+
+
+# --- the page of the documentation -------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent / "docs" / "attention.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.real
+def test_the_code_of_the_page_runs():
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    values: dict[str, object] = {}
+    exec(block, values)
+    layer = values["capture"].adapted.layers[0]
+    assert torch.allclose(layer.softmax.weights.sum(-1), torch.ones((), dtype=torch.float64))
+    values["lm"].close()
+
+
+def test_the_numbers_of_the_page_fit_together():
+    """What a reader can work out from the page comes out: powers, weights, their sum, the first number of the mixture."""
+    rows = re.findall(r"^\| (\w+) \| (\S+) \| (\S+) \| .+? \| ([\d.]+) \| ([\d.]+) \|$", PAGE, re.MULTILINE)
+    raw, scaled, powers, weights = (torch.tensor([float(row[i]) for row in rows]).double() for i in range(1, 5))
+    assert [row[0] for row in rows] == ["The", "cat", "sat", "on", "the", "mat"]
+    assert torch.allclose(raw / 8, scaled, atol=1e-3)
+    assert torch.allclose(scaled[:3].exp(), powers[:3], rtol=1e-3)
+    assert torch.allclose(powers / powers.sum(), weights, atol=1e-3)
+    assert float(weights.sum()) == pytest.approx(1.0, abs=2e-3)
+    values = [float(v) for v in re.findall(r"^`v\(\w+\) = \[(\S+),", PAGE, re.MULTILINE)]
+    (mixed,) = re.findall(r"^`= \[(\S+),", PAGE, re.MULTILINE)
+    assert sum(w * v for w, v in zip(weights[:3].tolist(), values, strict=True)) == pytest.approx(
+        float(mixed), abs=3e-3
+    )

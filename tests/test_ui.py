@@ -102,8 +102,12 @@ def test_limits_are_told_plainly(studio, prompt, inputs, said):
 def test_rows_of_one_batch_are_what_generate_says(lm, studio):
     """The base rows go through an adapter of zeros and are the base's; the adapted ones are the adapter's."""
     text, prompt = "good morning", "Translate to Spanish."
-    *_, found = studio.answer(prompt, [text], 6)
+    *steps, found = studio.answer(prompt, [text], 6)
     assert found.done
+    lengths = [len(step.base[0]) for step in steps]  # piece by piece
+    assert lengths[0] == 0
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) > 2
     assert found.base[0] == lm.generate(text, max_new_tokens=6)[0]
     assert found.in_context[0] == lm.generate(text, in_context=prompt, max_new_tokens=6)[0]
     assert found.adapted[0] == lm.generate(text, lm.adapt(prompt), max_new_tokens=6)[0]
@@ -433,6 +437,7 @@ def test_the_first_click_shows_everything(visit, shots, smollm, tmp_path):
     assert re.search(r"written in \d+\.\d\d s · \d+\.\d MB · rank \d+", page.tab.inner_text("#status"))
 
     page.walked()
+    _shoot(page, shots / "ui-desktop.png", "#map-base")
     assert len(page.sums()) == 2
     walk = page.tab.locator("#walk .pl-walk")
     for name in ("layer", "head", "token"):  # by the keyboard
@@ -457,7 +462,6 @@ def test_the_first_click_shows_everything(visit, shots, smollm, tmp_path):
         whole.extractall(tmp_path)
     _peft_loads(smollm, tmp_path / "adapter")
 
-    _shoot(page, shots / "ui-desktop.png", "#map-base")
     _shoot(page, shots / "ui-walk.png", None, "#walk")
     page.tab.emulate_media(color_scheme="dark")
     page.tab.wait_for_function(

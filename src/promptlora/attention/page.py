@@ -13,106 +13,38 @@ from torch import Tensor
 from promptlora.attention.ablation import Ablation
 from promptlora.attention.drawing import heat_map, point_map, safe_text, visible_text
 from promptlora.attention.life import TokenLife, change_map
+from promptlora.attention.markup import figure, figures, html_page, note, pair, signed, table
 from promptlora.attention.space import AdapterSpace
 from promptlora.attention.values import AttentionCapture
-
-_CSS = """\
-:root{color-scheme:light dark;--ink:#1f2328;--soft:#59636e;--paper:#fff;--line:#d1d9e0;--band:#f3f6f9;--hot:#0b57d0;--gain:#0a7d48;--loss:#c4320a}
-@media (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9198a1;--paper:#0d1117;--line:#3d444d;--band:#161b22;--hot:#7cb0ff;--gain:#56d397;--loss:#ff9a70}}
-*{box-sizing:border-box}body{margin:0 auto;max-width:70rem;padding:1rem;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
-h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2rem}.soft{color:var(--soft)}p{max-width:48rem}.note{margin:.3rem 0 .75rem}
-.wide{overflow-x:auto;border:1px solid var(--line);border-radius:6px;margin:.75rem 0}
-.figures{display:flex;flex-wrap:wrap;gap:.75rem;align-items:flex-start}.figures .wide{margin:0;max-width:100%}
-.figure svg{max-width:100%;height:auto;min-width:var(--least)}
-table{border-collapse:collapse;width:100%;overflow-wrap:normal;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap}th{white-space:normal;vertical-align:bottom}th:first-child,td:first-child,.text{text-align:left}
-td.text{white-space:normal;overflow-wrap:anywhere;min-width:9rem}
-thead th{border-bottom:1px solid var(--line)}tbody tr:nth-child(even){background:var(--band)}tr.here{outline:2px solid currentColor;outline-offset:-2px}
-.pair{display:grid;grid-template-columns:1fr 1fr;gap:0 .8rem;min-width:9rem}th .pair{font-weight:400}.two{color:var(--hot)}
-.gain{color:var(--gain)}.loss{color:var(--loss)}.tokens{display:flex;flex-wrap:wrap;gap:2px;font:14px ui-monospace,Consolas,monospace}
-.tokens span{padding:0 .3em;border:1px solid var(--line);border-radius:3px}.tokens b{padding:0 .3em;border:2px solid currentColor;border-radius:3px}
-code,pre{font:14px ui-monospace,Consolas,monospace}svg{display:block}
-@media (max-width:720px){.pair{grid-template-columns:1fr;min-width:0}table{font-size:.82rem}body{padding:.75rem}th,td{padding-inline:.2rem}td:first-child{white-space:normal}td.text{min-width:6rem}code{font-size:12px}}
-"""
-
-
-def html_page(title: str, body: Sequence[str]) -> str:
-    """A whole page; ``body`` is HTML already, the title is not."""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{safe_text(title)}</title><style>{_CSS}</style></head>\n<body><main>\n<h1>{safe_text(title)}</h1>\n"
-        + "\n".join(body)
-        + "\n</main></body></html>\n"
-    )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], here: int | None = None) -> str:
-    """A table whose headings and cells are HTML already, scrollable on a narrow screen."""
-    lines = []
-    for i, row in enumerate(rows):
-        cells = "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row)
-        lines.append(f'<tr class="here">{cells}</tr>' if i == here else f"<tr>{cells}</tr>")
-    texts = {i for row in rows[:1] for i, cell in enumerate(row) if cell.startswith("<td")}
-    headings = "".join(f'<th scope="col"{" class=text" if i in texts else ""}>{h}</th>' for i, h in enumerate(head))
-    return f'<div class="wide" tabindex="0"><table><thead><tr>{headings}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-
-
-def _figure(svg: str) -> str:
-    """A figure that shrinks with a narrow screen as far as it can be read, and then scrolls."""
-    width = int(svg.partition(' width="')[2].partition('"')[0])
-    return f'<div class="wide figure" tabindex="0" style="--least:{0.65 * width:.0f}px">{svg}</div>'
-
-
-def _figures(drawn: Sequence[str]) -> str:
-    """Figures beside one another, as many as fit."""
-    return f'<div class="figures">{"".join(map(_figure, drawn))}</div>'
-
-
-def _note(text: str) -> str:
-    return f'<p class="soft note">{safe_text(text)}</p>'
-
-
-def _pair(cells: Sequence[str]) -> str:
-    """Base and adapted in one cell: side by side, on a phone below one another; one alone stands for itself."""
-    if len(cells) == 1:
-        return cells[0]
-    return f'<span class="pair"><span>{cells[0]}</span><span class="two">{cells[1]}</span></span>'
-
-
-def _signed(value: float) -> str:
-    kind = "gain" if value > 0 else "loss" if value < 0 else "soft"
-    return f'<span class="{kind}">{value:+.4f}</span>'
-
 
 # --- one token ---------------------------------------------------------------------------------------------
 
 
 def _keys_table(life: TokenLife) -> str:
     sides = [side for side in (life.base, life.adapted) if side is not None]
-    names = _pair(["base", "adapted"]) if len(sides) > 1 else ""
+    names = pair(["base", "adapted"]) if len(sides) > 1 else ""
     columns = ["q·k", f"×&nbsp;{life.scaling:.4g}", *(["capped"] if life.softcap is not None else []), "weight"]
     head = ["key", *(f"{column}{names}" for column in columns), *(["change"] if len(sides) > 1 else [])]
     rows = []
     for i, token in enumerate(life.tokens):
         hidden = [float(side.masked[i]) == -torch.inf for side in sides]
         row = [f"{i} <code>{safe_text(visible_text(token, 40))}</code>"]
-        row.append(_pair([f"{float(side.raw[i]):.3f}" for side in sides]))
-        row.append(_pair([f"{float(side.scaled[i]):.3f}" for side in sides]))
+        row.append(pair([f"{float(side.raw[i]):.3f}" for side in sides]))
+        row.append(pair([f"{float(side.scaled[i]):.3f}" for side in sides]))
         if life.softcap is not None:
-            row.append(_pair(["" if h else f"{float(s.masked[i]):.3f}" for s, h in zip(sides, hidden, strict=True)]))
+            row.append(pair(["" if h else f"{float(s.masked[i]):.3f}" for s, h in zip(sides, hidden, strict=True)]))
         weights = [
             '<span class="soft">masked</span>' if h else f"{float(s.weights[i]):.4f}"
             for s, h in zip(sides, hidden, strict=True)
         ]
-        row.append(_pair(weights))
+        row.append(pair(weights))
         if life.change is not None:
             change = float(life.change[i])
-            row.append(_signed(change) if change else "")
+            row.append(signed(change) if change else "")
         rows.append(row)
-    sums = _pair([f"{float(side.weights.sum()) + side.sink:.6f}" for side in sides])
+    sums = pair([f"{float(side.weights.sum()) + side.sink:.6f}" for side in sides])
     total = ["sum of the row", *[""] * (len(columns) - 1), sums, *([""] if len(sides) > 1 else [])]
-    return _table(head, [*rows, total], here=life.token)
+    return table(head, [*rows, total], here=life.token)
 
 
 _DISTANCE = (
@@ -147,8 +79,8 @@ def _added(shares: Mapping[str, tuple[float, float, float]]) -> list[str]:
     ]
     return [
         "<h2>What the adapter adds to each projection, at this token</h2>",
-        _note("The share is the length of what is added, of both lengths together."),
-        _table(["projection", "length of base", "length of what is added", "share"], rows),
+        note("The share is the length of what is added, of both lengths together."),
+        table(["projection", "length of base", "length of what is added", "share"], rows),
     ]
 
 
@@ -169,7 +101,7 @@ def _vectors_table(vectors: Sequence[tuple[str, Tensor | None, Tensor | None]]) 
             similar = float(torch.nn.functional.cosine_similarity(base, other, dim=0))
             row += [f"{float(other.norm()):.3f}", f"{float((other - base).norm()):.3f}", f"{similar:.3f}"]
         rows.append(row)
-    return _table(["vector", *(["length, base", "adapted", "of difference", "cosine"] if both else ["length"])], rows)
+    return table(["vector", *(["length, base", "adapted", "of difference", "cosine"] if both else ["length"])], rows)
 
 
 def _opening(capture: AttentionCapture, token: int, place: str, prompt: str | None) -> list[str]:
@@ -183,7 +115,7 @@ def _opening(capture: AttentionCapture, token: int, place: str, prompt: str | No
     ]
     body.append(f'<div class="tokens">{"".join(tokens)}</div>')
     body.append(
-        _note(
+        note(
             "Recomputed in float64 and compared with the model's own attention: the largest difference is "
             f"{capture.difference:.1e} of a tensor's largest value."
         )
@@ -210,7 +142,7 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
         words = [
             f"{name}: "
             + (
-                ", ".join(f"{i} <code>{safe_text(visible_text(life.tokens[i]))}</code> {_signed(c)}" for i, c in some)
+                ", ".join(f"{i} <code>{safe_text(visible_text(life.tokens[i]))}</code> {signed(c)}" for i, c in some)
                 or "none"
             )
             for name, some in (("Gained most attention", gains), ("Lost most", losses))
@@ -219,7 +151,7 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
     sink = life.base.sink or (life.adapted.sink if life.adapted is not None else 0.0)
     body += [
         "<h2>Every key</h2>",
-        _note(
+        note(
             "q·k says how well each key fits this token's query. It is multiplied by the scale; later tokens are masked; "
             "the softmax makes weights of what is left, which sum to 1"
             + (", with what goes to no token (the sink)." if sink else ".")
@@ -231,12 +163,12 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
             [(words, getattr(life.base, name), _of(life.adapted, name)) for name, words in _VECTORS.items()]
         ),
         "<h2>The whole head</h2>",
-        _note("A row for each token that looks, a column for each that is looked at; this token's row is framed."),
+        note("A row for each token that looks, a column for each that is looked at; this token's row is framed."),
     ]
     here = capture.base[life.layer].weights(life.head)
     label = f"layer {life.layer}, head {life.head}"
 
-    def figure(values: Tensor, title: str, *, signed: bool = False) -> str:
+    def drawn_head(values: Tensor, title: str, *, signed: bool = False) -> str:
         return heat_map(
             values,
             life.tokens,
@@ -250,27 +182,29 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
         )
 
     if capture.adapted is None:
-        return html_page(
-            f"The life of {visible_text(life.tokens[life.token], 40)}", [*body, _figures([figure(here, "Base")])]
-        )
+        return html_page(_life_of(capture, life.token), [*body, figures([drawn_head(here, "Base")])])
     there = capture.adapted[life.layer].weights(life.head)
-    maps = [figure(here, "Base"), figure(there, "Adapted"), figure(there - here, "Adapted minus base", signed=True)]
-    body.append(_figures(maps))
-    numbers, table = change_map(capture.base, capture.adapted)
+    maps = [
+        drawn_head(here, "Base"),
+        drawn_head(there, "Adapted"),
+        drawn_head(there - here, "Adapted minus base", signed=True),
+    ]
+    body.append(figures(maps))
+    numbers, changes = change_map(capture.base, capture.adapted)
     if len(numbers) > 1:
         part = capture.base[life.layer].softmax
         assert part is not None
         mark = (numbers.index(life.layer), part.heads.index(life.head))
-        columns = part.heads if len(part.heads) == table.shape[1] else range(table.shape[1])
+        columns = part.heads if len(part.heads) == changes.shape[1] else range(changes.shape[1])
         drawn = heat_map(
-            table,
+            changes,
             [f"layer {n}" for n in numbers],
             [str(h) for h in columns],
             "Change of attention",
             across="head",
             mark=mark,
         )
-        body += ["<h2>All layers and heads</h2>", _note(f"{_DISTANCE}, mean over tokens."), _figure(drawn)]
+        body += ["<h2>All layers and heads</h2>", note(f"{_DISTANCE}, mean over tokens."), figure(drawn)]
     return html_page(_life_of(capture, life.token), body)
 
 
@@ -321,9 +255,9 @@ def ablation_page(found: Ablation, prompt: str | None = None) -> str:
     if found.score:
         head.append("score")
         rows.insert(0, ["nothing (base)", "0", "0", "0", f"{found.score['base']:.1f}"])
-    body += ["<h2>Mean over layers</h2>", _table(head, rows), "<h2>Layers by projections</h2>"]
+    body += ["<h2>Mean over layers</h2>", table(head, rows), "<h2>Layers by projections</h2>"]
     body.append(
-        _note(
+        note(
             f"{_DISTANCE}. In the first layer v alone and o alone change no attention: it is settled before they come in. "
             "The output of o: the length of its change, relative to its own."
         )
@@ -331,16 +265,16 @@ def ablation_page(found: Ablation, prompt: str | None = None) -> str:
     labels, outputs = [[f"layer {n}" for n in numbers] for numbers in (found.layers, found.output_layers)]
     maps = [heat_map(attention, labels, found.choices, "Change of attention", cell=(40, 16))] if found.layers else []
     maps.append(heat_map(output, outputs, found.choices, "Change of the output of o", cell=(40, 16)))
-    body.append(_figures(maps))
+    body.append(figures(maps))
     if found.layers:
         strongest = max(float(found.attention[choice].nan_to_num(0.0).max()) for choice in found.choices)
-        body += ["<h2>Layers by heads</h2>", _note("Change of attention; all maps have the same scale.")]
+        body += ["<h2>Layers by heads</h2>", note("Change of attention; all maps have the same scale.")]
         maps = []
         for choice in found.choices:
-            table = found.attention[choice]
-            heads = [str(h) for h in range(table.shape[1])]
-            maps.append(heat_map(table, labels, heads, f"Adapter on for {choice}", across="head", top=strongest))
-        body.append(_figures(maps))
+            by_head = found.attention[choice]
+            heads = [str(h) for h in range(by_head.shape[1])]
+            maps.append(heat_map(by_head, labels, heads, f"Adapter on for {choice}", across="head", top=strongest))
+        body.append(figures(maps))
     return html_page("What each projection does", body)
 
 
@@ -360,7 +294,7 @@ def space_page(space: AdapterSpace) -> str:
         body.append(f"<p>Mean cosine within a task {space.within:.3f}, between tasks {space.between:.3f}{same}.</p>")
     labels, numbers = [f"{i} {p}" for i, p in enumerate(space.prompts)], [str(i) for i in range(count)]
     body.append(
-        _figures(
+        figures(
             [
                 point_map(space.points, space.prompts, space.groups, "The space of adapters"),
                 heat_map(space.cosine_centred, labels, numbers, "Cosine, mean taken off", signed=True, top=1.0),
@@ -378,5 +312,5 @@ def space_page(space: AdapterSpace) -> str:
                 f"{float(space.norm[i]):.3f}",
             ]
         )
-    body += ["<h2>Nearest prompts</h2>", _table(["", "prompt", "nearest", "norm of update"], rows)]
+    body += ["<h2>Nearest prompts</h2>", table(["", "prompt", "nearest", "norm of update"], rows)]
     return html_page("The space of adapters", body)

@@ -97,6 +97,7 @@ def serve(
             mcp_server=False,
             pwa=False,
             allowed_paths=[str(exports)],
+            show_error=False,
             max_file_size="1mb",
         )
 
