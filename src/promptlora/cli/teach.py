@@ -78,7 +78,7 @@ def teach(
         raise ConfigError(f"--backend {backend}: expected transformers or vllm")
     torch_dtype = dtype_named(dtype)
     with ExitStack() as stack:
-        stack.enter_context(_terminated_as_stopped())
+        check = stack.enter_context(_stopping())
         with working("loading PyTorch and transformers") as say:
             import torch
 
@@ -136,8 +136,13 @@ def teach(
             else:
                 asked = OnlineTeacher(model, tokenizer, batch_size=batch_size or 16)
         with _bars() as show:
+
+            def progress(stage: str, done: int, count: int) -> None:
+                show(stage, done, count)
+                check()
+
             try:
-                taught = run(asked, student, rows, output, config, fingerprint=fingerprint, on_progress=show)
+                taught = run(asked, student, rows, output, config, fingerprint=fingerprint, on_progress=progress)
             except KeyboardInterrupt:
                 err.print(f"{output}: finished shards are kept; the same command goes on", highlight=False)
                 raise
@@ -171,21 +176,32 @@ def _longest(config: Any, backend: str) -> int:
 
 
 @contextmanager
-def _terminated_as_stopped() -> Iterator[None]:
-    """SIGTERM is Ctrl-C inside."""
+def _stopping() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM are KeyboardInterrupt inside; what it yields raises it again.
+
+    Python drops an exception that a signal raises inside a finaliser or a library's callback: it is asked for once
+    more where the run reports.
+    """
+    asked: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
         raise KeyboardInterrupt
 
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread
-        yield
+        yield check
         return
     try:
-        yield
+        yield check
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
