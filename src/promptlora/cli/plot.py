@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -44,7 +46,7 @@ def plot(
         out.print(f"{output}", highlight=False)
 
 
-def draw(lines: list[dict[str, Any]] | Any, path: Path) -> None:
+def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
     """Write the picture of a run, whole or not at all.
 
     Raises:
@@ -69,7 +71,7 @@ def draw(lines: list[dict[str, Any]] | Any, path: Path) -> None:
                 continue
             steps, values = zip(*points, strict=True)
             if name == "loss":
-                values = tuple(_mean(values[max(0, i + 1 - _SMOOTH) : i + 1]) for i in range(len(values)))
+                values = tuple(fmean(values[max(0, i + 1 - _SMOOTH) : i + 1]) for i in range(len(values)))
             axes.plot(steps, values, label=name.replace("_", " "), linewidth=1.2)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step", fontsize=8)
@@ -78,7 +80,3 @@ def draw(lines: list[dict[str, Any]] | Any, path: Path) -> None:
             axes.legend(fontsize=8, frameon=False)
     with replacing_file(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=140)
-
-
-def _mean(values: Any) -> float:
-    return float(sum(values) / len(values))

@@ -22,8 +22,14 @@ OnRows = Callable[[int], None]  # called with how many more rows are done
 _LOGITS = 1 << 25  # logits that exist at one time: 128 MiB in float32
 
 
-def float32_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+def float32_head(
+    model: PreTrainedModel, otherwise: str = "use `promptlora teach --backend vllm` for it"
+) -> Callable[[Tensor], Tensor]:
     """The model's language-model head in float32: hidden states ``[n, d]`` to logits ``[n, vocabulary]``.
+
+    Args:
+        model: The model.
+        otherwise: What to say of a model whose logits are more than that.
 
     Raises:
         ModelError: A model without a head, or one that scales or caps its logits after it.
@@ -43,9 +49,7 @@ def float32_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
         theirs = model(input_ids=ids, use_cache=False).logits.float()
     coarse = 0.05 if model.dtype in (torch.bfloat16, torch.float16) else 1e-3
     if not torch.allclose(ours, theirs, atol=coarse * float(theirs.abs().max()), rtol=coarse):
-        raise ModelError(
-            f"{type(model).__name__} changes its logits after the head; use `promptlora teach --backend vllm` for it"
-        )
+        raise ModelError(f"{type(model).__name__} changes its logits after the head; {otherwise}")
     return apply
 
 

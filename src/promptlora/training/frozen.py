@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -20,7 +19,8 @@ from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
 from promptlora.models import base_fingerprint
 from promptlora.projections import find_projections, layer_of
-from promptlora.prompts import decoder_layers, encode_chat, render_chat
+from promptlora.prompts import decoder_layers
+from promptlora.teacher import float32_head, teacher_context
 
 
 class FrozenBase:
@@ -47,12 +47,7 @@ class FrozenBase:
             raise ModelError(
                 f"first_layer={first_layer}: {type(model).__name__} has {1 + max(map(layer_of, found))} layers; expected less"
             )
-        head = model.get_output_embeddings()
-        if head is None:
-            raise ModelError(f"{type(model).__name__} has no output embeddings; expected a causal language model")
-        self._head_weight = head.weight.detach().float()  # a bfloat16 head is slow on a CPU, and its loss coarse
-        self._head_bias = None if getattr(head, "bias", None) is None else head.bias.detach().float()
-        self._check_head()
+        self.lm_head = float32_head(model, otherwise="training it is not supported")
         self.injector = HookBasedLoRAInjector(model, projections)
         self._release.callback(self.injector.remove)
 
@@ -64,26 +59,11 @@ class FrozenBase:
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        device: torch.device = self._head_weight.device
+        weight: Any = self.model.get_input_embeddings().weight
+        device: torch.device = weight.device
         return device
 
-    def _check_head(self) -> None:
-        """Head on the decoder's states must be the model's logits: some models scale or cap them after."""
-        ids = torch.tensor([[1, 2, 3]], device=self.device)
-        with torch.no_grad():
-            ours = self.lm_head(self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
-            theirs = self.model(input_ids=ids, use_cache=False).logits
-        coarse = 1e-3 if self.model.dtype == torch.float32 else 0.05
-        if not torch.allclose(ours, theirs.float(), atol=coarse * float(theirs.abs().max()), rtol=coarse):
-            raise ModelError(
-                f"{type(self.model).__name__} changes its logits after the head; training it is not supported"
-            )
-
     # --- forward -----------------------------------------------------------------------------------------
-
-    def lm_head(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states ``[n, d]``, in float32."""
-        return F.linear(hidden.float(), self._head_weight, self._head_bias)
 
     def hidden(
         self,
@@ -115,9 +95,9 @@ class FrozenBase:
             ).last_hidden_state
         return states
 
-    def render(self, text: str, prompt: str | None = None) -> list[int]:
-        """Token ids of an input in the base's chat template, with a prompt in its context if one is given."""
-        return encode_chat(self.tokenizer, [render_chat(self.tokenizer, text, prompt)])[0]
+    def render(self, text: str, prompt: str) -> list[int]:
+        """Token ids of an input with a prompt in its context, as a teacher reads it and an evaluation shows it."""
+        return teacher_context(self.tokenizer, prompt, text)
 
     # --- options -----------------------------------------------------------------------------------------
 

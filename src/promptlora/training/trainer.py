@@ -46,6 +46,7 @@ from promptlora.prompts import PromptStates, encode_prompt, gibberish
 from promptlora.teacher import OnlineTeacher, TeacherCache, check_same_tokenizer
 from promptlora.training.checkpoints import (
     FINAL_FOLDER,
+    METRICS_FILE,
     checkpoints,
     load_checkpoint,
     metrics_file,
@@ -477,7 +478,7 @@ class Trainer:
             CheckpointError: A damaged checkpoint, or one of another configuration.
         """
         self.step = load_checkpoint(self.folder, self.plain, self.optimizer, self._named, self.config, self._data)
-        if self.step and (self.folder / "metrics.jsonl").is_file():
+        if self.step and (self.folder / METRICS_FILE).is_file():
             margins = [line.get("margin") for line in read_metrics(self.folder) if line["step"] <= self.step]
             self._margins.extend(margin for margin in margins if margin is not None)
         return self.step
