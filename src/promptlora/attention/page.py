@@ -15,7 +15,7 @@ from promptlora.attention.drawing import heat_map, point_map, safe_text, visible
 from promptlora.attention.life import TokenLife, change_map
 from promptlora.attention.markup import figure, figures, html_page, note, pair, signed, table
 from promptlora.attention.space import AdapterSpace
-from promptlora.attention.values import AttentionCapture
+from promptlora.attention.values import LAYER_VECTORS, TOKEN_VECTORS, AttentionCapture
 
 # --- one token ---------------------------------------------------------------------------------------------
 
@@ -51,24 +51,6 @@ _DISTANCE = (
     "The Jensen–Shannon distance between the weights with and without the adapter: 0 where nothing changes, 1 where they "
     "have nothing in common"
 )
-_VECTORS = {
-    "x": "x, what enters",
-    "q_before": "q, as projected",
-    "q_normed": "q, after its norm",
-    "q": "q, as it meets the keys",
-    "mixed": "weighted sum of values",
-    "gate": "gate",
-    "out": "output of o (all heads)",
-    "residual_before": "residual before",
-    "residual_after": "residual after",
-}
-_LAYER_VECTORS = {
-    "x": "x, what enters",
-    "into_o": "what enters o (all heads)",
-    "out": "output of o",
-    "residual_before": "residual before",
-    "residual_after": "residual after",
-}
 
 
 def _added(shares: Mapping[str, tuple[float, float, float]]) -> list[str]:
@@ -160,7 +142,7 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
         *([] if life.adapted is None else _added(life.adapted.shares)),
         "<h2>From x to the new x</h2>",
         _vectors_table(
-            [(words, getattr(life.base, name), _of(life.adapted, name)) for name, words in _VECTORS.items()]
+            [(words, getattr(life.base, name), _of(life.adapted, name)) for name, words in TOKEN_VECTORS.items()]
         ),
         "<h2>The whole head</h2>",
         note("A row for each token that looks, a column for each that is looked at; this token's row is framed."),
@@ -223,7 +205,7 @@ def layer_page(capture: AttentionCapture, layer: int, token: int, prompt: str | 
         for role, step in (other or base).projections.items()
     }
     vectors = []
-    for name, words in _LAYER_VECTORS.items():
+    for name, words in LAYER_VECTORS.items():
         first, second = getattr(base, name), _of(other, name)
         vectors.append((words, None if first is None else first[token], None if second is None else second[token]))
     body = _opening(capture, token, f"Layer {layer}", prompt)

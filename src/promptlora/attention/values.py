@@ -13,6 +13,26 @@ from torch import Tensor
 
 from promptlora.errors import AttentionError
 
+# What the vectors of one token are called, by their attributes: those of one head's walk, and those of any layer.
+TOKEN_VECTORS = {
+    "x": "x, what enters",
+    "q_before": "q, as projected",
+    "q_normed": "q, after its norm",
+    "q": "q, as it meets the keys",
+    "mixed": "weighted sum of values",
+    "gate": "gate",
+    "out": "output of o (all heads)",
+    "residual_before": "residual before",
+    "residual_after": "residual after",
+}
+LAYER_VECTORS = {
+    "x": "x, what enters",
+    "into_o": "what enters o (all heads)",
+    "out": "output of o",
+    "residual_before": "residual before",
+    "residual_after": "residual after",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionStep:

@@ -18,24 +18,6 @@ if TYPE_CHECKING:
     from promptlora.attention import Ablation, AdapterSpace, AttentionCapture, Layer, TokenLife
 
 _SHADES = " ░▒▓█"
-_STEPS = {
-    "x": "x, what enters",
-    "q_before": "q, as projected",
-    "q_normed": "q, after its norm",
-    "q": "q, as it meets the keys",
-    "mixed": "weighted sum of values",
-    "gate": "gate",
-    "out": "output of o, all heads",
-    "residual_before": "residual before",
-    "residual_after": "residual after",
-}
-_LAYER_STEPS = {
-    "x": "x, what enters",
-    "into_o": "what enters o, all heads",
-    "out": "output of o",
-    "residual_before": "residual before",
-    "residual_after": "residual after",
-}
 
 
 def next_tokens(lm: PromptLoRA, capture: AttentionCapture, count: int = 5) -> dict[str, list[dict[str, Any]]]:
@@ -94,10 +76,12 @@ def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture) -> No
     table.caption = "rows sum to " + " and ".join(sums)
     out.print(table)
 
+    from promptlora.attention.values import TOKEN_VECTORS
+
     _print_shares((life.adapted or life.base).shares)
     _print_steps(
         [name for name, _ in sides],
-        {words: [getattr(side, name) for _, side in sides] for name, words in _STEPS.items()},
+        {words: [getattr(side, name) for _, side in sides] for name, words in TOKEN_VECTORS.items()},
     )
     gains, losses = life.changes()
     for words, some in (("gained most attention", gains), ("lost most", losses)):
@@ -110,9 +94,10 @@ def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture) -> No
 
 def layer_values(capture: AttentionCapture, layer: int, token: int) -> dict[str, Any]:
     """What a layer without softmax weights has to show for one token, as plain values for JSON."""
+    from promptlora.attention.values import LAYER_VECTORS
 
     def side(one: Layer) -> dict[str, Any]:
-        vectors = {name: getattr(one, name) for name in _LAYER_STEPS}
+        vectors = {name: getattr(one, name) for name in LAYER_VECTORS}
         shares = {
             role: {"base_norm": base, "delta_norm": delta, "share": share}
             for role, (base, delta, share) in _layer_shares(one, token).items()
@@ -134,6 +119,8 @@ def layer_values(capture: AttentionCapture, layer: int, token: int) -> dict[str,
 
 def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: int) -> None:
     """What a layer without softmax weights has to show for one token, and that it has none."""
+    from promptlora.attention.values import LAYER_VECTORS
+
     sides = [("base", capture.base[layer])]
     if capture.adapted is not None:
         sides.append(("adapted", capture.adapted[layer]))
@@ -141,7 +128,7 @@ def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: in
     out.print(escape(sides[0][1].note), highlight=False)
     _print_shares(_layer_shares(sides[-1][1], token))
     steps = {}
-    for name, words in _LAYER_STEPS.items():
+    for name, words in LAYER_VECTORS.items():
         vectors = [getattr(one, name) for _, one in sides]
         steps[words] = [None if vector is None else vector[token] for vector in vectors]
     _print_steps([name for name, _ in sides], steps)
