@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test waits for a hub
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -16,6 +18,8 @@ from promptlora.config import HyperNetworkConfig
 from promptlora.hypernetwork import HyperNetwork
 from promptlora.models import base_fingerprint, load_base
 from promptlora.projections import find_projections
+from promptlora.training import Trainer
+from tests.training_helpers import save_base, toy_config, toy_rows, write_jsonl
 
 torch.set_num_threads(1)  # pytest-xdist runs one process a core
 hypothesis.settings.register_profile("promptlora", deadline=None)  # no timed assertion: the machine may be busy
@@ -43,3 +47,24 @@ def lm(smollm):
     network.encoder.fit_statistics([made.states.one(prompt) for prompt in prompts])
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def toy_base(tmp_path_factory) -> Path:
+    """Folder of a tiny base with a tokenizer of whole words; read it, do not write there."""
+    return save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def make_trainer(tmp_path, toy_base):
+    """Make trainers on toy rows, or on a library of adapters; their hooks are removed at the end."""
+    made: list[Trainer] = []
+
+    def trainer(rows: list[dict[str, Any]] | None = None, base_pair=None, folder: str = "run", **options) -> Trainer:
+        data = options.pop("library", None) or write_jsonl(tmp_path / "rows.jsonl", rows or toy_rows())
+        made.append(Trainer(toy_config(tmp_path / folder, toy_base, data, **options), base_pair))
+        return made[-1]
+
+    yield trainer
+    for each in made:
+        each.close()

@@ -19,20 +19,17 @@ from safetensors.torch import load_file
 from promptlora.config import TrainConfig, save_toml
 from promptlora.errors import ConfigError
 from promptlora.training import Trainer
-from tests.training_helpers import metric_lines, save_base, toy_config, toy_rows, write_jsonl
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return save_base(tmp_path_factory.mktemp("base"))
+from tests.training_helpers import metric_lines, toy_config, toy_rows, write_jsonl
 
 
 @pytest.fixture
-def config_of(tmp_path, base):
+def config_of(tmp_path, toy_base):
     data = write_jsonl(tmp_path / "rows.jsonl", toy_rows(5, 10))
 
     def config(folder: str, **options: Any) -> TrainConfig:
-        return toy_config(tmp_path / folder, base, data, **{"prompts_per_batch": 4, "rows_per_prompt": 2, **options})
+        return toy_config(
+            tmp_path / folder, toy_base, data, **{"prompts_per_batch": 4, "rows_per_prompt": 2, **options}
+        )
 
     return config
 

@@ -19,27 +19,7 @@ from promptlora.models import base_fingerprint, load_base
 from promptlora.prompts import PromptStates
 from promptlora.teacher import OnlineTeacher, TeachConfig, teach
 from promptlora.training import Trainer
-from tests.training_helpers import save_base, toy_config, toy_rows, word_tokenizer, write_jsonl
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return save_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def make(tmp_path, base):
-    """Make trainers on toy rows; their hooks are removed at the end."""
-    made: list[Trainer] = []
-
-    def trainer(rows: list[dict[str, Any]] | None = None, base_pair=None, folder: str = "run", **options) -> Trainer:
-        data = options.pop("library", None) or write_jsonl(tmp_path / "rows.jsonl", rows or toy_rows())
-        made.append(Trainer(toy_config(tmp_path / folder, base, data, **options), base_pair))
-        return made[-1]
-
-    yield trainer
-    for each in made:
-        each.close()
+from tests.training_helpers import save_base, toy_rows, word_tokenizer, write_jsonl
 
 
 def loss_at(trainer: Trainer, step: int = 0) -> float:
@@ -51,9 +31,9 @@ def loss_at(trainer: Trainer, step: int = 0) -> float:
 # --- distill ---------------------------------------------------------------------------------------------
 
 
-def test_a_student_that_reads_what_its_teacher_reads_has_no_divergence_and_no_gradient(make):
+def test_a_student_that_reads_what_its_teacher_reads_has_no_divergence_and_no_gradient(make_trainer):
     """At step 0 the adapter adds nothing; with the prompt in both contexts teacher and student are one model."""
-    trainer = make(objective="distill", data={"in_context_share": 1.0})
+    trainer = make_trainer(objective="distill", data={"in_context_share": 1.0})
     batch = trainer.objective.part(0, 0, 1)
     loss = trainer.objective.loss(batch, trainer.adapters(batch))
     loss.backward()
@@ -62,12 +42,16 @@ def test_a_student_that_reads_what_its_teacher_reads_has_no_divergence_and_no_gr
         assert parameter.grad is None or float(parameter.grad.abs().max()) < 1e-5, name
 
 
-def test_the_student_learns_what_the_prompt_in_context_does(make):
+def test_the_student_learns_what_the_prompt_in_context_does(make_trainer):
     """The teacher is trained to answer by the prompt in its context; the student never sees an answer's label."""
-    teacher = make(data={"in_context_share": 1.0}, steps=60, folder="teacher", hypernetwork={"generated": False})
+    teacher = make_trainer(
+        data={"in_context_share": 1.0}, steps=60, folder="teacher", hypernetwork={"generated": False}
+    )
     path = teacher.run()
     teacher.close()
-    trainer = make(objective="distill", steps=60, margin_every=60, distill={"adapter": str(path)}, folder="student")
+    trainer = make_trainer(
+        objective="distill", steps=60, margin_every=60, distill={"adapter": str(path)}, folder="student"
+    )
     first = loss_at(trainer)
     measured = []
     trainer.run(on_step=measured.append)
@@ -75,45 +59,45 @@ def test_the_student_learns_what_the_prompt_in_context_does(make):
     assert measured[-1].margin > 1
 
 
-def test_a_cache_and_the_teacher_itself_give_the_same_loss(make, base, tmp_path):
-    pair = load_base(base)
-    trainer = make(objective="distill", folder="online", base_pair=pair)
+def test_a_cache_and_the_teacher_itself_give_the_same_loss(make_trainer, toy_base, tmp_path):
+    pair = load_base(toy_base)
+    trainer = make_trainer(objective="distill", folder="online", base_pair=pair)
     cache = tmp_path / "cache"
     teacher = OnlineTeacher(*pair)
     config = TeachConfig(top_k=97)
     teach(teacher, pair[1], read_rows(tmp_path / "rows.jsonl"), cache, config, fingerprint=base_fingerprint(pair[0]))
-    cached = make(objective="distill", folder="cached", distill={"cache": str(cache)})
+    cached = make_trainer(objective="distill", folder="cached", distill={"cache": str(cache)})
     for step in range(4):
         assert loss_at(cached, step) == pytest.approx(loss_at(trainer, step), rel=1e-4)
 
 
-def test_shares_of_own_answers_and_teacher_add_up(make):
-    own = loss_at(make(folder="own"))
-    taught = loss_at(make(objective="distill", folder="taught"))
-    mixed = loss_at(make(objective="distill", distill={"sft_share": 0.25}, folder="mixed"))
+def test_shares_of_own_answers_and_teacher_add_up(make_trainer):
+    own = loss_at(make_trainer(folder="own"))
+    taught = loss_at(make_trainer(objective="distill", folder="taught"))
+    mixed = loss_at(make_trainer(objective="distill", distill={"sft_share": 0.25}, folder="mixed"))
     assert mixed == pytest.approx(0.25 * own + 0.75 * taught, rel=1e-5)
 
 
-def test_another_model_may_teach_if_its_words_are_the_same(make, base, tmp_path):
-    trainer = make(objective="distill", distill={"teacher": str(base)}, folder="same")
+def test_another_model_may_teach_if_its_words_are_the_same(make_trainer, toy_base, tmp_path):
+    trainer = make_trainer(objective="distill", distill={"teacher": str(toy_base)}, folder="same")
     assert trainer.objective.teacher.model is not trainer.model
-    assert loss_at(trainer) == pytest.approx(loss_at(make(objective="distill", folder="own")), rel=1e-5)
+    assert loss_at(trainer) == pytest.approx(loss_at(make_trainer(objective="distill", folder="own")), rel=1e-5)
     other = tmp_path / "other"
     save_base(other)
     tokenizer = word_tokenizer()
     tokenizer.add_tokens(["more"])
     tokenizer.save_pretrained(other)
     with pytest.raises(ModelError, match="tokenizer"):
-        make(objective="distill", distill={"teacher": str(other)}, folder="refused")
+        make_trainer(objective="distill", distill={"teacher": str(other)}, folder="refused")
 
 
 # --- reconstruct -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def library(base, tmp_path) -> Path:
+def library(toy_base, tmp_path) -> Path:
     """Four random adapters of rank 2 for four prompts."""
-    model, tokenizer = load_base(base)
+    model, tokenizer = load_base(toy_base)
     from promptlora.projections import find_projections
 
     config = HyperNetworkConfig(
@@ -133,8 +117,8 @@ def library(base, tmp_path) -> Path:
     return write_jsonl(tmp_path / "library.jsonl", lines)
 
 
-def test_a_library_of_adapters_is_reconstructed_without_the_base(make, library, monkeypatch):
-    trainer = make(
+def test_a_library_of_adapters_is_reconstructed_without_the_base(make_trainer, library, monkeypatch):
+    trainer = make_trainer(
         library=library, objective="reconstruct", prompts_per_batch=4, steps=150, margin_every=50,
         optim={"lr": 1e-2, "static_lr": 1e-2, "head_lr_factor": 8.0},
     )  # fmt: skip
@@ -146,25 +130,25 @@ def test_a_library_of_adapters_is_reconstructed_without_the_base(make, library, 
     assert measured[-1].margin > 0.3
 
 
-def test_a_library_is_read_with_care(make, library, tmp_path):
+def test_a_library_is_read_with_care(make_trainer, library, tmp_path):
     text = library.read_text()
     library.write_text(text.replace('"adapter": "adapter2"', '"adaptor": "adapter2"'))
     with pytest.raises(DataError, match=r"library.jsonl:3: expected an object with prompt and adapter"):
-        make(library=library, objective="reconstruct")
+        make_trainer(library=library, objective="reconstruct")
     library.write_text(text)
     with pytest.raises(DataError, match="4 adapters; expected prompts_per_batch=5"):
-        make(library=library, objective="reconstruct", prompts_per_batch=5)
+        make_trainer(library=library, objective="reconstruct", prompts_per_batch=5)
     with pytest.raises(ConfigError, match="takes adapters, not rows"):
-        make(library=library, objective="reconstruct", validation={"tasks": 1})
+        make_trainer(library=library, objective="reconstruct", validation={"tasks": 1})
     with pytest.raises(DataError, match="no such file"):
-        make(library=tmp_path / "none.jsonl", objective="reconstruct")
+        make_trainer(library=tmp_path / "none.jsonl", objective="reconstruct")
 
 
 # --- options ---------------------------------------------------------------------------------------------
 
 
-def test_penalties_move_the_weights_and_are_not_reported_as_loss(make):
-    plain, fined = make(folder="plain"), make(folder="fined", regularization={"l1": 0.5, "l2": 2.0})
+def test_penalties_move_the_weights_and_are_not_reported_as_loss(make_trainer):
+    plain, fined = make_trainer(folder="plain"), make_trainer(folder="fined", regularization={"l1": 0.5, "l2": 2.0})
     for step in range(3):
         first, second = plain.train_step(), fined.train_step()
         assert (first.loss == second.loss) == (step == 0)
@@ -173,8 +157,8 @@ def test_penalties_move_the_weights_and_are_not_reported_as_loss(make):
     assert sizes[1] < sizes[0]
 
 
-def test_neftune_is_noise_of_the_stated_size_on_training_alone(make):
-    trainer = make(regularization={"neftune": 5.0})
+def test_neftune_is_noise_of_the_stated_size_on_training_alone(make_trainer):
+    trainer = make_trainer(regularization={"neftune": 5.0})
     seen: list[torch.Tensor] = []
     embed = trainer.model.get_input_embeddings()
     ids = trainer.objective.part(0, 0, 1).input_ids
@@ -188,12 +172,12 @@ def test_neftune_is_noise_of_the_stated_size_on_training_alone(make):
     assert float(seen[0].abs().max()) == pytest.approx(bound, rel=0.05)
     assert float(seen[0].std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
     assert embed(ids).equal(clean)
-    quiet = make(folder="quiet")
+    quiet = make_trainer(folder="quiet")
     assert trainer.train_step().loss != quiet.train_step().loss
 
 
-def test_a_teacher_meets_no_noise(make):
-    trainer = make(objective="distill", regularization={"neftune": 50.0})
+def test_a_teacher_meets_no_noise(make_trainer):
+    trainer = make_trainer(objective="distill", regularization={"neftune": 50.0})
     batch = trainer.objective.part(0, 0, 1)
     expected = trainer.objective.targets(batch).log_probs
     found: list[torch.Tensor] = []
@@ -205,8 +189,8 @@ def test_a_teacher_meets_no_noise(make):
     assert noisy != pytest.approx(loss_at(trainer), rel=1e-3)
 
 
-def test_dropped_prompt_tokens_change_the_adapter_and_never_leave_nothing(make):
-    trainer = make(regularization={"prompt_dropout": 0.9})
+def test_dropped_prompt_tokens_change_the_adapter_and_never_leave_nothing(make_trainer):
+    trainer = make_trainer(regularization={"prompt_dropout": 0.9})
     for _ in range(3):
         trainer.train_step()
     batch = trainer.objective.part(3, 0, 1)
@@ -218,17 +202,17 @@ def test_dropped_prompt_tokens_change_the_adapter_and_never_leave_nothing(make):
     assert drawn[0].equal(trainer.adapters(batch, torch.Generator().manual_seed(0))[name][1])
 
 
-def test_label_smoothing_is_trained_with_and_not_measured_with(make):
-    smooth = make(folder="smooth", regularization={"label_smoothing": 0.3})
+def test_label_smoothing_is_trained_with_and_not_measured_with(make_trainer):
+    smooth = make_trainer(folder="smooth", regularization={"label_smoothing": 0.3})
     batch = smooth.objective.part(0, 0, 1)
     lora = smooth.adapters(batch)
     plain = float(smooth.objective.measure(batch, lora, [0, 1]).detach())
     assert float(smooth.objective.loss(batch, lora).detach()) != pytest.approx(plain, rel=1e-4)
-    assert plain == pytest.approx(loss_at(make(folder="plain")), rel=1e-6)
+    assert plain == pytest.approx(loss_at(make_trainer(folder="plain")), rel=1e-6)
 
 
-def test_multi_task_lora_alone_has_no_encoder_and_learns_what_needs_no_prompt(make):
-    trainer = make(steps=60, hypernetwork={"generated": False}, margin_every=10, optim={"static_lr": 2e-2})
+def test_multi_task_lora_alone_has_no_encoder_and_learns_what_needs_no_prompt(make_trainer):
+    trainer = make_trainer(steps=60, hypernetwork={"generated": False}, margin_every=10, optim={"static_lr": 2e-2})
     assert trainer.plain.encoder is None
     assert {name.split(".")[1] for name, _ in trainer.plain.named_parameters()} == {"static_A", "static_B"}
     measured = []
@@ -243,20 +227,20 @@ def test_multi_task_lora_alone_has_no_encoder_and_learns_what_needs_no_prompt(ma
     assert A[0].equal(A[1])
 
 
-def test_the_prompt_in_context_is_what_an_evaluation_shows(make):
-    trainer = make(data={"in_context_share": 1.0})
+def test_the_prompt_in_context_is_what_an_evaluation_shows(make_trainer):
+    trainer = make_trainer(data={"in_context_share": 1.0})
     batch = trainer.objective.part(0, 0, 1)
     text = trainer.tokenizer.decode(batch.input_ids[0])
     assert text.startswith(f"<system> <user> {batch.prompts[0]} ")
     shares = [
-        "say" in trainer.tokenizer.decode(make(folder=f"s{seed}", seed=seed, data={"in_context_share": 0.5})
+        "say" in trainer.tokenizer.decode(make_trainer(folder=f"s{seed}", seed=seed, data={"in_context_share": 0.5})
         .objective.part(0, 0, 1).input_ids[0]) for seed in range(12)
     ]  # fmt: skip
     assert 0 < sum(shares) < 12
 
 
-def test_layers_below_the_first_get_no_adapter_and_no_gradient(make):
-    trainer = make(hypernetwork={"first_layer": 1})
+def test_layers_below_the_first_get_no_adapter_and_no_gradient(make_trainer):
+    trainer = make_trainer(hypernetwork={"first_layer": 1})
     assert all(".layers.0." not in name for name in dict(trainer.adapters(trainer.objective.part(0, 0, 1))))
     inputs: list[bool] = []
     layers = trainer.model.get_decoder().layers
@@ -266,11 +250,11 @@ def test_layers_below_the_first_get_no_adapter_and_no_gradient(make):
     trainer.train_step()
     assert inputs == [False]
     with pytest.raises(ModelError, match=r"first_layer=9: .* has 2 layers"):
-        make(folder="no", hypernetwork={"first_layer": 9})
+        make_trainer(folder="no", hypernetwork={"first_layer": 9})
 
 
-def test_each_layer_may_have_the_context_of_its_own_states(make):
-    trainer = make(steps=60, margin_every=60, hypernetwork={"source": "layers", "encoder_layers": 0})
+def test_each_layer_may_have_the_context_of_its_own_states(make_trainer):
+    trainer = make_trainer(steps=60, margin_every=60, hypernetwork={"source": "layers", "encoder_layers": 0})
     states, mask = trainer.states.batch(["say a", "say b"])
     assert states.shape[2] == 2
     assert trainer.plain.encoder(states, mask).shape == (2, 2, 32)
@@ -300,8 +284,8 @@ def categories(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def test_whole_categories_are_held_out_and_measured(make):
-    trainer = make(
+def test_whole_categories_are_held_out_and_measured(make_trainer):
+    trainer = make_trainer(
         rows=categories(toy_rows(8, 6)), validation={"tasks": 2, "rows": 3, "every": 2}, data={"in_context_share": 0.5}
     )
     held = set(trainer.validation.tasks)
@@ -313,30 +297,32 @@ def test_whole_categories_are_held_out_and_measured(make):
     values = [second.validation_loss, second.validation_wrong, second.validation_static, second.validation_in_context]
     assert all(value is not None and 0 < value < 20 for value in values)
     assert len(set(values)) == 4
-    other = make(rows=categories(toy_rows(8, 6)), validation={"tasks": 2}, seed=5, folder="other")
+    other = make_trainer(rows=categories(toy_rows(8, 6)), validation={"tasks": 2}, seed=5, folder="other")
     assert set(other.validation.tasks) == held  # the same for every seed
     with pytest.raises(DataError, match=r"validation.tasks=7: there are 8 tasks; expected at most 6"):
-        make(rows=categories(toy_rows(8, 6)), validation={"tasks": 7}, folder="many")
+        make_trainer(rows=categories(toy_rows(8, 6)), validation={"tasks": 7}, folder="many")
 
 
-def test_a_number_of_tasks_may_be_drawn(make):
+def test_a_number_of_tasks_may_be_drawn(make_trainer):
     chosen = [
         {
             example.task
-            for example in make(rows=toy_rows(8, 6), seed=seed, folder=f"r{seed}", data={"tasks": 3}).batches.examples
+            for example in make_trainer(
+                rows=toy_rows(8, 6), seed=seed, folder=f"r{seed}", data={"tasks": 3}
+            ).batches.examples
         }
         for seed in range(3)
     ]
     assert all(len(tasks) == 3 for tasks in chosen)
     assert len({frozenset(tasks) for tasks in chosen}) > 1
     with pytest.raises(ConfigError, match=r"data.tasks=9: there are 8"):
-        make(rows=toy_rows(8, 6), folder="no", data={"tasks": 9})
+        make_trainer(rows=toy_rows(8, 6), folder="no", data={"tasks": 9})
 
 
-def test_changed_rows_are_noticed_on_resume(make, tmp_path):
-    make(steps=8).run(until=3)
+def test_changed_rows_are_noticed_on_resume(make_trainer, tmp_path):
+    make_trainer(steps=8).run(until=3)
     changed = toy_rows()
     changed[5] = {**changed[5], "outputs": ["c"]}
     with pytest.raises(CheckpointError, match="the rows or paraphrases have changed since it was written"):
-        make(rows=changed, steps=8).run(resume=True)
+        make_trainer(rows=changed, steps=8).run(resume=True)
     assert json.loads((tmp_path / "run" / "step-3" / "trainer.json").read_text())["step"] == 3

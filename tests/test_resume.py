@@ -21,7 +21,7 @@ from promptlora.errors import CheckpointError, ConfigError, OutputError
 from promptlora.training import Trainer, checkpoints
 from promptlora.training import trainer as loop
 from tests.helpers import tiny_llama
-from tests.training_helpers import metric_lines, save_base, toy_config, toy_rows, word_tokenizer, write_jsonl
+from tests.training_helpers import metric_lines, toy_config, toy_rows, word_tokenizer, write_jsonl
 
 # Trains as a configuration says, prints each step as it is done, and leaves time to send a signal.
 SCRIPT = """
@@ -38,20 +38,15 @@ with Trainer(load_toml(TrainConfig, sys.argv[1])) as trainer:
 """
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return save_base(tmp_path_factory.mktemp("base"))
-
-
 @pytest.fixture
-def config_of(tmp_path, base):
+def config_of(tmp_path, toy_base):
     """A configuration of 16 steps with paraphrases, in a folder of its own; options replace."""
     data = write_jsonl(tmp_path / "rows.jsonl", toy_rows(3, 10))
     others = write_jsonl(tmp_path / "p.jsonl", [{"task": "t0", "prompts": ["write a", "never b"]}])
 
     def config(folder: str, **options: Any) -> TrainConfig:
         values = {"steps": 16, "data": {"paraphrases": str(others)}, **options}
-        return toy_config(tmp_path / folder, base, data, **values)
+        return toy_config(tmp_path / folder, toy_base, data, **values)
 
     return config
 

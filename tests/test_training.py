@@ -7,7 +7,6 @@ import signal
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,27 +27,7 @@ from promptlora.prompts import PromptStates
 from promptlora.training import Trainer, learning_rate_factor, margin_shift, objectives
 from promptlora.training import trainer as loop
 from tests.helpers import tiny_gpt2
-from tests.training_helpers import metric_lines, save_base, toy_config, toy_rows, word_tokenizer, write_jsonl
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return save_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def make(tmp_path, base):
-    """Make trainers on toy rows; their hooks are removed at the end."""
-    made: list[Trainer] = []
-
-    def trainer(rows: list[dict[str, Any]] | None = None, base_pair=None, folder: str = "run", **options) -> Trainer:
-        data = write_jsonl(tmp_path / "rows.jsonl", rows or toy_rows())
-        made.append(Trainer(toy_config(tmp_path / folder, base, data, **options), base_pair))
-        return made[-1]
-
-    yield trainer
-    for each in made:
-        each.close()
+from tests.training_helpers import metric_lines, toy_config, toy_rows, word_tokenizer, write_jsonl
 
 
 def plain_loss(trainer: Trainer, batch: Batch, lora: Any) -> torch.Tensor:
@@ -82,8 +61,8 @@ def test_the_rate_is_never_0_nor_above_1(steps, warmup, final, data):
 # --- it learns, and it steers ----------------------------------------------------------------------------
 
 
-def test_one_batch_is_overfitted(make):
-    trainer = make(rows=toy_rows(2, 3), steps=40, prompts_per_batch=2, rows_per_prompt=3)
+def test_one_batch_is_overfitted(make_trainer):
+    trainer = make_trainer(rows=toy_rows(2, 3), steps=40, prompts_per_batch=2, rows_per_prompt=3)
     assert trainer.batches.per_epoch == 1
     losses = [trainer.train_step().loss for _ in range(40)]
     assert losses[0] == pytest.approx(math.log(97), rel=0.5)  # the base's, as the delta is zero at first
@@ -91,9 +70,9 @@ def test_one_batch_is_overfitted(make):
 
 
 @pytest.mark.parametrize("options", [{}, {"hypernetwork": {"source": "embeddings", "static": False}}])
-def test_the_prompt_decides_the_answer(make, options):
+def test_the_prompt_decides_the_answer(make_trainer, options):
     """The key test: same inputs, only the prompt differs, and unseen inputs are answered as the prompt says."""
-    trainer = make(steps=60, margin_every=60, checkpoint_every=100, **options)
+    trainer = make_trainer(steps=60, margin_every=60, checkpoint_every=100, **options)
     measured = []
     final = trainer.run(on_step=measured.append)
     assert measured[-1].loss < math.log(2) / 2 + 0.1  # a LoRA blind to the prompt is left with ln 2 a letter
@@ -111,8 +90,8 @@ def test_the_prompt_decides_the_answer(make, options):
     assert tokenizer.convert_ids_to_tokens(turned.tolist()) == letters[::-1]
 
 
-def test_the_margin_is_the_loss_under_another_tasks_adapter_minus_the_loss(make):
-    trainer = make(margin_every=1, steps=4)
+def test_the_margin_is_the_loss_under_another_tasks_adapter_minus_the_loss(make_trainer):
+    trainer = make_trainer(margin_every=1, steps=4)
     for _ in range(3):
         trainer.train_step()
     batch = trainer.batches[trainer.step]
@@ -126,7 +105,7 @@ def test_the_margin_is_the_loss_under_another_tasks_adapter_minus_the_loss(make)
     assert metrics.margin == pytest.approx(wrong - right, rel=1e-3, abs=1e-5)
 
 
-def test_the_margin_meets_another_task_wherever_there_is_one(make, tmp_path):
+def test_the_margin_meets_another_task_wherever_there_is_one(make_trainer, tmp_path):
     assert margin_shift(["a", "b", "c"]) == 1
     assert margin_shift(["a", "a", "b", "b"]) == 2
     assert margin_shift(["a", "b", "a", "b"]) == 1
@@ -134,17 +113,17 @@ def test_the_margin_meets_another_task_wherever_there_is_one(make, tmp_path):
     assert margin_shift(["a"]) is None
     assert margin_shift(["a", "a"]) is None
     others = write_jsonl(tmp_path / "p.jsonl", [{"task": "t0", "prompts": ["write a"]}])
-    trainer = make(rows=toy_rows(1, 12), margin_every=1, data={"paraphrases": str(others)})
+    trainer = make_trainer(rows=toy_rows(1, 12), margin_every=1, data={"paraphrases": str(others)})
     assert trainer.train_step().margin is None
 
 
 # --- what moves, and how ---------------------------------------------------------------------------------
 
 
-def test_only_the_hypernetwork_moves_and_the_base_stays_bitwise(make, base):
-    pair = load_base(base)
+def test_only_the_hypernetwork_moves_and_the_base_stays_bitwise(make_trainer, toy_base):
+    pair = load_base(toy_base)
     before = {name: value.clone() for name, value in pair[0].state_dict().items()}
-    trainer = make(base_pair=pair, steps=4)
+    trainer = make_trainer(base_pair=pair, steps=4)
     start = {name: value.detach().clone() for name, value in trainer.plain.named_parameters()}
     for _ in range(4):
         trainer.train_step()
@@ -154,8 +133,8 @@ def test_only_the_hypernetwork_moves_and_the_base_stays_bitwise(make, base):
     assert [name for name, value in trainer.plain.named_parameters() if value.equal(start[name])] == []
 
 
-def test_every_parameter_of_the_hypernetwork_gets_a_gradient(make):
-    trainer = make()
+def test_every_parameter_of_the_hypernetwork_gets_a_gradient(make_trainer):
+    trainer = make_trainer()
     trainer.train_step()  # from zero, B stands between the loss and what feeds A
     batch = trainer.batches[1]
     loss = plain_loss(trainer, batch, trainer.hypernetwork(*trainer.states.batch(batch.prompts)))
@@ -165,8 +144,8 @@ def test_every_parameter_of_the_hypernetwork_gets_a_gradient(make):
         assert bool(parameter.grad.abs().sum() > 0), name
 
 
-def test_each_group_has_its_rate_and_decay(make):
-    trainer = make(
+def test_each_group_has_its_rate_and_decay(make_trainer):
+    trainer = make_trainer(
         optim={"lr": 1e-3, "head_lr_factor": 8.0, "static_lr": 3e-4, "weight_decay": 0.1, "warmup": 0.0}, steps=10
     )
     by_name = dict(trainer.plain.named_parameters())
@@ -187,8 +166,8 @@ def test_each_group_has_its_rate_and_decay(make):
         assert trainer.optimizer.param_groups[1]["lr"] == pytest.approx(1e-3 * 8.0 / 32 * factor)
 
 
-def test_trunk_and_heads_are_clipped_apart(make, monkeypatch):
-    trainer = make(optim={"clip": 0.5, "head_clip": 0.01})
+def test_trunk_and_heads_are_clipped_apart(make_trainer, monkeypatch):
+    trainer = make_trainer(optim={"clip": 0.5, "head_clip": 0.01})
     seen: dict[str, float] = {}
 
     def look(self: Any) -> None:
@@ -206,8 +185,8 @@ def test_trunk_and_heads_are_clipped_apart(make, monkeypatch):
     }
 
 
-def test_the_head_runs_on_answer_positions_alone(make, monkeypatch):
-    trainer = make(margin_every=1)
+def test_the_head_runs_on_answer_positions_alone(make_trainer, monkeypatch):
+    trainer = make_trainer(margin_every=1)
     rows: list[int] = []
     head = trainer.base.lm_head
     monkeypatch.setattr(trainer.base, "lm_head", lambda hidden: (rows.append(hidden.shape[0]), head(hidden))[1])
@@ -217,8 +196,8 @@ def test_the_head_runs_on_answer_positions_alone(make, monkeypatch):
     assert rows == [answers] * 5  # the step, and right, wrong, gibberish and mean adapters
 
 
-def test_the_loss_is_that_of_the_whole_model_with_the_adapters_on(make):
-    trainer = make(row_weight="token")
+def test_the_loss_is_that_of_the_whole_model_with_the_adapters_on(make_trainer):
+    trainer = make_trainer(row_weight="token")
     for _ in range(3):
         trainer.train_step()
     batch = trainer.batches[3]
@@ -237,7 +216,7 @@ def test_the_loss_is_that_of_the_whole_model_with_the_adapters_on(make):
     torch.testing.assert_close(found, kept.mean(), rtol=1e-5, atol=1e-6)
 
 
-def test_each_prompt_is_encoded_once_a_batch_and_run_through_the_base_once_a_run(make, monkeypatch):
+def test_each_prompt_is_encoded_once_a_batch_and_run_through_the_base_once_a_run(make_trainer, monkeypatch):
     encoded: list[int] = []
     through: Counter[str] = Counter()
     forward, states = HyperNetwork.forward, PromptStates.one
@@ -252,7 +231,7 @@ def test_each_prompt_is_encoded_once_a_batch_and_run_through_the_base_once_a_run
 
     monkeypatch.setattr(HyperNetwork, "forward", counted)
     monkeypatch.setattr(PromptStates, "one", one)
-    trainer = make(margin_every=5)
+    trainer = make_trainer(margin_every=5)
     for _ in range(5):
         trainer.train_step()
     assert encoded == [2] * 5 + [2]  # two prompts for six rows, and no second time for the margin but gibberish
@@ -261,10 +240,10 @@ def test_each_prompt_is_encoded_once_a_batch_and_run_through_the_base_once_a_run
 
 
 @pytest.mark.parametrize("source", ["hidden", "embeddings"])
-def test_activation_checkpointing_gives_the_same_gradients(make, source):
+def test_activation_checkpointing_gives_the_same_gradients(make_trainer, source):
     gradients = []
     for recompute in (False, True):
-        trainer = make(
+        trainer = make_trainer(
             folder=f"run{recompute}",
             activation_checkpointing=recompute,
             hypernetwork={"source": source},
@@ -286,10 +265,10 @@ def test_activation_checkpointing_gives_the_same_gradients(make, source):
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-5, atol=1e-7, msg=name)
 
 
-def test_activation_checkpointing_wakes_no_dropout(make):
+def test_activation_checkpointing_wakes_no_dropout(make_trainer):
     model = tiny_gpt2(torch.float32)  # its dropout is 0.1 in training mode
     pair = (model, word_tokenizer())
-    trainer = make(base_pair=pair, activation_checkpointing=True)
+    trainer = make_trainer(base_pair=pair, activation_checkpointing=True)
     batch = trainer.batches[0]
     lora = trainer.hypernetwork(*trainer.states.batch(batch.prompts))
     first, second = plain_loss(trainer, batch, lora), plain_loss(trainer, batch, lora)
@@ -304,7 +283,7 @@ def test_activation_checkpointing_wakes_no_dropout(make):
     layer = next(module for module in model.modules() if isinstance(module, GradientCheckpointingLayer))
     handle = layer.register_forward_hook(noisy)
     with pytest.raises(ModelError, match="computes otherwise in training mode"):
-        make(base_pair=pair, activation_checkpointing=True)
+        make_trainer(base_pair=pair, activation_checkpointing=True)
     handle.remove()
     assert hooks_of(model) == 0
     assert not any(module.training for module in model.modules())
@@ -313,9 +292,9 @@ def test_activation_checkpointing_wakes_no_dropout(make):
 # --- several prompts, paraphrases, long rows -------------------------------------------------------------
 
 
-def test_rows_keep_their_own_prompt_where_a_task_has_several(make):
+def test_rows_keep_their_own_prompt_where_a_task_has_several(make_trainer):
     rows = [{**row, "task": "one"} for row in toy_rows()]
-    trainer = make(rows=rows)
+    trainer = make_trainer(rows=rows)
     assert trainer.batches.prompts == {"one #1": ["say a"], "one #2": ["say b"]}
     for step in range(4):
         batch = trainer.batches[step]
@@ -324,18 +303,18 @@ def test_rows_keep_their_own_prompt_where_a_task_has_several(make):
             assert batch.prompts[row // 3] == f"say {word}"
 
 
-def test_paraphrases_are_trained_on(make, tmp_path):
+def test_paraphrases_are_trained_on(make_trainer, tmp_path):
     path = write_jsonl(tmp_path / "p.jsonl", [{"task": "t0", "prompts": ["write a"]}, {"task": "no", "prompts": ["x"]}])
-    trainer = make(data={"paraphrases": str(path), "paraphrase_share": 0.5})
+    trainer = make_trainer(data={"paraphrases": str(path), "paraphrase_share": 0.5})
     prompts = {p for step in range(12) for p in trainer.batches[step].prompts}
     assert prompts == {"say a", "say b", "write a"}
 
 
-def test_too_long_rows_are_counted_and_said(tmp_path, base):
+def test_too_long_rows_are_counted_and_said(tmp_path, toy_base):
     long = {"task": "t0", "prompt": "say a", "input": "w1 " * 30, "outputs": ["a"]}
     wordy = {"task": "t0", "prompt": "say a", "input": "w1", "outputs": ["a " * 9]}
     data = write_jsonl(tmp_path / "rows.jsonl", [*toy_rows(), long, long, wordy])
-    config = toy_config(tmp_path / "run", base, data, data={"max_input_tokens": 20, "max_answer_tokens": 5})
+    config = toy_config(tmp_path / "run", toy_base, data, data={"max_input_tokens": 20, "max_answer_tokens": 5})
     said: list[str] = []
     with Trainer(config, progress=said.append) as trainer:
         assert trainer.left_out == {"input": 2, "answer": 1}
@@ -344,21 +323,21 @@ def test_too_long_rows_are_counted_and_said(tmp_path, base):
         Trainer(replace(config, data=replace(config.data, max_input_tokens=1)))
 
 
-def test_a_prompt_that_is_too_long_is_said_before_the_first_step(make, tmp_path):
+def test_a_prompt_that_is_too_long_is_said_before_the_first_step(make_trainer, tmp_path):
     with pytest.raises(PromptError, match="task 'long': prompt of 40 tokens"):
-        make(rows=[*toy_rows(), {"task": "long", "prompt": "w1 " * 40, "input": "w1", "outputs": ["a"]}])
+        make_trainer(rows=[*toy_rows(), {"task": "long", "prompt": "w1 " * 40, "input": "w1", "outputs": ["a"]}])
     path = write_jsonl(tmp_path / "p.jsonl", [{"task": "t1", "prompts": ["w2 " * 17]}])
     with pytest.raises(PromptError, match="task 't1': prompt of 17 tokens"):
-        make(data={"paraphrases": str(path)})
+        make_trainer(data={"paraphrases": str(path)})
 
 
 # --- life cycle ------------------------------------------------------------------------------------------
 
 
-def test_hooks_are_released_on_every_path(tmp_path, base, monkeypatch):
-    pair = load_base(base)
+def test_hooks_are_released_on_every_path(tmp_path, toy_base, monkeypatch):
+    pair = load_base(toy_base)
     data = write_jsonl(tmp_path / "rows.jsonl", toy_rows())
-    config = toy_config(tmp_path / "run", base, data)
+    config = toy_config(tmp_path / "run", toy_base, data)
     with Trainer(config, pair) as trainer:
         assert hooks_of(pair[0]) > 0
         trainer.train_step()
@@ -375,27 +354,27 @@ def test_hooks_are_released_on_every_path(tmp_path, base, monkeypatch):
     assert hooks_of(pair[0]) == 0
 
 
-def test_a_model_that_changes_its_logits_after_the_head_is_refused(make, base):
-    model, tokenizer = load_base(base)
+def test_a_model_that_changes_its_logits_after_the_head_is_refused(make_trainer, toy_base):
+    model, tokenizer = load_base(toy_base)
     handle = model.lm_head.register_forward_hook(lambda module, args, output: 30 * torch.tanh(output / 30))
     with pytest.raises(ModelError, match="changes its logits after the head"):
-        make(base_pair=(model, tokenizer))
+        make_trainer(base_pair=(model, tokenizer))
     handle.remove()
     assert hooks_of(model) == 0
 
 
-def test_the_initial_weights_are_a_function_of_the_seed_alone(make, base):
-    first = make().plain.state_dict()
+def test_the_initial_weights_are_a_function_of_the_seed_alone(make_trainer, toy_base):
+    first = make_trainer().plain.state_dict()
     torch.manual_seed(123)
     torch.rand(7)
-    second = make(base_pair=load_base(base)).plain.state_dict()
-    other = make(seed=1).plain.state_dict()
+    second = make_trainer(base_pair=load_base(toy_base)).plain.state_dict()
+    other = make_trainer(seed=1).plain.state_dict()
     assert all(value.equal(second[name]) for name, value in first.items())
     assert not all(value.equal(other[name]) for name, value in first.items())
 
 
-def test_a_bfloat16_base_trains_a_float32_hypernetwork(make):
-    trainer = make(base_dtype="bfloat16", steps=30)
+def test_a_bfloat16_base_trains_a_float32_hypernetwork(make_trainer):
+    trainer = make_trainer(base_dtype="bfloat16", steps=30)
     losses = [trainer.train_step().loss for _ in range(30)]
     assert trainer.model.dtype == torch.bfloat16
     assert {p.dtype for p in trainer.plain.parameters()} == {torch.float32}
@@ -405,9 +384,9 @@ def test_a_bfloat16_base_trains_a_float32_hypernetwork(make):
 # --- what is not finite ----------------------------------------------------------------------------------
 
 
-def test_a_nan_loss_stops_names_its_rows_and_keeps_the_last_good_checkpoint(make, monkeypatch):
+def test_a_nan_loss_stops_names_its_rows_and_keeps_the_last_good_checkpoint(make_trainer, monkeypatch):
     rows = [*toy_rows(2, 6), {"task": "t0", "prompt": "say a", "input": "w80 w81 w82", "outputs": ["c"]}]
-    trainer = make(rows=rows, checkpoint_every=1, steps=40)
+    trainer = make_trainer(rows=rows, checkpoint_every=1, steps=40)
     bad = trainer.tokenizer.convert_tokens_to_ids("c")
     loss = objectives.sft_loss
 
@@ -433,8 +412,8 @@ def test_a_nan_loss_stops_names_its_rows_and_keeps_the_last_good_checkpoint(make
     assert [line["step"] for line in metric_lines(trainer.folder)] == steps
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt(make, monkeypatch):
-    trainer = make(checkpoint_every=1)
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt(make_trainer, monkeypatch):
+    trainer = make_trainer(checkpoint_every=1)
     trainer.run(until=2)
 
     def spoil(loss: torch.Tensor) -> None:
@@ -454,8 +433,8 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt(make,
 # --- a run -----------------------------------------------------------------------------------------------
 
 
-def test_a_run_writes_checkpoints_metrics_tensorboard_and_the_hypernetwork(make):
-    trainer = make(steps=8, checkpoint_every=2, keep_checkpoints=2)
+def test_a_run_writes_checkpoints_metrics_tensorboard_and_the_hypernetwork(make_trainer):
+    trainer = make_trainer(steps=8, checkpoint_every=2, keep_checkpoints=2)
     seen = []
     final = trainer.run(on_step=seen.append)
     assert final == trainer.folder / "final"
@@ -474,27 +453,27 @@ def test_a_run_writes_checkpoints_metrics_tensorboard_and_the_hypernetwork(make)
     assert {"loss", "margin", "tokens_per_second", "lr", "trunk_norm", "head_norm"} <= set(events.Tags()["scalars"])
 
 
-def test_a_folder_that_holds_a_run_is_refused_and_a_file_too(make, tmp_path):
-    make(steps=3).run()
+def test_a_folder_that_holds_a_run_is_refused_and_a_file_too(make_trainer, tmp_path):
+    make_trainer(steps=3).run()
     with pytest.raises(OutputError, match="holds a run already; pass --resume"):
-        make(steps=3).run()
+        make_trainer(steps=3).run()
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="file: cannot be made"):
-        make(folder="file").run()
+        make_trainer(folder="file").run()
 
 
-def test_signals_are_handled_in_a_run_and_as_before_after_it(make):
+def test_signals_are_handled_in_a_run_and_as_before_after_it(make_trainer):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     inside = {}
-    trainer = make(steps=2)
+    trainer = make_trainer(steps=2)
     trainer.run(on_step=lambda _: inside.update({number: signal.getsignal(number) for number in before}))
     assert all(inside[number] is not before[number] for number in before)
     assert {number: signal.getsignal(number) for number in before} == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_it_ends_the_step_writes_a_checkpoint_and_raises(make, number):
-    trainer = make(steps=8, checkpoint_every=100)
+def test_asked_to_stop_it_ends_the_step_writes_a_checkpoint_and_raises(make_trainer, number):
+    trainer = make_trainer(steps=8, checkpoint_every=100)
     with pytest.raises(KeyboardInterrupt):
         trainer.run(on_step=lambda metrics: signal.raise_signal(number) if metrics.step == 4 else None)
     assert [path.name for path in trainer.checkpoints()] == ["step-4"]
@@ -502,8 +481,8 @@ def test_asked_to_stop_it_ends_the_step_writes_a_checkpoint_and_raises(make, num
     assert not (trainer.folder / "final").exists()
 
 
-def test_a_second_ctrl_c_stops_at_once(make):
-    trainer = make(steps=8, checkpoint_every=100)
+def test_a_second_ctrl_c_stops_at_once(make_trainer):
+    trainer = make_trainer(steps=8, checkpoint_every=100)
 
     def twice(metrics: Any) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -515,9 +494,9 @@ def test_a_second_ctrl_c_stops_at_once(make):
     assert trainer.checkpoints() == []
 
 
-def test_hooks_of_others_on_the_base_are_left_alone(make, base):
-    pair = load_base(base)
+def test_hooks_of_others_on_the_base_are_left_alone(make_trainer, toy_base):
+    pair = load_base(toy_base)
     with HookBasedLoRAInjector(pair[0]):
         count = hooks_of(pair[0])
-        make(base_pair=pair).close()
+        make_trainer(base_pair=pair).close()
         assert hooks_of(pair[0]) == count
