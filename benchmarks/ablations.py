@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from promptlora.training.checkpoints import read_metrics
-from runs import arguments, merged, training, work, write_results
+from runs import argument_parser, merged, training, work, write_results
 
 STEPS = 160
 
@@ -103,7 +103,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    options = arguments(__doc__, "folder with train.jsonl.gz and paraphrases.jsonl.gz")
+    options = argument_parser(__doc__, "folder with train.jsonl.gz and paraphrases.jsonl.gz").parse_args()
     data = {"train": str(options.data / "train.jsonl.gz"), "paraphrases": str(options.data / "paraphrases.jsonl.gz")}
     shared = merged(REFERENCE, {"data": data, "prompt_states": str(options.output / "prompt-states")})
     whole = True

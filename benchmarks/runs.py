@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -75,7 +76,9 @@ def work(jobs: Sequence[Job], workers: int, log: Path) -> bool:
             job = ready.pop(0)
             waiting.remove(job)
             with (log / f"{job.name.replace(' ', '-')}.log").open("ab") as output:
-                process = subprocess.Popen(promptlora(job.command), stdout=output, stderr=output)
+                # One thread each: two busy OpenMP threads on a busy core wait for each other.
+                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+                process = subprocess.Popen(promptlora(job.command), stdout=output, stderr=output, env=environment)
             running[job.name] = job, process, time.time()
             console.print(f"{time.strftime('%H:%M')} {job.name}", highlight=False)
         if not running:
@@ -98,7 +101,7 @@ def work(jobs: Sequence[Job], workers: int, log: Path) -> bool:
     return not (failed or waiting or asked)
 
 
-def arguments(about: str | None, data: str) -> argparse.Namespace:
+def argument_parser(about: str | None, data: str) -> argparse.ArgumentParser:
     """Options of a bench that works a queue off."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help=data)
@@ -106,7 +109,7 @@ def arguments(about: str | None, data: str) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="jobs at a time, one thread each (default 2)")
     parser.add_argument("--only", nargs="*", help="jobs whose name holds one of these texts")
     parser.add_argument("--report", action="store_true", help="write the table of what is done, run nothing")
-    return parser.parse_args()
+    return parser
 
 
 def write_results(name: str, values: dict[str, Any], table: str, done: int, all_: int) -> None:

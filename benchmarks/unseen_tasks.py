@@ -4,7 +4,7 @@
 
 Same base, rank, data, batches and steps for each trained row: a hypernetwork, and multi-task LoRA (its static part
 trained by itself), both with the prompt in the context of half the groups, so that either may be asked with and
-without. Three seeds. The oracle is one LoRA for each held-out task, trained on that task's own training rows. What is
+without, and each with the rate that was best for it on held-out training tasks (``ablations.py``). Three seeds. The oracle is one LoRA for each held-out task, trained on that task's own training rows. What is
 stopped goes on; ``--report`` writes the table of what is done. Results: ``benchmarks/results/unseen_tasks.json``, ``.md``.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 from promptlora.data import Row, read_rows
 from promptlora.evaluation import bootstrap_interval, first_line, majority_score, rouge_l, score
 from promptlora.files import replacing_file
-from runs import Job, arguments, merged, training, work, write_results
+from runs import Job, argument_parser, merged, training, work, write_results
 
 SEEDS = (0, 1, 2)
 ORACLE_STEPS = 60
@@ -29,9 +29,10 @@ SETTINGS: dict[str, Any] = {
     "steps": 600, "prompts_per_batch": 8, "rows_per_prompt": 2, "base_dtype": "bfloat16", "attention": "eager",
     "margin_every": 50, "checkpoint_every": 25, "keep_checkpoints": 1,
     "data": {"in_context_share": 0.5},
-    "optim": {"lr": 8e-4, "head_lr_factor": 8.0, "static_lr": 8e-4, "warmup": 0.05},
+    "optim": {"lr": 4e-4, "head_lr_factor": 8.0, "static_lr": 8e-4, "warmup": 0.05},
 }  # fmt: skip
-ALONE = {"hypernetwork": {"generated": False}}
+ALONE: dict[str, Any] = {"hypernetwork": {"generated": False}}
+MULTITASK: dict[str, Any] = {**ALONE, "optim": {"static_lr": 4e-4}}
 ORACLE: dict[str, Any] = {
     **SETTINGS, **ALONE, "steps": ORACLE_STEPS, "prompts_per_batch": 1, "rows_per_prompt": 16, "margin_every": 1000,
     "data": {},
@@ -64,7 +65,7 @@ DIFFERENCES = [
 
 
 def evaluation(
-    name: str, folder: Path, data: str, conditions: str, after: Job, source: Path, reuse: Path | None
+    name: str, folder: Path, data: str, conditions: str, after: Job, source: Path, reuse: Path | None = None
 ) -> Job:
     """The job that answers the held-out rows with one trained run."""
     command = [
@@ -88,7 +89,7 @@ def evaluation(
     return Job(f"eval {name}", command, done, [after])
 
 
-def make_jobs(data: Path, folder: Path, rows: list[Row]) -> list[Job]:
+def make_jobs(data: Path, folder: Path, rows: list[Row], reuse: Path | None) -> list[Job]:
     """Training and evaluation of every row of the table, the decisive ones of the first seed first."""
     heldout = str(data / "heldout.jsonl.gz")
     shared = {
@@ -98,7 +99,7 @@ def make_jobs(data: Path, folder: Path, rows: list[Row]) -> list[Job]:
     jobs: list[Job] = []
     for seed in SEEDS:
         controls = ",wrong_prompt,gibberish,mean_adapter" if seed == SEEDS[0] else ""
-        for kind, change in (("hypernetwork", {}), ("multitask", ALONE)):
+        for kind, change in (("hypernetwork", {}), ("multitask", MULTITASK)):
             name = f"{kind}-{seed}"
             trained = training(name, folder, merged(SETTINGS, shared, change, {"seed": seed}))
             extra = controls if kind == "hypernetwork" else ""
@@ -106,13 +107,13 @@ def make_jobs(data: Path, folder: Path, rows: list[Row]) -> list[Job]:
             jobs += [
                 evaluation(
                     f"eval-{name}", folder, heldout, "adapter,adapter_in_context" + extra, trained,
-                    folder / name / "final", None,
+                    folder / name / "final",
                 )
             ]  # fmt: skip
             if name == "hypernetwork-0":
                 jobs += [
                     evaluation(
-                        "eval-baselines-0", folder, heldout, "base,in_context", trained, folder / name / "final", None
+                        "eval-baselines-0", folder, heldout, "base,in_context", trained, folder / name / "final", reuse
                     )
                 ]
     for task in dict.fromkeys(row.task for row in rows):
@@ -123,7 +124,7 @@ def make_jobs(data: Path, folder: Path, rows: list[Row]) -> list[Job]:
         jobs += [trained]
         jobs += [
             evaluation(
-                f"eval-oracle-{task}", folder, str(path), "adapter", trained, folder / f"oracle-{task}" / "final", None
+                f"eval-oracle-{task}", folder, str(path), "adapter", trained, folder / f"oracle-{task}" / "final"
             )
         ]
     return jobs
@@ -197,7 +198,7 @@ def report(folder: Path, rows: list[Row]) -> dict[str, Any]:
             differences[f"{a} - {b}"] = {"points": fmean(each), "low": low, "high": high}
     majority = fmean(majority_score(members) for members in by_task.values())
     return {
-        "rows": len(rows), "tasks": len(by_task), "settings": SETTINGS, "oracle_steps": ORACLE_STEPS,
+        "rows": len(rows), "tasks": len(by_task), "settings": SETTINGS, "multitask": MULTITASK, "oracle_steps": ORACLE_STEPS,
         "majority": majority, "results": results, "differences": differences,
     }  # fmt: skip
 
@@ -222,11 +223,13 @@ def markdown(values: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    options = arguments(__doc__, "folder with train, paraphrases and heldout .jsonl.gz")
+    parser = argument_parser(__doc__, "folder with train, paraphrases and heldout .jsonl.gz")
+    parser.add_argument("--reuse", type=Path, help="an evaluation of these rows whose answers of the base are taken")
+    options = parser.parse_args()
     every = read_rows(options.data / "heldout.jsonl.gz")
     whole = True
     if not options.report:
-        jobs = make_jobs(options.data, options.output, every)
+        jobs = make_jobs(options.data, options.output, every, options.reuse)
         jobs = [job for job in jobs if not options.only or any(text in job.name for text in options.only)]
         whole = work(jobs, options.workers, options.output / "logs")
     values = report(options.output, [row for row in every if row.split == "eval"])
