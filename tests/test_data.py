@@ -431,3 +431,16 @@ def test_the_prompt_is_in_context_for_a_share_of_the_groups():
         for step in range(3):  # rows of a group are shown alike
             first = batches[step].input_ids[:, 0].view(4, 3) == 500
             assert bool((first.all(1) | ~first.any(1)).all())
+
+
+def test_rows_with_the_prompt_in_context_stand_with_rows_as_long_as_they_are_then():
+    examples = [Example(f"t{t}", [5] * 10, [[7, 2]]) for t in range(8) for _ in range(40)]
+
+    def shown(text: str, prompt: str) -> list[int]:
+        return [6] * 50
+
+    batches = make_batches(examples, in_context=shown, in_context_share=0.5)
+    made = [batches[step] for step in range(batches.per_epoch)]
+    real, padded = sum(batch.tokens for batch in made), sum(batch.input_ids.numel() for batch in made)
+    assert any(batch.input_ids.shape[1] == 12 for batch in made)
+    assert padded < 1.1 * real  # 1.6 where a batch is put together by the inputs alone

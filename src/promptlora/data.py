@@ -283,7 +283,10 @@ def tokenize_rows(
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of one task that stand together in a batch and share one prompt; ``number`` is its own in the epoch."""
+    """Rows of one task that stand together in a batch and share one prompt.
+
+    ``number`` is its own in the epoch; ``length`` is that of the longest row, with the prompt where it is in the context.
+    """
 
     task: str
     examples: tuple[int, ...]
@@ -356,6 +359,7 @@ class Batches:
         for i, example in enumerate(examples):
             self._by_task[example.task].append(i)
         self._epoch: tuple[int, list[list[Group]]] = (-1, [])
+        self._added: dict[str, int] = {}  # tokens that a prompt adds to an input
         groups = sum(-(-len(members) // rows_per_prompt) for members in self._by_task.values())
         self.per_epoch = groups // prompts_per_batch  # the same in every epoch
         if not self.per_epoch:
@@ -364,7 +368,21 @@ class Batches:
                 f"{rows_per_prompt} rows; lower prompts_per_batch or rows_per_prompt, or add rows"
             )
 
-    def _groups(self, rng: random.Random) -> list[Group]:
+    def _drawn(self, epoch: int, task: str, number: int) -> tuple[random.Random, str, bool]:
+        """What is drawn for a group: its prompt, and whether that is in the context; and the generator to draw on with."""
+        rng = random.Random(f"{self.seed}/{epoch}/{number}")
+        own, *others = self.prompts[task]
+        prompt = rng.choice(others) if others and rng.random() < self.paraphrase_share else own
+        return rng, prompt, random.Random(f"{self.seed}/{epoch}/{number}/context").random() < self.in_context_share
+
+    def _read(self, example: Example, prompt: str, shown: bool) -> list[int]:
+        """Token ids before the answer."""
+        if not shown:
+            return example.input_ids
+        assert self.in_context is not None
+        return self.in_context(example.text, prompt)
+
+    def _groups(self, epoch: int, rng: random.Random) -> list[Group]:
         groups: list[Group] = []
         size, window = self.rows_per_prompt, self.rows_per_prompt * 8
         for task, members in self._by_task.items():
@@ -376,6 +394,12 @@ class Batches:
                     chosen = near[at : at + size]
                     chosen += [order[rng.randrange(len(order))] for _ in range(size - len(chosen))]
                     length = max(self.examples[i].length for i in chosen)
+                    _, prompt, shown = self._drawn(epoch, task, len(groups))
+                    if shown:  # about as many tokens whatever the input is
+                        if prompt not in self._added:
+                            example = self.examples[chosen[0]]
+                            self._added[prompt] = len(self._read(example, prompt, shown)) - len(example.input_ids)
+                        length += self._added[prompt]
                     groups.append(Group(task, tuple(chosen), length, len(groups)))
         return groups
 
@@ -384,7 +408,7 @@ class Batches:
         if self._epoch[0] == number:
             return self._epoch[1]
         rng = random.Random(f"{self.seed}/{number}")
-        waiting = self._groups(rng)
+        waiting = self._groups(number, rng)
         waiting.sort(key=lambda g: g.length + rng.uniform(-4, 4))
         batches = []
         while len(waiting) >= self.prompts_per_batch:
@@ -427,17 +451,12 @@ class Batches:
     def _collate(self, groups: Sequence[Group], epoch: int, first_answer: bool) -> Batch:
         prompts, rows = [], []
         for group in groups:
-            rng = random.Random(f"{self.seed}/{epoch}/{group.number}")
-            own, *others = self.prompts[group.task]
-            prompts.append(rng.choice(others) if others and rng.random() < self.paraphrase_share else own)
-            shown = random.Random(f"{self.seed}/{epoch}/{group.number}/context").random() < self.in_context_share
+            rng, prompt, shown = self._drawn(epoch, group.task, group.number)
+            prompts.append(prompt)
             for i in group.examples:
                 example = self.examples[i]
-                ids = example.input_ids
-                if shown:
-                    assert self.in_context is not None
-                    ids = self.in_context(example.text, prompts[-1])
-                rows.append((ids, example.answers[0] if first_answer else rng.choice(example.answers)))
+                answer = example.answers[0] if first_answer else rng.choice(example.answers)
+                rows.append((self._read(example, prompt, shown), answer))
         return make_batch(
             prompts,
             rows,
