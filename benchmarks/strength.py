@@ -1,6 +1,6 @@
 """How strongly the generated part should speak on prompts that were never trained on.
 
-``python benchmarks/strength.py runs/ablations/reference.toml -o benchmarks/results/strength.json``
+``python benchmarks/strength.py runs/ablations/lr-x-0-5.toml -o benchmarks/results/strength.json``
 
 Takes a run with held-out tasks (``validation.tasks``) and measures the loss on their rows with the generated part at
 several strengths: 0 is the static part alone, 1 is as it was trained. The tasks are training tasks, held out of that
