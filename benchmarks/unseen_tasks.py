@@ -4,8 +4,11 @@
 
 Same base, rank, data, batches and steps for each trained row: a hypernetwork, and multi-task LoRA (its static part
 trained by itself), both with the prompt in the context of half the groups, so that either may be asked with and
-without, and each with the rate that was best for it on held-out training tasks (``ablations.py``). Three seeds. The oracle is one LoRA for each held-out task, trained on that task's own training rows. What is
-stopped goes on; ``--report`` writes the table of what is done. Results: ``benchmarks/results/unseen_tasks.json``, ``.md``.
+without, and each with the rate that was best for it on held-out training tasks (``ablations.py``). The hypernetwork's
+adapters carry the function vectors of their prompts, with a factor chosen there too (``function_vectors.py``); the row
+without them and multi-task LoRA with them say what each is worth. Three seeds. The oracle is one LoRA for each held-out
+task, trained on that task's own training rows. What is stopped goes on; ``--report`` writes the table of what is done.
+Results: ``benchmarks/results/unseen_tasks.json``, ``.md``.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from runs import Job, argument_parser, merged, training, work, write_results
 
 SEEDS = (0, 1, 2)
 ORACLE_STEPS = 60
+VECTORS = 0.5  # factor of the function vectors, by benchmarks/function_vectors.py
 
 SETTINGS: dict[str, Any] = {
     "steps": 600, "prompts_per_batch": 8, "rows_per_prompt": 2, "base_dtype": "bfloat16", "attention": "eager",
@@ -44,7 +48,9 @@ TABLE = {
     "base, prompt in context": ("baselines", "in_context"),
     "multi-task LoRA": ("multitask", "adapter"),
     "multi-task LoRA, prompt in context": ("multitask", "adapter_in_context"),
+    "multi-task LoRA and function vectors": ("multitask-vectors", "adapter"),
     "hypernetwork, adapter only": ("hypernetwork", "adapter"),
+    "hypernetwork, adapter only, without function vectors": ("hypernetwork-plain", "adapter"),
     "hypernetwork, adapter and prompt in context": ("hypernetwork", "adapter_in_context"),
     "control: adapter of another task's prompt": ("hypernetwork", "wrong_prompt"),
     "control: adapter of gibberish": ("hypernetwork", "gibberish"),
@@ -59,28 +65,21 @@ DIFFERENCES = [
     ("hypernetwork, adapter only", "control: adapter of another task's prompt"),
     ("hypernetwork, adapter only", "control: adapter of gibberish"),
     ("hypernetwork, adapter only", "control: mean adapter"),
+    ("hypernetwork, adapter only", "hypernetwork, adapter only, without function vectors"),
+    ("hypernetwork, adapter only", "multi-task LoRA and function vectors"),
+    ("hypernetwork, adapter only, without function vectors", "multi-task LoRA"),
     ("multi-task LoRA", "base"),
     ("oracle: a LoRA trained on each task", "hypernetwork, adapter only"),
 ]
 
 
 def evaluation(
-    name: str, folder: Path, data: str, conditions: str, after: Job, source: Path, reuse: Path | None = None
+    name: str, folder: Path, data: str, conditions: str, after: Job, *, vectors: float = 0.0, reuse: Path | None = None
 ) -> Job:
-    """The job that answers the held-out rows with one trained run."""
-    command = [
-        "eval",
-        data,
-        "-o",
-        str(folder / name),
-        "--conditions",
-        conditions,
-        "--hypernetwork",
-        str(source),
-        "--json",
-    ]
-    if reuse:
-        command += ["--reuse", str(reuse)]
+    """The job that answers rows with what the job ``after`` has trained."""
+    trained = folder / after.name.removeprefix("train ") / "final"
+    command = ["eval", data, "-o", str(folder / name), "--conditions", conditions, "--hypernetwork", str(trained)]
+    command += ["--vectors", str(vectors), "--json", *(["--reuse", str(reuse)] if reuse else [])]
 
     def done() -> bool:
         path = folder / name / "report.json"
@@ -98,35 +97,28 @@ def make_jobs(data: Path, folder: Path, rows: list[Row], reuse: Path | None) -> 
     }
     jobs: list[Job] = []
     for seed in SEEDS:
+        hypernetwork, multitask = (
+            training(f"{kind}-{seed}", folder, merged(SETTINGS, shared, change, {"seed": seed}))
+            for kind, change in (("hypernetwork", {}), ("multitask", MULTITASK))
+        )
+        both = "adapter,adapter_in_context"
         controls = ",wrong_prompt,gibberish,mean_adapter" if seed == SEEDS[0] else ""
-        for kind, change in (("hypernetwork", {}), ("multitask", MULTITASK)):
-            name = f"{kind}-{seed}"
-            trained = training(name, folder, merged(SETTINGS, shared, change, {"seed": seed}))
-            extra = controls if kind == "hypernetwork" else ""
-            jobs += [trained]
-            jobs += [
-                evaluation(
-                    f"eval-{name}", folder, heldout, "adapter,adapter_in_context" + extra, trained,
-                    folder / name / "final",
-                )
-            ]  # fmt: skip
-            if name == "hypernetwork-0":
-                jobs += [
-                    evaluation(
-                        "eval-baselines-0", folder, heldout, "base,in_context", trained, folder / name / "final", reuse
-                    )
-                ]
+        jobs += [hypernetwork, multitask]
+        if seed == SEEDS[0]:
+            jobs.append(evaluation("eval-baselines-0", folder, heldout, "base,in_context", multitask, reuse=reuse))
+        for name, after, conditions, vectors in (
+            ("multitask", multitask, both, 0.0),
+            ("hypernetwork", hypernetwork, both + controls, VECTORS),
+            ("hypernetwork-plain", hypernetwork, "adapter", 0.0),
+            ("multitask-vectors", multitask, "adapter", VECTORS),
+        ):
+            jobs.append(evaluation(f"eval-{name}-{seed}", folder, heldout, conditions, after, vectors=vectors))
     for task in dict.fromkeys(row.task for row in rows):
         path = folder / "tasks" / f"{task}.jsonl"
         with replacing_file(path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in raw_rows(rows, task)), encoding="utf-8")
         trained = training(f"oracle-{task}", folder, merged(ORACLE, {"data": {"train": str(path)}}))
-        jobs += [trained]
-        jobs += [
-            evaluation(
-                f"eval-oracle-{task}", folder, str(path), "adapter", trained, folder / f"oracle-{task}" / "final"
-            )
-        ]
+        jobs += [trained, evaluation(f"eval-oracle-{task}", folder, str(path), "adapter", trained)]
     return jobs
 
 
@@ -198,7 +190,7 @@ def report(folder: Path, rows: list[Row]) -> dict[str, Any]:
             differences[f"{a} - {b}"] = {"points": fmean(each), "low": low, "high": high}
     majority = fmean(majority_score(members) for members in by_task.values())
     return {
-        "rows": len(rows), "tasks": len(by_task), "settings": SETTINGS, "multitask": MULTITASK, "oracle_steps": ORACLE_STEPS,
+        "rows": len(rows), "tasks": len(by_task), "settings": SETTINGS, "multitask": MULTITASK, "vectors": VECTORS, "oracle_steps": ORACLE_STEPS,
         "majority": majority, "results": results, "differences": differences,
     }  # fmt: skip
 

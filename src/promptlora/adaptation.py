@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from promptlora.errors import CheckpointError, ConfigError, LoRAError, PromptError
+from promptlora.function_vectors import add_function_vectors
 from promptlora.hypernetwork import HyperNetwork
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
@@ -122,7 +123,12 @@ class PromptLoRA:
 
     @torch.no_grad()
     def adapt(
-        self, prompts: str | Sequence[str], *, generated: bool = True, strength: float | None = None
+        self,
+        prompts: str | Sequence[str],
+        *,
+        generated: bool = True,
+        strength: float | None = None,
+        vectors: float | None = None,
     ) -> LoRAWeights:
         """Write one adapter for each prompt, in one forward of the hypernetwork.
 
@@ -130,14 +136,19 @@ class PromptLoRA:
             prompts: One prompt or several.
             generated: False gives the static part alone, which is the same for every prompt.
             strength: Factor of the generated part, 1 as it was trained; by default as the hypernetwork says.
+            vectors: How much of each prompt's function vector is added, as one more rank of the middle o projections, for
+                which the base reads the prompt before a few neutral inputs; by default as the hypernetwork says, and
+                none for the static part.
 
         Returns:
             As many adapters as prompts, in the base's dtype.
 
         Raises:
             PromptError: No prompt, an empty one, or one longer than the encoder takes.
-            ConfigError: A strength that is not a finite number of 0 or more.
+            ConfigError: A strength or vectors that is not a finite number of 0 or more.
         """
+        if vectors is not None and not 0 <= vectors < float("inf"):
+            raise ConfigError(f"vectors={vectors}; expected a finite number of 0 or more, 0 for none")
         if strength is not None and not 0 <= strength < float("inf"):
             raise ConfigError(f"strength={strength}; expected a finite number of 0 or more, 1 as it was trained")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -146,7 +157,10 @@ class PromptLoRA:
         with self.injector.apply(None):  # states are those of the base, whatever is on outside
             states, mask = self.states.batch(texts)
         lora: LoRAWeights = self.hypernetwork(states, mask, generated=generated, strength=strength)
-        return lora.to(self.model.dtype)
+        lora = lora.to(self.model.dtype)
+        if vectors is None:
+            vectors = self.hypernetwork.config.vectors if generated else 0.0
+        return add_function_vectors(self.model, self.tokenizer, self.injector, lora, texts, vectors)
 
     # --- inputs to answers -----------------------------------------------------------------------------
 

@@ -70,6 +70,8 @@ class HyperNetworkConfig:
         static: Whether a learned LoRA that is the same for every prompt is added to the generated one.
         strength: The generated part is multiplied by this when adapters are written, if nothing else is asked for; below 1
             it is held nearer to the static part, which helps on prompts unlike those of the training.
+        vectors: How much of a prompt's function vector its adapter carries as one more rank of the middle o projections, if
+            nothing else is asked for; 0 is none. Worth it where ``data.in_context_share`` taught the model to read prompts.
         generated: False leaves the learned LoRA alone, without encoder and heads: plain multi-task LoRA.
         first_layer: Layers below this one, counted from 0, get no adapter; their activations need no backward.
     """
@@ -88,6 +90,7 @@ class HyperNetworkConfig:
     alpha: float = 16.0
     static: bool = True
     strength: float = 1.0
+    vectors: float = 0.0
     generated: bool = True
     first_layer: int = 0
 
@@ -109,6 +112,7 @@ class HyperNetworkConfig:
             )
         if not (self.static or self.generated):
             raise ConfigError("static=False and generated=False leave no LoRA; set one of them to true")
+        _not_negative(self, "vectors")
         if self.first_layer < 0:
             raise ConfigError(f"first_layer={self.first_layer}; expected 0 or more")
 

@@ -161,7 +161,7 @@ def reuse_baselines(path: Path, identity: dict[str, Any]) -> list[Answer]:
             f"{path}: not the answers of an evaluation ({one_line(error)}); choose another --reuse"
         ) from error
     for key, value in identity.items():
-        if key not in ("hypernetwork", "strength") and theirs.get(key) != value:
+        if key not in ("hypernetwork", "strength", "vectors") and theirs.get(key) != value:
             raise OutputError(
                 f"{path}: its {key} is {theirs.get(key)}, here it is {value}; its answers cannot be reused"
             )
@@ -172,7 +172,12 @@ def reuse_baselines(path: Path, identity: dict[str, Any]) -> list[Answer]:
 
 
 def _identity(
-    lm: PromptLoRA, rows: Sequence[Row], max_new_tokens: int, seed: int, strength: float | None
+    lm: PromptLoRA,
+    rows: Sequence[Row],
+    max_new_tokens: int,
+    seed: int,
+    strength: float | None,
+    vectors: float | None,
 ) -> dict[str, Any]:
     digest = hashlib.sha256()
     for row in rows:
@@ -190,6 +195,7 @@ def _identity(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
         **({} if strength is None else {"strength": strength}),
+        **({} if vectors is None else {"vectors": vectors}),
     }
 
 
@@ -203,6 +209,7 @@ def evaluate(
     batch_size: int = 50,
     seed: int = 0,
     strength: float | None = None,
+    vectors: float | None = None,
     reuse: str | Path | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
@@ -217,6 +224,7 @@ def evaluate(
         batch_size: Rows that run at once.
         seed: Of the permutation of prompts between tasks, and of the bootstrap.
         strength: Factor of the generated part; by default as the hypernetwork says.
+        vectors: Factor of the prompts' function vectors; by default as the hypernetwork says.
         reuse: Folder of an evaluation of another hypernetwork: the answers of the base alone are taken from there.
         on_progress: Called with the condition, rows done and rows in all.
 
@@ -231,7 +239,7 @@ def evaluate(
     tasks = list(prompts)
     adapter_of = {task: i for i, task in enumerate(tasks)}
     swapped = permute_tasks(tasks, seed) if "wrong_prompt" in conditions else {}
-    identity = _identity(lm, rows, max_new_tokens, seed, strength)
+    identity = _identity(lm, rows, max_new_tokens, seed, strength, vectors)
     file = AnswerFile(Path(folder) / "answers.jsonl", identity)
     if reuse is not None:
         taken = reuse_baselines(Path(reuse) / "answers.jsonl", identity)
@@ -242,15 +250,21 @@ def evaluate(
         if not left:
             continue
         lora: LoRAWeights | None = None
-        if condition in ("adapter", "adapter_in_context"):
-            lora = lm.adapt([prompts[task] for task in tasks], strength=strength)
+        if condition == "adapter":
+            lora = lm.adapt([prompts[task] for task in tasks], strength=strength, vectors=vectors)
+        elif condition == "adapter_in_context":  # function vectors stand for a prompt that is not there
+            lora = lm.adapt([prompts[task] for task in tasks], strength=strength, vectors=0.0)
         elif condition == "wrong_prompt":
-            lora = lm.adapt([prompts[swapped[task]] for task in tasks], strength=strength)
+            lora = lm.adapt([prompts[swapped[task]] for task in tasks], strength=strength, vectors=vectors)
         elif condition == "gibberish":
             texts = [gibberish(len(prompts[task].split()), seed + i) for i, task in enumerate(tasks)]
-            lora = lm.adapt(texts, strength=strength)
+            lora = lm.adapt(texts, strength=strength, vectors=vectors)
         elif condition == "mean_adapter":
-            lora = lm.adapt([prompts[task] for task in tasks], strength=strength).mean().select([0] * len(tasks))
+            lora = (
+                lm.adapt([prompts[task] for task in tasks], strength=strength, vectors=vectors)
+                .mean()
+                .select([0] * len(tasks))
+            )
         elif condition == "static":
             lora = lm.adapt([prompts[task] for task in tasks], generated=False)
         shown = condition in ("in_context", "adapter_in_context")

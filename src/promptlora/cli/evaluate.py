@@ -42,6 +42,9 @@ def evaluate(
     strength: Annotated[
         float | None, typer.Option(min=0.0, help="Factor of the generated part; by default as the hypernetwork says.")
     ] = None,
+    vectors: Annotated[
+        float | None, typer.Option(min=0.0, help="Factor of the function vectors; by default as the hypernetwork says.")
+    ] = None,
     reuse: Annotated[
         Path | None,
         typer.Option(help="Output of an earlier evaluation whose base and in_context answers are taken over."),
@@ -82,6 +85,7 @@ def evaluate(
             batch_size=batch_size,
             seed=seed,
             strength=strength,
+            vectors=vectors,
             reuse=reuse,
             on_progress=show,
         )

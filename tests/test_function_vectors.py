@@ -1,0 +1,121 @@
+"""Function vectors: the vector is the difference that the prompt makes, and as LoRA it is added at every token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from promptlora.errors import ConfigError
+from promptlora.function_vectors import NEUTRAL_INPUTS, add_function_vectors, middle_outputs
+from promptlora.prompts import encode_chat, render_chat
+
+PROMPTS = ["Translate to Spanish.", "Answer with one word, and nothing else."]
+
+
+@pytest.fixture(scope="module")
+def plain(lm):
+    return lm.adapt(PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def richer(lm):
+    return lm.adapt(PROMPTS, vectors=0.5)
+
+
+def outputs_of(lm, name: str, text: str, prompt: str | None, lora, row: int) -> torch.Tensor:
+    """What an o projection writes ``[tokens, out]`` with an adapter on, the text run by itself."""
+    (ids,) = encode_chat(lm.tokenizer, [render_chat(lm.tokenizer, text, prompt)])
+    seen = []
+    with torch.no_grad(), lm.injector.apply(lora.select(row)):
+        handle = lm.model.get_submodule(name).register_forward_hook(lambda m, i, o: seen.append(o[0]))
+        lm.model(input_ids=torch.tensor([ids]))
+        handle.remove()
+    return seen[0]
+
+
+def test_only_the_middle_o_projections_have_one_rank_more(lm, plain, richer):
+    middle = {p.name for p in middle_outputs(lm.hypernetwork.projections)}
+    assert len(middle) == 20
+    assert all(".o_proj" in name and 5 <= int(name.split(".")[2]) < 25 for name in middle)
+    for name, (A, B) in plain.items():
+        more_A, more_B = richer[name]
+        assert more_A.shape[2] == A.shape[2] + (name in middle)
+        assert torch.equal(more_A[:, :, : A.shape[2]], A)
+        assert torch.equal(more_B[:, : A.shape[2]], B)
+
+
+def test_the_last_rank_is_the_mean_difference_that_the_prompt_makes_at_the_last_token(lm, plain, richer):
+    name = middle_outputs(lm.hypernetwork.projections)[7].name
+    for row, prompt in enumerate(PROMPTS):
+        each = [
+            outputs_of(lm, name, text, prompt, plain, row)[-1] - outputs_of(lm, name, text, None, plain, row)[-1]
+            for text in NEUTRAL_INPUTS
+        ]
+        expected = 0.5 * torch.stack(each).mean(0)
+        found = richer[name][1][row, -1] * richer.scaling
+        assert (found - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_a_reads_the_same_off_every_token_of_texts_it_has_not_seen(lm, richer):
+    for name in [p.name for p in middle_outputs(lm.hypernetwork.projections)]:
+        module, seen = lm.model.get_submodule(name), []
+        handle = module.register_forward_hook(lambda m, args, output: seen.append(args[0][0]))  # noqa: B023
+        text = "The old lighthouse keeper counted nine ships. Which of them came back, and why did nobody ask?"
+        (ids,) = encode_chat(lm.tokenizer, [render_chat(lm.tokenizer, text)])
+        with torch.no_grad(), lm.injector.apply(richer.select(0)):
+            lm.model(input_ids=torch.tensor([ids]))
+        handle.remove()
+        read = seen[0] @ richer[name][0][0, :, -1]
+        assert read.mean() == pytest.approx(1, abs=0.25)
+        assert read.std() < 0.4
+
+
+def test_prompts_beside_each_other_change_nothing(lm, richer):
+    alone = lm.adapt(PROMPTS[1], vectors=0.5)
+    for name in alone:
+        for found, expected in zip(alone[name], richer[name], strict=True):
+            assert (found[0] - expected[1]).norm() < 2e-3 * expected[1].norm()
+
+
+def test_the_base_is_as_before_and_the_answer_is_another(lm, plain, richer):
+    assert all(not module._forward_pre_hooks for name, module in lm.model.named_modules() if name.endswith("o_proj"))
+    (ids,) = encode_chat(lm.tokenizer, [render_chat(lm.tokenizer, "good morning")])
+    logits = []
+    for lora in (None, plain, richer, None):
+        with torch.no_grad(), lm.injector.apply(None if lora is None else lora.select(0)):
+            logits.append(lm.model(input_ids=torch.tensor([ids])).logits[0, -1])
+    assert torch.equal(logits[0], logits[3])
+    assert (logits[1] - logits[2]).abs().max() > 0.1
+
+
+def test_the_hypernetwork_says_how_much_and_the_static_part_has_none(lm, monkeypatch):
+    assert lm.adapt(PROMPTS[0]).rank == 2
+    monkeypatch.setattr(lm.hypernetwork, "config", replace(lm.hypernetwork.config, vectors=0.5))
+    assert lm.adapt(PROMPTS[0]).rank == 3
+    assert lm.adapt(PROMPTS[0], generated=False).rank == 2
+    assert lm.adapt(PROMPTS[0], vectors=0).rank == 2
+    half, whole = lm.adapt(PROMPTS[0]), lm.adapt(PROMPTS[0], vectors=1.0)
+    name = middle_outputs(lm.hypernetwork.projections)[0].name
+    assert torch.allclose(half[name][1][:, -1] * 2, whole[name][1][:, -1], rtol=1e-4)
+
+
+def test_a_folder_of_peft_holds_it(lm, richer, tmp_path):
+    from promptlora.peft_format import load_peft
+
+    richer.select(1).save_peft(tmp_path / "adapter")
+    read = load_peft(tmp_path / "adapter", projections=lm.hypernetwork.projections)
+    for name in richer:
+        assert torch.allclose(read.delta(name)[0], richer.select(1).delta(name)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), -0.5])
+def test_a_factor_of_no_use_is_refused(lm, factor):
+    with pytest.raises(ConfigError, match=r"vectors=.*expected a finite number"):
+        lm.adapt(PROMPTS, vectors=factor)
+
+
+def test_layers_without_an_o_projection_are_refused(lm, plain):
+    with pytest.raises(ConfigError, match=r"no o projection from 0\.00 to 0\.00 of 30 layers"):
+        add_function_vectors(lm.model, lm.tokenizer, lm.injector, plain, PROMPTS, 0.5, layers=(0.0, 0.0))
