@@ -18,7 +18,6 @@ from promptlora.config import HyperNetworkConfig
 from promptlora.hypernetwork import HyperNetwork
 from promptlora.models import base_fingerprint, load_base
 from promptlora.projections import find_projections
-from promptlora.training import Trainer
 from tests.training_helpers import save_base, toy_config, toy_rows, write_jsonl
 
 torch.set_num_threads(1)  # pytest-xdist runs one process a core
@@ -58,6 +57,8 @@ def toy_base(tmp_path_factory) -> Path:
 @pytest.fixture
 def make_trainer(tmp_path, toy_base):
     """Make trainers on toy rows, or on a library of adapters; their hooks are removed at the end."""
+    from promptlora.training import Trainer  # here, so that a run under beartype does not check what it does not test
+
     made: list[Trainer] = []
 
     def trainer(rows: list[dict[str, Any]] | None = None, base_pair=None, folder: str = "run", **options) -> Trainer:
