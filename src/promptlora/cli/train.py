@@ -81,10 +81,7 @@ def train(
             path = trainer.run(resume=resume, on_step=show, until=until)
         except KeyboardInterrupt:
             err.print(f"stopped at step {trainer.step} with a checkpoint; go on with --resume", highlight=False)
-            trainer.accelerator.end_training()
             raise
-    # A process that leaves with its group's threads running is now and then aborted on the way out.
-    trainer.accelerator.end_training()
     if not first:
         return
     if json:
