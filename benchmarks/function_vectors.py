@@ -11,42 +11,27 @@ are training tasks; those of the results' tables have no part in it. Results: ``
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
-from promptlora.config import TrainConfig, load_toml
-from promptlora.files import replacing_file
 from promptlora.function_vectors import MIDDLE, add_function_vectors
-from promptlora.training import Trainer
+from runs import RESULTS, console, with_heldout_tasks, write_json
 
 FACTORS = (0.25, 0.5, 0.75)
 DEPTHS = ((0.0, 1.0), (1 / 3, 2 / 3), (2 / 3, 1.0))  # at factor 0.5, beside the middle
-RESULTS = Path(__file__).parent / "results" / "function_vectors.json"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="TOML of a run that is complete, with validation.tasks")
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="JSON file of the results")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "function_vectors.json", help="JSON file")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    config = load_toml(TrainConfig, options.config)
-    console = Console(stderr=True)
     rows = []
-    with Trainer(config, progress=console.print) as trainer, torch.no_grad():
-        if trainer.validation is None:
-            parser.error(f"{options.config}: validation.tasks is 0; expected a run with held-out tasks")
-        step = trainer.resume()
-        base, validation = trainer.base, trainer.validation
-        tasks = validation.tasks
-        prompts = [validation.prompts[task] for task in tasks]
-        right = {task: i for i, task in enumerate(tasks)}
-        wrong = {task: (i + 1) % len(tasks) for task, i in right.items()}
+    with with_heldout_tasks(options.config, options.threads) as (trainer, validation), torch.no_grad():
+        base, prompts = trainer.base, list(validation.prompts.values())
         encoded = trainer.states.batch(prompts)
 
         def note(what: str, loss: float, factor: float = 0.0, depth: tuple[float, float] = MIDDLE) -> None:
@@ -55,18 +40,17 @@ def main() -> int:
 
         for part in ("adapter", "static part"):
             lora = trainer.plain(*encoded, generated=part == "adapter").to(base.model.dtype)
-            note("no vectors", validation.loss(lora, right))
-            note("prompt in context", validation.loss(lora, right, in_context=True))
+            note("no vectors", validation.loss(lora, validation.right))
+            note("prompt in context", validation.loss(lora, validation.right, in_context=True))
             for factor, depth in [(f, MIDDLE) for f in FACTORS] + [(0.5, d) for d in DEPTHS]:
                 more = add_function_vectors(
                     base.model, base.tokenizer, base.injector, lora, prompts, factor, layers=depth
                 )
-                note("vectors", validation.loss(more, right), factor, depth)
+                note("vectors", validation.loss(more, validation.right), factor, depth)
                 if (factor, depth) == (0.5, MIDDLE):
-                    note("vectors of another prompt", validation.loss(more, wrong), factor, depth)
-    values = {"run": options.config.name, "step": step, "tasks": len(tasks), "results": rows}
-    with replacing_file(options.output) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+                    note("vectors of another prompt", validation.loss(more, validation.wrong), factor, depth)
+        step = trainer.step
+    write_json(options.output, {"run": options.config.name, "step": step, "tasks": len(prompts), "results": rows})
     return 0
 
 

@@ -13,15 +13,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
-from promptlora.config import TrainConfig, from_dict, save_toml
+from promptlora.config import TrainConfig, from_dict, load_toml, save_toml
+from promptlora.errors import ConfigError, PromptLoRAError
 from promptlora.files import replacing_file
+from promptlora.training import Trainer
+from promptlora.training.validation import Validation
 
 console = Console(stderr=True)
 RESULTS = Path(__file__).parent / "results"
@@ -46,13 +51,13 @@ def merged(*tables: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def training(name: str, folder: Path, values: dict[str, Any], after: Sequence[Job] = ()) -> Job:
+def training(name: str, folder: Path, values: dict[str, Any]) -> Job:
     """The job that trains a configuration into ``folder/name``."""
     config = from_dict(TrainConfig, {**values, "output": str(folder / name)})
     path = folder / f"{name}.toml"
     save_toml(config, path)
-    command = ["train", str(path), "--resume", "--threads", "1", "--json"]
-    return Job(f"train {name}", command, (folder / name / "final" / "config.json").is_file, list(after))
+    command = ["train", str(path), "--resume", "--json"]
+    return Job(f"train {name}", command, (folder / name / "final" / "config.json").is_file)
 
 
 def promptlora(command: Sequence[str]) -> list[str]:
@@ -112,9 +117,37 @@ def argument_parser(about: str | None, data: str) -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def with_heldout_tasks(path: Path, threads: int) -> Iterator[tuple[Trainer, Validation]]:
+    """A run that is complete and held tasks out, at its last step; what cannot be used is one line and exit code 2."""
+    torch.set_num_threads(threads)
+    try:
+        with Trainer(load_toml(TrainConfig, path), progress=console.print) as trainer:
+            if trainer.validation is None:
+                raise ConfigError(f"{path}: validation.tasks is 0; expected a run with held-out tasks")
+            if trainer.resume() < trainer.config.steps:
+                raise ConfigError(
+                    f"{path}: the run is at step {trainer.step} of {trainer.config.steps}; expected a complete one; "
+                    f"promptlora train {path} --resume"
+                )
+            yield trainer, trainer.validation
+    except PromptLoRAError as error:
+        console.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt as error:
+        console.print("stopped; nothing was written", highlight=False)
+        raise SystemExit(130) from error
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write results, whole or not at all."""
+    with replacing_file(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
 def write_results(name: str, values: dict[str, Any], table: str, done: int, all_: int) -> None:
     """Write ``results/NAME.json`` and ``.md``."""
-    for suffix, text in (("json", json.dumps(values, indent=1) + "\n"), ("md", table)):
-        with replacing_file(RESULTS / f"{name}.{suffix}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_json(RESULTS / f"{name}.json", values)
+    with replacing_file(RESULTS / f"{name}.md") as temporary:
+        temporary.write_text(table, encoding="utf-8")
     console.print(f"{done} of {all_} rows: {RESULTS / name}.md", highlight=False)

@@ -147,8 +147,6 @@ class PromptLoRA:
             PromptError: No prompt, an empty one, or one longer than the encoder takes.
             ConfigError: A strength or vectors that is not a finite number of 0 or more.
         """
-        if vectors is not None and not 0 <= vectors < float("inf"):
-            raise ConfigError(f"vectors={vectors}; expected a finite number of 0 or more, 0 for none")
         if strength is not None and not 0 <= strength < float("inf"):
             raise ConfigError(f"strength={strength}; expected a finite number of 0 or more, 1 as it was trained")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)

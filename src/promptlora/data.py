@@ -394,7 +394,9 @@ class Batches:
                     chosen = near[at : at + size]
                     chosen += [order[rng.randrange(len(order))] for _ in range(size - len(chosen))]
                     length = max(self.examples[i].length for i in chosen)
-                    _, prompt, shown = self._drawn(epoch, task, len(groups))
+                    shown = False
+                    if self.in_context_share:
+                        _, prompt, shown = self._drawn(epoch, task, len(groups))
                     if shown:  # about as many tokens whatever the input is
                         if prompt not in self._added:
                             example = self.examples[chosen[0]]

@@ -16,6 +16,7 @@ import string
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -236,8 +237,9 @@ def evaluate(
     if unknown:
         raise DataError(f"condition {unknown[0]!r}; expected some of {', '.join(CONDITIONS)}")
     prompts = {row.task: row.prompt for row in rows}
-    tasks = list(prompts)
+    tasks, own = list(prompts), list(prompts.values())
     adapter_of = {task: i for i, task in enumerate(tasks)}
+    adapt = partial(lm.adapt, strength=strength, vectors=vectors)
     swapped = permute_tasks(tasks, seed) if "wrong_prompt" in conditions else {}
     identity = _identity(lm, rows, max_new_tokens, seed, strength, vectors)
     file = AnswerFile(Path(folder) / "answers.jsonl", identity)
@@ -251,22 +253,17 @@ def evaluate(
             continue
         lora: LoRAWeights | None = None
         if condition == "adapter":
-            lora = lm.adapt([prompts[task] for task in tasks], strength=strength, vectors=vectors)
+            lora = adapt(own)
         elif condition == "adapter_in_context":  # function vectors stand for a prompt that is not there
-            lora = lm.adapt([prompts[task] for task in tasks], strength=strength, vectors=0.0)
+            lora = adapt(own, vectors=0.0)
         elif condition == "wrong_prompt":
-            lora = lm.adapt([prompts[swapped[task]] for task in tasks], strength=strength, vectors=vectors)
+            lora = adapt([prompts[swapped[task]] for task in tasks])
         elif condition == "gibberish":
-            texts = [gibberish(len(prompts[task].split()), seed + i) for i, task in enumerate(tasks)]
-            lora = lm.adapt(texts, strength=strength, vectors=vectors)
+            lora = adapt([gibberish(len(prompt.split()), seed + i) for i, prompt in enumerate(own)])
         elif condition == "mean_adapter":
-            lora = (
-                lm.adapt([prompts[task] for task in tasks], strength=strength, vectors=vectors)
-                .mean()
-                .select([0] * len(tasks))
-            )
+            lora = adapt(own).mean().select([0] * len(tasks))
         elif condition == "static":
-            lora = lm.adapt([prompts[task] for task in tasks], generated=False)
+            lora = lm.adapt(own, generated=False)
         shown = condition in ("in_context", "adapter_in_context")
         done = len(rows) - len(left)
         for start in range(0, len(left), batch_size):

@@ -2,9 +2,9 @@
 
 A model that reads a prompt carries what is asked to the place of the answer in the outputs of its attention: a vector a
 layer, much the same whatever the input is (Todd et al. 2024, "Function Vectors in Large Language Models"; Hendel et al.
-2023). So once an adapter is written, the base reads the prompt with it before a few neutral inputs, and once more each of
-the inputs alone; the mean difference of the outputs at the last token is the vector. As LoRA of the o projection: A reads a constant off its input,
-B is the vector. It knows a model, its hooks and text; nothing of the hypernetwork that wrote the adapter.
+2023). So once an adapter is written, the base reads the prompt with it before a few neutral inputs, and each of the inputs
+alone; the mean difference of the outputs at the last token is the vector. As LoRA of the o projection: A reads a constant
+off its input, B is the vector. It knows a model, its hooks and text; nothing of the hypernetwork that wrote the adapter.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.errors import ConfigError
@@ -78,10 +79,10 @@ def add_function_vectors(
         inputs: What the prompts are read before.
 
     Raises:
-        ConfigError: A factor that is not finite, or layers without an o projection that gets an adapter.
+        ConfigError: A factor that is not a finite number of 0 or more, or layers without an o projection that gets an adapter.
     """
-    if not -float("inf") < factor < float("inf"):
-        raise ConfigError(f"vectors={factor}; expected a finite number; 0 adds none")
+    if not 0 <= factor < float("inf"):
+        raise ConfigError(f"vectors={factor}; expected a finite number of 0 or more, 0 for none")
     if factor == 0:
         return lora
     outputs = middle_outputs([p for p in injector.projections if p.name in lora], layers)
@@ -120,20 +121,16 @@ def _attention(
     model: PreTrainedModel, outputs: Sequence[Projection], rows: Sequence[Sequence[int]]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """For each o projection: what it reads at all tokens ``[tokens, in]``, and what it writes at each row's last ``[rows, out]``."""
-    longest = max(map(len, rows))
     weight: Any = model.get_input_embeddings().weight
-    device = weight.device
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long, device=device)  # padded on the right: nothing real sees it
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-    real = torch.arange(longest, device=device) < lengths[:, None]
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)  # on the right: nothing real sees it
+    lengths = torch.tensor([len(row) for row in rows])
+    real = torch.arange(ids.shape[1]) < lengths[:, None]
     with _watching(model, outputs) as seen:
-        model.get_decoder()(input_ids=ids, use_cache=False)
+        model.get_decoder()(input_ids=ids.to(weight.device), use_cache=False)
     found = {}
     for projection in outputs:
         read, written = seen[projection.name]
-        last = written[torch.arange(len(rows)), (lengths - 1).to(written.device)]
+        last = written[torch.arange(len(rows)), lengths - 1]
         if projection.rows is not None:
             last = torch.cat([last[:, start:stop] for start, stop in projection.rows], dim=1)
         found[projection.name] = read[real.to(read.device)].float(), last.float()

@@ -14,6 +14,7 @@ from promptlora.cli.console import (
     Force,
     Hypernetwork,
     Json,
+    err,
     load,
     out,
     print_json,
@@ -76,19 +77,23 @@ def evaluate(
                 bars[condition] = progress.add_task(condition, total=count)
             progress.update(bars[condition], completed=done)
 
-        report = evaluation.evaluate(
-            lm,
-            rows,
-            output,
-            conditions=[name.strip() for name in conditions.split(",")],
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            seed=seed,
-            strength=strength,
-            vectors=vectors,
-            reuse=reuse,
-            on_progress=show,
-        )
+        try:
+            report = evaluation.evaluate(
+                lm,
+                rows,
+                output,
+                conditions=[name.strip() for name in conditions.split(",")],
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                seed=seed,
+                strength=strength,
+                vectors=vectors,
+                reuse=reuse,
+                on_progress=show,
+            )
+        except KeyboardInterrupt:
+            err.print(f"{output}: answers so far are kept; the same command goes on", highlight=False)
+            raise
     if json:
         print_json(report.to_dict())
     else:

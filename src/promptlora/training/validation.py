@@ -32,6 +32,8 @@ class Validation:
         self.base, self.config = base, config
         self.prompts = {row.task: row.prompt for row in rows}
         self.tasks = list(self.prompts)
+        self.right = {task: i for i, task in enumerate(self.tasks)}  # task to its own adapter, and to the next one's
+        self.wrong = {task: (i + 1) % len(self.tasks) for task, i in self.right.items()}
         examples, _ = tokenize_rows(base.tokenizer, rows, config.data)
         self.examples = sorted(examples, key=lambda example: example.length)
 
@@ -46,15 +48,13 @@ class Validation:
                 static = hypernetwork(*encoded, generated=False) if self.config.hypernetwork.static else None
         finally:
             hypernetwork.train(training)
-        right = {task: i for i, task in enumerate(self.tasks)}
-        wrong = {task: (i + 1) % len(self.tasks) for task, i in right.items()}
         generated = self.config.hypernetwork.generated
         shown = self.config.data.in_context_share > 0
         return {
-            "validation_loss": self.loss(lora, right),
-            "validation_wrong": self.loss(lora, wrong) if generated and len(right) > 1 else None,
-            "validation_static": self.loss(static, right) if generated and static is not None else None,
-            "validation_in_context": self.loss(lora, right, in_context=True) if shown else None,
+            "validation_loss": self.loss(lora, self.right),
+            "validation_wrong": self.loss(lora, self.wrong) if generated and len(self.tasks) > 1 else None,
+            "validation_static": self.loss(static, self.right) if generated and static is not None else None,
+            "validation_in_context": self.loss(lora, self.right, in_context=True) if shown else None,
         }
 
     @torch.no_grad()

@@ -1,0 +1,53 @@
+"""How much of a training batch is padding when prompts are in the context of half the groups.
+
+``python benchmarks/padding.py ../shared/data/instructions``
+
+Batches put together by the length of what is read, against the same rows put together by the length of their inputs
+alone: tokens and places (rows x longest row), means over the first batches. Results: ``benchmarks/results/padding.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from statistics import fmean
+
+from promptlora.config import DataConfig
+from promptlora.data import Batches, read_paraphrases, read_rows, tokenize_rows
+from promptlora.models import load_base
+from promptlora.teacher import teacher_context
+from runs import RESULTS, console, write_json
+
+BATCHES, SHARE = 150, 0.5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with train.jsonl.gz and paraphrases.jsonl.gz")
+    options = parser.parse_args()
+    config = DataConfig(train=str(options.data / "train.jsonl.gz"))
+    _, tokenizer = load_base()
+    rows = read_rows(config.train, config.split)
+    examples, _ = tokenize_rows(tokenizer, rows, config)
+    prompts = {row.task: [row.prompt] for row in rows}
+    for task, others in read_paraphrases(options.data / "paraphrases.jsonl.gz", prompts).items():
+        prompts[task] += others
+    results = {}
+    for name, share in (("by what is read", SHARE), ("by inputs alone", 0.0)):
+        batches = Batches(
+            examples, prompts, prompts_per_batch=8, rows_per_prompt=2, pad=0, paraphrase_share=config.paraphrase_share,
+            in_context=lambda text, prompt: teacher_context(tokenizer, prompt, text), in_context_share=share,
+        )  # fmt: skip
+        batches.epoch(0)  # the groups are in their batches now; what is shown is drawn for each as it is read
+        batches.in_context_share = SHARE
+        made = [batches[step] for step in range(BATCHES)]
+        tokens, places = fmean(b.tokens for b in made), fmean(b.input_ids.numel() for b in made)
+        results[name] = {"tokens": tokens, "places": places}
+        console.print(f"{name}: {tokens:.0f} tokens in {places:.0f} places", highlight=False)
+    write_json(RESULTS / "padding.json", {"batches": BATCHES, "in_context_share": SHARE, "results": results})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
