@@ -4,8 +4,8 @@
 
 Every run trains on the same tasks but those of some whole categories (the same for all runs), and ends with the loss
 on rows of those: with the right adapter, with another task's, with the static part alone. The table goes to
-``benchmarks/results/ablations.json`` and ``.md``. A run that was stopped goes on; ``--report`` writes the table of
-what is done.
+``benchmarks/results/ablations.json`` and ``.md``. A run that was stopped goes on, and what the result file holds for the
+same settings is not trained again; ``--report`` writes the table of what is done.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from promptlora.training.checkpoints import read_metrics
-from runs import argument_parser, merged, training, work, write_results
+from runs import argument_parser, merged, read_results, training, work, write_results
 
 STEPS = 160
 
@@ -71,11 +71,21 @@ def slug(name: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
-def report(folder: Path) -> dict[str, Any]:
+def known_results() -> dict[str, Any]:
+    """Variant to its row of the result file, where it was run with the settings of this file."""
+    values = read_results("ablations")
+    if values.get("reference") != REFERENCE:
+        return {}
+    return {name: row for name, row in values["results"].items() if values["variants"][name] == VARIANTS.get(name)}
+
+
+def report(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
     """Last measured values of each variant that is complete."""
     rows: dict[str, Any] = {}
     for name in VARIANTS:
         if not (folder / slug(name) / "final").is_dir():
+            if name in known:
+                rows[name] = known[name]
             continue
         lines = read_metrics(folder / slug(name))
         last = {key: value for line in lines for key, value in line.items()}
@@ -106,12 +116,16 @@ def main() -> int:
     options = argument_parser(__doc__, "folder with train.jsonl.gz and paraphrases.jsonl.gz").parse_args()
     data = {"train": str(options.data / "train.jsonl.gz"), "paraphrases": str(options.data / "paraphrases.jsonl.gz")}
     shared = merged(REFERENCE, {"data": data, "prompt_states": str(options.output / "prompt-states")})
+    known = known_results()
     whole = True
     if not options.report:
-        chosen = [name for name in VARIANTS if not options.only or any(text in name for text in options.only)]
+        if options.only:  # asked for by name: its run is wanted, not the row alone
+            chosen = [name for name in VARIANTS if any(text in name for text in options.only)]
+        else:
+            chosen = [name for name in VARIANTS if name not in known]
         jobs = [training(slug(name), options.output, merged(shared, VARIANTS[name])) for name in chosen]
         whole = work(jobs, options.workers, options.output / "logs")
-    results = report(options.output)
+    results = report(options.output, known)
     write_results("ablations", results, markdown(results), len(results["results"]), len(VARIANTS))
     return 0 if whole else 1
 

@@ -145,6 +145,12 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
+def read_results(name: str) -> dict[str, Any]:
+    """What :func:`write_results` wrote; empty when there is nothing."""
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
 def write_results(name: str, values: dict[str, Any], table: str, done: int, all_: int) -> None:
     """Write ``results/NAME.json`` and ``.md``."""
     write_json(RESULTS / f"{name}.json", values)

@@ -7,9 +7,11 @@ trained by itself), both with the prompt in the context of half the groups, so t
 without, and each with the rate that was best for it on held-out training tasks (``ablations.py``). The hypernetwork's
 adapters carry the function vectors of their prompts, with a factor chosen there too (``function_vectors.py``); the row
 without them and multi-task LoRA with them say what each is worth. Without a prompt the stronger baseline is a multi-task
-LoRA that never saw one, all of whose steps were on what it is asked for: it has a row of its own. Three seeds. The
-oracle is one LoRA for each held-out task, trained on that task's own training rows. What is stopped goes on;
-``--report`` writes the table of what is done. Results: ``benchmarks/results/unseen_tasks.json``, ``.md``.
+LoRA that never saw one, all of whose steps were on what it is asked for: it has a row of its own. Three seeds for the
+rows that decide, one for the others. The oracle is one LoRA for each held-out task, trained on that task's own training
+rows. What is stopped goes on, and what the result file holds for the same settings is not measured again, so that
+several machines may do it one after another; ``--report`` writes the table of what is done. Results:
+``benchmarks/results/unseen_tasks.json``, ``.md``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,7 +27,7 @@ from typing import Any
 from promptlora.data import Row, read_rows
 from promptlora.evaluation import bootstrap_interval, first_line, majority_score, rouge_l, score
 from promptlora.files import replacing_file
-from runs import Job, argument_parser, merged, training, work, write_results
+from runs import Job, argument_parser, merged, read_results, training, work, write_results
 
 SEEDS = (0, 1, 2)
 ORACLE_STEPS = 60
@@ -44,21 +47,31 @@ ORACLE: dict[str, Any] = {
     "data": {},
 }  # fmt: skip
 
-# Row of the table: where its answers are, and under which condition of `promptlora eval`.
-TABLE = {
-    "base": ("baselines", "base"),
-    "base, prompt in context": ("baselines", "in_context"),
-    "multi-task LoRA": ("multitask", "adapter"),
-    "multi-task LoRA, never shown a prompt": ("unprompted", "adapter"),
-    "multi-task LoRA, prompt in context": ("multitask", "adapter_in_context"),
-    "multi-task LoRA and function vectors": ("multitask-vectors", "adapter"),
-    "hypernetwork, adapter only": ("hypernetwork", "adapter"),
-    "hypernetwork, adapter only, without function vectors": ("hypernetwork-plain", "adapter"),
-    "hypernetwork, adapter and prompt in context": ("hypernetwork", "adapter_in_context"),
-    "control: adapter of another task's prompt": ("hypernetwork", "wrong_prompt"),
-    "control: adapter of gibberish": ("hypernetwork", "gibberish"),
-    "control: mean adapter": ("hypernetwork", "mean_adapter"),
-    "oracle: a LoRA trained on each task": ("oracle", "adapter"),
+KINDS = {"hypernetwork": {}, "multitask": MULTITASK, "unprompted": UNPROMPTED}
+# Evaluation: what was trained for it (the base needs nothing), and the factor of function vectors.
+EVALUATIONS = {
+    "baselines": ("", 0.0),
+    "multitask": ("multitask", 0.0),
+    "multitask-vectors": ("multitask", VECTORS),
+    "unprompted": ("unprompted", 0.0),
+    "hypernetwork": ("hypernetwork", VECTORS),
+    "hypernetwork-plain": ("hypernetwork", 0.0),
+}
+# Row of the table: where its answers are, under which condition of `promptlora eval`, and for which seeds.
+TABLE: dict[str, tuple[str, str, tuple[int, ...]]] = {
+    "base": ("baselines", "base", (0,)),
+    "base, prompt in context": ("baselines", "in_context", (0,)),
+    "multi-task LoRA": ("multitask", "adapter", SEEDS),
+    "multi-task LoRA, never shown a prompt": ("unprompted", "adapter", (1,)),
+    "multi-task LoRA, prompt in context": ("multitask", "adapter_in_context", SEEDS),
+    "multi-task LoRA and function vectors": ("multitask-vectors", "adapter", (0,)),
+    "hypernetwork, adapter only": ("hypernetwork", "adapter", SEEDS),
+    "hypernetwork, adapter only, without function vectors": ("hypernetwork-plain", "adapter", (1,)),
+    "hypernetwork, adapter and prompt in context": ("hypernetwork", "adapter_in_context", SEEDS),
+    "control: adapter of another task's prompt": ("hypernetwork", "wrong_prompt", SEEDS),
+    "control: adapter of gibberish": ("hypernetwork", "gibberish", (1,)),
+    "control: mean adapter": ("hypernetwork", "mean_adapter", (1,)),
+    "oracle: a LoRA trained on each task": ("oracle", "adapter", (0,)),
 }
 DIFFERENCES = [
     ("hypernetwork, adapter only", "multi-task LoRA"),
@@ -77,54 +90,73 @@ DIFFERENCES = [
 ]
 
 
-def evaluation(
-    name: str, folder: Path, data: str, conditions: str, after: Job, *, vectors: float = 0.0, reuse: Path | None = None
-) -> Job:
+Scores = dict[str, Any]  # of one row and seed: mean of each measure, and `tasks`: task to strict score
+
+
+def known_scores() -> dict[str, dict[int, Scores]]:
+    """Row to seed to scores, from the result file, where its settings are those of this file."""
+    values = read_results("unseen_tasks")
+    if any(values.get(key) != value for key, value in settings().items()):
+        return {}
+    return {
+        name: {int(seed): scores for seed, scores in values["results"][name]["of_each_seed"].items()}
+        for name in TABLE
+        if name in values["results"]
+    }
+
+
+def settings() -> dict[str, Any]:
+    """All that the rows have in common."""
+    return {
+        "settings": SETTINGS, "multitask": MULTITASK, "unprompted": UNPROMPTED, "vectors": VECTORS, "oracle_steps": ORACLE_STEPS,
+    }  # fmt: skip
+
+
+def evaluation(name: str, folder: Path, data: str, conditions: Sequence[str], after: Job | None, vectors: float) -> Job:
     """The job that answers rows with what the job ``after`` has trained."""
-    trained = folder / after.name.removeprefix("train ") / "final"
-    command = ["eval", data, "-o", str(folder / name), "--conditions", conditions, "--hypernetwork", str(trained)]
-    command += ["--vectors", str(vectors), "--json", *(["--reuse", str(reuse)] if reuse else [])]
+    command = ["eval", data, "-o", str(folder / name), "--conditions", ",".join(conditions), "--vectors", str(vectors)]
+    if after is not None:
+        command += ["--hypernetwork", str(folder / after.name.removeprefix("train ") / "final")]
 
     def done() -> bool:
         path = folder / name / "report.json"
-        return path.is_file() and set(conditions.split(",")) <= set(json.loads(path.read_text())["overall"])
+        return path.is_file() and set(conditions) <= set(json.loads(path.read_text())["overall"])
 
-    return Job(f"eval {name}", command, done, [after])
+    return Job(f"eval {name}", [*command, "--json"], done, [] if after is None else [after])
 
 
-def make_jobs(data: Path, folder: Path, rows: list[Row], reuse: Path | None) -> list[Job]:
-    """Training and evaluation of every row of the table, the decisive ones of the first seed first."""
+def make_jobs(data: Path, folder: Path, rows: list[Row], known: dict[str, dict[int, Scores]]) -> list[Job]:
+    """Training and evaluation of every row and seed that is not known yet, seed by seed, the oracles last."""
     heldout = str(data / "heldout.jsonl.gz")
     shared = {
         "data": {"train": str(data / "train.jsonl.gz"), "paraphrases": str(data / "paraphrases.jsonl.gz")},
         "prompt_states": str(folder / "prompt-states"),
     }
-    jobs: list[Job] = []
-    for seed in SEEDS:
-        hypernetwork, multitask, unprompted = (
-            training(f"{kind}-{seed}", folder, merged(SETTINGS, shared, change, {"seed": seed}))
-            for kind, change in (("hypernetwork", {}), ("multitask", MULTITASK), ("unprompted", UNPROMPTED))
-        )
-        both = "adapter,adapter_in_context"
-        controls = ",wrong_prompt,gibberish,mean_adapter" if seed == SEEDS[0] else ""
-        jobs += [hypernetwork, multitask, unprompted]
-        if seed == SEEDS[0]:
-            jobs.append(evaluation("eval-baselines-0", folder, heldout, "base,in_context", multitask, reuse=reuse))
-        for name, after, conditions, vectors in (
-            ("multitask", multitask, both, 0.0),
-            ("unprompted", unprompted, "adapter", 0.0),
-            ("hypernetwork", hypernetwork, both + controls, VECTORS),
-            ("hypernetwork-plain", hypernetwork, "adapter", 0.0),
-            ("multitask-vectors", multitask, "adapter", VECTORS),
-        ):
-            jobs.append(evaluation(f"eval-{name}-{seed}", folder, heldout, conditions, after, vectors=vectors))
-    for task in dict.fromkeys(row.task for row in rows):
-        path = folder / "tasks" / f"{task}.jsonl"
-        with replacing_file(path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in raw_rows(rows, task)), encoding="utf-8")
-        trained = training(f"oracle-{task}", folder, merged(ORACLE, {"data": {"train": str(path)}}))
-        jobs += [trained, evaluation(f"eval-oracle-{task}", folder, str(path), "adapter", trained)]
-    return jobs
+    wanted: dict[tuple[int, str], list[str]] = defaultdict(list)
+    for name, (run, condition, seeds) in TABLE.items():
+        for seed in seeds:
+            if seed not in known.get(name, {}):
+                wanted[seed, run].append(condition)
+    jobs: dict[str, Job] = {}
+    for (seed, run), conditions in sorted(wanted.items()):
+        if run == "oracle":
+            continue
+        kind, vectors = EVALUATIONS[run]
+        trained = None
+        if kind:
+            values = merged(SETTINGS, shared, KINDS[kind], {"seed": seed})
+            trained = jobs.setdefault(f"{kind}-{seed}", training(f"{kind}-{seed}", folder, values))
+        jobs[f"eval-{run}-{seed}"] = evaluation(f"eval-{run}-{seed}", folder, heldout, conditions, trained, vectors)
+    if (0, "oracle") in wanted:
+        for task in dict.fromkeys(row.task for row in rows):
+            path = folder / "tasks" / f"{task}.jsonl"
+            lines = [json.dumps(line) + "\n" for line in raw_rows(rows, task)]
+            with replacing_file(path) as temporary:
+                temporary.write_text("".join(lines), encoding="utf-8")
+            trained = training(f"oracle-{task}", folder, merged(ORACLE, {"data": {"train": str(path)}}))
+            jobs[trained.name] = trained
+            jobs[task] = evaluation(f"eval-oracle-{task}", folder, str(path), ["adapter"], trained, 0.0)
+    return list(jobs.values())
 
 
 def raw_rows(rows: list[Row], task: str) -> list[dict[str, Any]]:
@@ -145,8 +177,8 @@ def texts_of(folder: Path, name: str, condition: str) -> dict[int, tuple[str, in
     return found
 
 
-def scores_of(rows: list[Row], answers: dict[int, tuple[str, int]]) -> dict[str, dict[str, float]]:
-    """Measure to task to mean score."""
+def scores_of(rows: list[Row], answers: dict[int, tuple[str, int]]) -> Scores:
+    """Mean over tasks of each measure, and the strict score of each task."""
     each: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for i, row in enumerate(rows):
         text, tokens = answers[i]
@@ -154,48 +186,52 @@ def scores_of(rows: list[Row], answers: dict[int, tuple[str, int]]) -> dict[str,
         each["first_line"][row.task].append(score(row.metric, first_line(text), row.outputs))
         each["rougeL"][row.task].append(rouge_l(text, row.outputs))
         each["tokens"][row.task].append(tokens)
-    return {measure: {task: fmean(values) for task, values in by.items()} for measure, by in each.items()}
+    means = {measure: {task: fmean(values) for task, values in by.items()} for measure, by in each.items()}
+    return {**{measure: fmean(by.values()) for measure, by in means.items()}, "tasks": means["strict"]}
 
 
-def report(folder: Path, rows: list[Row]) -> dict[str, Any]:
-    """All rows of the table that are complete: means over seeds, each seed, per task, and differences."""
+def answers_of(folder: Path, rows: list[Row], run: str, condition: str, seed: int) -> dict[int, tuple[str, int]]:
+    """Answers to the rows, as far as they are there."""
+    if run != "oracle":
+        return texts_of(folder, f"eval-{run}-{seed}", condition)
+    found: dict[int, tuple[str, int]] = {}
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        places[row.task].append(i)
+    for task, at in places.items():
+        for local, answer in texts_of(folder, f"eval-oracle-{task}", condition).items():
+            found[at[local]] = answer
+    return found
+
+
+def report(folder: Path, rows: list[Row], known: dict[str, dict[int, Scores]]) -> dict[str, Any]:
+    """All rows of the table with at least one seed: means over seeds, each seed, per task, and differences."""
     by_task: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_task[row.task].append(row)
     results: dict[str, Any] = {}
-    for name, (run, condition) in TABLE.items():
-        seeds = []
-        for seed in SEEDS:
-            if run == "oracle":
-                if seed:
-                    continue
-                merged_answers: dict[int, tuple[str, int]] = {}
-                at = {task: [i for i, row in enumerate(rows) if row.task == task] for task in by_task}
-                for task, places in at.items():
-                    for local, answer in texts_of(folder, f"eval-oracle-{task}", condition).items():
-                        merged_answers[places[local]] = answer
-                answers = merged_answers
-            else:
-                answers = texts_of(folder, f"eval-{run}-{seed}", condition)
+    for name, (run, condition, seeds) in TABLE.items():
+        found = {seed: known[name][seed] for seed in seeds if seed in known.get(name, {})}
+        for seed in seeds:
+            answers = answers_of(folder, rows, run, condition, seed)
             if len(answers) == len(rows):
-                seeds.append(scores_of(rows, answers))
-        if not seeds:
-            continue
-        results[name] = {
-            "seeds": len(seeds),
-            **{measure: fmean(fmean(s[measure].values()) for s in seeds) for measure in seeds[0]},
-            "strict_of_each_seed": [fmean(s["strict"].values()) for s in seeds],
-            "tasks": {task: fmean(s["strict"][task] for s in seeds) for task in by_task},
-        }
+                found[seed] = scores_of(rows, answers)
+        if found:
+            each = [found[seed] for seed in sorted(found)]
+            results[name] = {
+                **{measure: fmean(one[measure] for one in each) for measure in each[0] if measure != "tasks"},
+                "tasks": {task: fmean(one["tasks"][task] for one in each) for task in by_task},
+                "of_each_seed": {str(seed): found[seed] for seed in sorted(found)},
+            }
     differences = {}
     for a, b in DIFFERENCES:
         if a in results and b in results:
-            each = [results[a]["tasks"][task] - results[b]["tasks"][task] for task in by_task]
-            low, high = bootstrap_interval(each)
-            differences[f"{a} - {b}"] = {"points": fmean(each), "low": low, "high": high}
+            points = [results[a]["tasks"][task] - results[b]["tasks"][task] for task in by_task]
+            low, high = bootstrap_interval(points)
+            differences[f"{a} - {b}"] = {"points": fmean(points), "low": low, "high": high}
     majority = fmean(majority_score(members) for members in by_task.values())
     return {
-        "rows": len(rows), "tasks": len(by_task), "settings": SETTINGS, "multitask": MULTITASK, "unprompted": UNPROMPTED, "vectors": VECTORS, "oracle_steps": ORACLE_STEPS,
+        "rows": len(rows), "tasks": len(by_task), **settings(),
         "majority": majority, "results": results, "differences": differences,
     }  # fmt: skip
 
@@ -207,9 +243,10 @@ def markdown(values: dict[str, Any]) -> str:
         "|---|---:|---:|---|---:|---:|---:|",
     ]
     for name, row in values["results"].items():
-        each = ", ".join(f"{value:.1f}" for value in row["strict_of_each_seed"]) if row["seeds"] > 1 else ""
+        seeds = [scores["strict"] for scores in row["of_each_seed"].values()]
+        each = ", ".join(f"{value:.1f}" for value in seeds) if len(seeds) > 1 else ""
         lines.append(
-            f"| {name} | {row['seeds']} | {row['strict']:.1f} | {each} | {row['first_line']:.1f} | {row['rougeL']:.1f} "
+            f"| {name} | {len(seeds)} | {row['strict']:.1f} | {each} | {row['first_line']:.1f} | {row['rougeL']:.1f} "
             f"| {row['tokens']:.0f} |"
         )
     lines.append(f"| best constant answer of each task (majority) | | {values['majority']:.1f} | | | | |")
@@ -220,17 +257,16 @@ def markdown(values: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argument_parser(__doc__, "folder with train, paraphrases and heldout .jsonl.gz")
-    parser.add_argument("--reuse", type=Path, help="an evaluation of these rows whose answers of the base are taken")
-    options = parser.parse_args()
-    every = read_rows(options.data / "heldout.jsonl.gz")
+    options = argument_parser(__doc__, "folder with train, paraphrases and heldout .jsonl.gz").parse_args()
+    every, known = read_rows(options.data / "heldout.jsonl.gz"), known_scores()
     whole = True
     if not options.report:
-        jobs = make_jobs(options.data, options.output, every, options.reuse)
+        jobs = make_jobs(options.data, options.output, every, known)
         jobs = [job for job in jobs if not options.only or any(text in job.name for text in options.only)]
         whole = work(jobs, options.workers, options.output / "logs")
-    values = report(options.output, [row for row in every if row.split == "eval"])
-    write_results("unseen_tasks", values, markdown(values), len(values["results"]), len(TABLE))
+    values = report(options.output, [row for row in every if row.split == "eval"], known)
+    done = sum(len(row["of_each_seed"]) for row in values["results"].values())
+    write_results("unseen_tasks", values, markdown(values), done, sum(len(seeds) for _, _, seeds in TABLE.values()))
     return 0 if whole else 1
 
 

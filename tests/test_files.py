@@ -50,6 +50,21 @@ def test_a_file_is_replaced_in_one_step(tmp_path):
     assert names(tmp_path) == ["file.txt"]
 
 
+@pytest.mark.parametrize(("make", "write"), [("touch", replacing_file), ("mkdir", creating_folder)])
+def test_ctrl_c_the_moment_the_temporary_name_is_made_leaves_nothing(make, write, tmp_path, monkeypatch):
+    original = getattr(Path, make)
+
+    def interrupted(self, *args, **values):
+        original(self, *args, **values)
+        if self.name.startswith("."):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, make, interrupted)
+    with pytest.raises(KeyboardInterrupt), write(tmp_path / "it"):
+        pytest.fail("the body ran")
+    assert names(tmp_path) == []
+
+
 def half_a_file(path: Path, error: BaseException) -> None:
     with replacing_file(path) as temporary:
         temporary.write_text("half")

@@ -2,7 +2,7 @@
 
 Two paths meet: a small transformer over the states with attention pooling by learned queries, and the
 plain mean of the states. Both see standardised states: the hidden states of a language model share a
-large common part (the means of two prompts have a cosine of 0.98), and without this the contexts of
+large common part (the means of two prompts are nearly parallel), and without this the contexts of
 different prompts start almost equal. There is no dropout, positions come from the mask and statistics
 are frozen, so neither padding nor the other prompts of a batch change a context. It knows nothing of
 text, tokens or LoRA.

@@ -6,10 +6,11 @@ It knows nothing of what is written.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from promptlora.errors import OutputError
@@ -24,6 +25,11 @@ def _is_disk_error(error: BaseException) -> bool:
     return isinstance(error, OSError) or "No space left" in str(error) or "I/O error" in str(error)
 
 
+def _beside(path: Path) -> Path:
+    """A name for what becomes ``path``, known before anything has it: Ctrl-C may come at any moment after."""
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}"
+
+
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; on success it replaces ``path`` in one step, on an error it is removed.
@@ -31,17 +37,16 @@ def replacing_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: The file cannot be written (no space, no permission).
     """
-    temporary: Path | None = None
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
-            temporary = Path(handle.name)
+        temporary.touch(mode=0o600, exist_ok=False)
         yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it was never made
+            temporary.unlink()
         if _is_disk_error(error):
             raise _reason(path, error) from error
         raise
@@ -89,11 +94,11 @@ def creating_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         OutputError: The folder exists (without ``overwrite``), is a file, holds the working or home folder, or
             cannot be written.
     """
-    temporary: Path | None = None
+    temporary = _beside(path)
     try:
         _check_target(path, overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary.mkdir(mode=0o700)
         yield temporary
         for inside in temporary.rglob("*"):  # safetensors writes files that only their owner can read
             inside.chmod(0o755 if inside.is_dir() else 0o644)
@@ -103,8 +108,7 @@ def creating_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         else:
             temporary.replace(path)  # onto nothing or an empty folder; refused onto one that holds something
     except BaseException as error:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         if _is_disk_error(error):
             raise _reason(path, error) from error
         raise
