@@ -4,7 +4,7 @@
 
 Takes a run with held-out tasks (``validation.tasks``) and the prompt in the context of some groups, and measures the
 loss on rows of the held-out tasks: without vectors, with vectors at several factors and depths, with another task's
-prompt, and with the prompt in the context; for the hypernetwork's adapters and for its static part alone. The tasks
+prompt, and with the prompt in the context, with and without vectors; for the hypernetwork's adapters and for its static part alone. The tasks
 are training tasks; those of the results' tables have no part in it. Results: ``benchmarks/results/function_vectors.json``.
 """
 
@@ -49,6 +49,9 @@ def main() -> int:
                 note("vectors", validation.loss(more, validation.right), factor, depth)
                 if (factor, depth) == (0.5, MIDDLE):
                     note("vectors of another prompt", validation.loss(more, validation.wrong), factor, depth)
+                if factor <= 0.5 and depth == MIDDLE:
+                    shown = validation.loss(more, validation.right, in_context=True)
+                    note("vectors, prompt in context", shown, factor, depth)
         step = trainer.step
     write_json(options.output, {"run": options.config.name, "step": step, "tasks": len(prompts), "results": rows})
     return 0

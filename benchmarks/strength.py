@@ -3,7 +3,8 @@
 ``python benchmarks/strength.py runs/ablations/lr-x-0-5.toml -o benchmarks/results/strength.json``
 
 Takes a run with held-out tasks (``validation.tasks``) and measures the loss on their rows with the generated part at
-several strengths: 0 is the static part alone, 1 is as it was trained. The tasks are training tasks, held out of that
+several strengths: 0 is the static part alone, 1 is as it was trained; with the prompt in the context too where the run
+had it there. The tasks are training tasks, held out of that
 run; those of the results' tables have no part in it.
 """
 
@@ -34,13 +35,14 @@ def main() -> int:
             with torch.no_grad():
                 lora = trainer.plain(*encoded, strength=strength)
             losses = {which: validation.loss(lora, getattr(validation, which)) for which in ("right", "wrong")}
+            if trainer.config.data.in_context_share:
+                losses["in_context"] = validation.loss(lora, validation.right, in_context=True)
             rows.append({"strength": strength, **losses})
         step, tasks = trainer.step, len(validation.tasks)
     best = min(rows, key=lambda row: row["right"])
     for row in rows:
-        print(
-            f"{row['strength']:.1f}  right {row['right']:.3f}  wrong {row['wrong']:.3f}{'  *' if row is best else ''}"
-        )
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if name != "strength")
+        print(f"{row['strength']:.1f}  {losses}{'  *' if row is best else ''}")
     if options.output:
         values = {"run": options.config.name, "step": step, "tasks": tasks, "best": best["strength"], "results": rows}
         write_json(options.output, values)

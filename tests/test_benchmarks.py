@@ -73,10 +73,11 @@ def test_the_table_is_of_complete_rows_with_means_over_tasks_and_seeds(benches, 
     answer("eval-multitask-0", "adapter", [True, False, False, False])
     answer("eval-oracle-a", "adapter", [True, True])
     answer("eval-oracle-b", "adapter", [False, True], first=2)
-    values = unseen.report(tmp_path, rows)
+    values = unseen.report(tmp_path, rows, {})
     results = values["results"]
     assert set(results) == {"hypernetwork, adapter only", "multi-task LoRA", "oracle: a LoRA trained on each task"}
-    assert results["hypernetwork, adapter only"]["strict_of_each_seed"] == [75.0, 25.0]
+    of_each = results["hypernetwork, adapter only"]["of_each_seed"]
+    assert {seed: scores["strict"] for seed, scores in of_each.items()} == {"0": 75.0, "1": 25.0}
     assert results["hypernetwork, adapter only"]["strict"] == 50.0
     assert results["hypernetwork, adapter only"]["tasks"] == {"a": 75.0, "b": 25.0}
     assert results["oracle: a LoRA trained on each task"]["tasks"] == {"a": 100.0, "b": 50.0}
@@ -85,6 +86,41 @@ def test_the_table_is_of_complete_rows_with_means_over_tasks_and_seeds(benches, 
     assert (difference["low"], difference["high"]) == (25.0, 25.0)  # the same on both tasks
     assert values["majority"] == 50.0
     assert "| hypernetwork, adapter only | 2 | 50.0 | 75.0, 25.0 |" in unseen.markdown(values)
+    known = {name: {int(seed): of for seed, of in row["of_each_seed"].items()} for name, row in results.items()}
+    assert unseen.report(tmp_path / "another machine", rows, known) == values
+
+
+def test_what_the_result_file_holds_is_not_measured_again_unless_settings_differ(benches, tmp_path, monkeypatch):
+    unseen, runs = benches("unseen_tasks"), benches("runs")
+    monkeypatch.setattr(runs, "RESULTS", tmp_path)
+    assert unseen.known_scores() == {}
+    rows = [Row(task="a", prompt="a", input="i", outputs=("o",), metric="exact_match", split="eval")]
+
+    def names(known: dict) -> set[str]:
+        return {job.name for job in unseen.make_jobs(tmp_path, tmp_path / "runs", rows, known)}
+
+    everything = names({})
+    assert {"train hypernetwork-0", "eval eval-hypernetwork-0", "train oracle-a", "eval eval-baselines-0"} <= everything
+    scores = {"strict": 1.0, "first_line": 1.0, "rougeL": 1.0, "tokens": 1.0, "tasks": {"a": 1.0}}
+    decided = [name for name, (run, _, _) in unseen.TABLE.items() if run == "hypernetwork"]
+    written = {**unseen.settings(), "results": {name: {"of_each_seed": {"0": scores}} for name in decided}}
+    runs.write_json(tmp_path / "unseen_tasks.json", written)
+    assert names(unseen.known_scores()) == everything - {"train hypernetwork-0", "eval eval-hypernetwork-0"}
+    runs.write_json(tmp_path / "unseen_tasks.json", {**written, "vectors": 0.0})
+    assert names(unseen.known_scores()) == everything
+
+
+def test_an_ablation_of_the_result_file_is_kept_unless_its_settings_differ(benches, tmp_path, monkeypatch):
+    ablations, runs = benches("ablations"), benches("runs")
+    monkeypatch.setattr(runs, "RESULTS", tmp_path)
+    assert ablations.known_results() == {}
+    row = {"training_loss_last_20": 2.0}
+    variants = {"rank 4": ablations.VARIANTS["rank 4"], "rank 16": {"hypernetwork": {"rank": 32}}}
+    written = {"reference": ablations.REFERENCE, "variants": variants, "results": {"rank 4": row, "rank 16": row}}
+    runs.write_json(tmp_path / "ablations.json", written)
+    assert ablations.report(tmp_path / "runs", ablations.known_results())["results"] == {"rank 4": row}
+    runs.write_json(tmp_path / "ablations.json", {**written, "reference": {}})
+    assert ablations.known_results() == {}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name != "runs.py"))

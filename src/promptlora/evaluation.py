@@ -227,7 +227,7 @@ def evaluate(
         strength: Factor of the generated part; by default as the hypernetwork says.
         vectors: Factor of the prompts' function vectors; by default as the hypernetwork says.
         reuse: Folder of an evaluation of another hypernetwork: the answers of the base alone are taken from there.
-        on_progress: Called with the condition, rows done and rows in all.
+        on_progress: Called with the condition, rows done and rows in all; first before its adapters are written.
 
     Raises:
         DataError: An unknown condition.
@@ -251,6 +251,9 @@ def evaluate(
         left = [i for i in order if (condition, i) not in file.answers]
         if not left:
             continue
+        done = len(rows) - len(left)
+        if on_progress:  # writing adapters takes a while too
+            on_progress(condition, done, len(rows))
         lora: LoRAWeights | None = None
         if condition == "adapter":
             lora = adapt(own)
@@ -265,7 +268,6 @@ def evaluate(
         elif condition == "static":
             lora = lm.adapt(own, generated=False)
         shown = condition in ("in_context", "adapter_in_context")
-        done = len(rows) - len(left)
         for start in range(0, len(left), batch_size):
             chosen = left[start : start + batch_size]
             context = [rows[i].prompt for i in chosen] if shown else None

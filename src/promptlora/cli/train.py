@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from promptlora.cli.console import Json, err, out, print_json, working
+
+if TYPE_CHECKING:
+    from promptlora.training import Trainer
 
 _SHOWN = {"margin": "margin", "gibberish_margin": "gibberish", "mean_margin": "mean", "validation_loss": "held out"}
 
@@ -79,12 +82,25 @@ def train(
 
         try:
             path = trainer.run(resume=resume, on_step=show, until=until)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # of all processes at once, after the same step
             err.print(f"stopped at step {trainer.step} with a checkpoint; go on with --resume", highlight=False)
+            _leave_together(trainer)
             raise
+    _leave_together(trainer)
     if not first:
         return
     if json:
         print_json({"output": str(path), "processes": trainer.accelerator.num_processes, **last})
     else:
         out.print(f"{path}: step {trainer.step}", highlight=False)
+
+
+def _leave_together(trainer: Trainer) -> None:
+    """End the processes' group when nothing is on its way any more.
+
+    A process that leaves with the group's threads running is now and then aborted (pytorch/pytorch#190489); a group that
+    is ended while a thread still holds a tensor of the last sum may wait for itself (pytorch/pytorch#179291).
+    """
+    if trainer.accelerator.num_processes > 1:
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
