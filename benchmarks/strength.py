@@ -4,8 +4,7 @@
 
 Takes a run with held-out tasks (``validation.tasks``) and measures the loss on their rows with the generated part at
 several strengths: 0 is the static part alone, 1 is as it was trained; with the prompt in the context too where the run
-had it there. The tasks are training tasks, held out of that
-run; those of the results' tables have no part in it.
+had it there. The tasks are training tasks, held out of that run; those of the results' tables have no part in it.
 """
 
 from __future__ import annotations
