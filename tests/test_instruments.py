@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from promptlora.cli import main
 from promptlora.lora import LoRAWeights
-from promptlora.prompts import gibberish
+from promptlora.prompts import encode_prompt, gibberish
 from promptlora.training import Trainer
 from promptlora.training.instruments import spread
 from tests.training_helpers import save_base, toy_config, toy_rows, write_jsonl
@@ -66,11 +66,19 @@ def test_the_mean_adapter_is_the_mean_of_the_updates(seed, adapters):
 
 
 def test_gibberish_is_words_of_nothing_and_the_same_each_time():
-    text = gibberish(5, 3)
-    assert text == gibberish(5, 3) != gibberish(5, 4)
+    text = gibberish("say it in five words", 3, 512)
+    assert text == gibberish("say it in five words", 3, 512) != gibberish("say it in five words", 4, 512)
     assert len(text.split()) == 5
     assert not set(text) & set("aeiou")
-    assert gibberish(0, 1)
+    assert gibberish(" ", 1, 4)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("longest", [16, 512])
+def test_gibberish_of_a_long_prompt_fits_the_encoder(longest, lm):
+    for seed in range(20):
+        text = gibberish("word " * longest, seed, longest)
+        assert len(encode_prompt(lm.tokenizer, text, longest)) > longest // 8
 
 
 @pytest.fixture

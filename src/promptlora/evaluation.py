@@ -262,7 +262,8 @@ def evaluate(
         elif condition == "wrong_prompt":
             lora = adapt([prompts[swapped[task]] for task in tasks])
         elif condition == "gibberish":
-            lora = adapt([gibberish(len(prompt.split()), seed + i) for i, prompt in enumerate(own)])
+            longest = lm.hypernetwork.config.max_prompt_tokens
+            lora = adapt([gibberish(prompt, seed + i, longest) for i, prompt in enumerate(own)])
         elif condition == "mean_adapter":
             lora = adapt(own).mean().select([0] * len(tasks))
         elif condition == "static":

@@ -145,10 +145,14 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: i
     return ids
 
 
-def gibberish(words: int, seed: int) -> str:
-    """A text of random consonants, as many words as asked for: a prompt that asks for nothing, as a control."""
+def gibberish(prompt: str, seed: int, max_tokens: int) -> str:
+    """A text of random consonants in the place of a prompt, which asks for nothing, as a control.
+
+    It has as many words as the prompt, or as ``max_tokens`` hold where every letter is a token.
+    """
     rng = random.Random(f"gibberish/{seed}")
-    return " ".join("".join(rng.choices(_CONSONANTS, k=rng.randint(2, 7))) for _ in range(max(1, words)))
+    words = max(1, min(len(prompt.split()), max_tokens // 8))  # seven letters and a space
+    return " ".join("".join(rng.choices(_CONSONANTS, k=rng.randint(2, 7))) for _ in range(words))
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

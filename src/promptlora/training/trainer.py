@@ -388,11 +388,8 @@ class Trainer:
         own = list(range(len(batch.prompts)))
         shift = margin_shift(batch.tasks)
         turned = [(i + (shift or 0)) % len(own) for i in own]
-        longest = max(1, self.config.hypernetwork.max_prompt_tokens // 8)
-        nonsense = [
-            [gibberish(min(longest, len(prompt.split())), i) for i, prompt in enumerate(each.prompts)]
-            for each in batches
-        ]
+        longest = self.config.hypernetwork.max_prompt_tokens
+        nonsense = [[gibberish(prompt, i, longest) for i, prompt in enumerate(each.prompts)] for each in batches]
         if self._sharded:
             for texts in nonsense:
                 self.states.batch(texts)
