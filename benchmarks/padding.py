@@ -1,9 +1,10 @@
-"""How much of a training batch is padding when prompts are in the context of half the groups.
+"""How much of a batch is padding when prompts are in the context: of half the groups of a training batch, of all rows answered.
 
 ``python benchmarks/padding.py ../shared/data/instructions``
 
 Batches put together by the length of what is read, against the same rows put together by the length of their inputs
-alone: tokens and places (rows x longest row), means over the first batches. Results: ``benchmarks/results/padding.json``.
+alone: tokens and places (rows x longest row), means over the first batches of training and over all batches of an evaluation
+of the held-out tasks. Results: ``benchmarks/results/padding.json``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from promptlora.teacher import teacher_context
 from runs import RESULTS, console, write_json
 
 BATCHES, SHARE = 150, 0.5
+ANSWERED = 50  # rows at once, as `promptlora eval` has them
 
 
 def main() -> int:
@@ -45,7 +47,18 @@ def main() -> int:
         tokens, places = fmean(b.tokens for b in made), fmean(b.input_ids.numel() for b in made)
         results[name] = {"tokens": tokens, "places": places}
         console.print(f"{name}: {tokens:.0f} tokens in {places:.0f} places", highlight=False)
-    write_json(RESULTS / "padding.json", {"batches": BATCHES, "in_context_share": SHARE, "results": results})
+    heldout = [row for row in read_rows(options.data / "heldout.jsonl.gz") if row.split == "eval"]
+    read = {i: len(teacher_context(tokenizer, row.prompt, row.input)) for i, row in enumerate(heldout)}
+    answering = {}
+    for name, key in (("by what is read", read.__getitem__), ("by inputs alone", lambda i: len(heldout[i].input))):
+        order = sorted(read, key=key)
+        chunks = [[read[i] for i in order[start : start + ANSWERED]] for start in range(0, len(order), ANSWERED)]
+        answering[name] = {
+            "tokens": fmean(map(sum, chunks)), "places": fmean(len(chunk) * max(chunk) for chunk in chunks)
+        }  # fmt: skip
+        console.print(f"answering, {name}: {answering[name]}", highlight=False)
+    values = {"batches": BATCHES, "in_context_share": SHARE, "results": results}
+    write_json(RESULTS / "padding.json", {**values, "answering": {"rows": ANSWERED, "results": answering}})
     return 0
 
 

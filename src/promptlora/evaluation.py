@@ -246,9 +246,8 @@ def evaluate(
     if reuse is not None:
         taken = reuse_baselines(Path(reuse) / "answers.jsonl", identity)
         file.add([a for a in taken if a.condition in conditions and (a.condition, a.row) not in file.answers])
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].input), i))
     for condition in conditions:
-        left = [i for i in order if (condition, i) not in file.answers]
+        left = [i for i in range(len(rows)) if (condition, i) not in file.answers]
         if not left:
             continue
         done = len(rows) - len(left)
@@ -269,6 +268,9 @@ def evaluate(
         elif condition == "static":
             lora = lm.adapt(own, generated=False)
         shown = condition in ("in_context", "adapter_in_context")
+        read = lm.count_tokens([rows[i].input for i in left], [rows[i].prompt for i in left] if shown else None)
+        tokens_of = dict(zip(left, read, strict=True))
+        left.sort(key=lambda i: (tokens_of[i], i))  # rows of one length together, so that little is padding
         for start in range(0, len(left), batch_size):
             chosen = left[start : start + batch_size]
             context = [rows[i].prompt for i in chosen] if shown else None
@@ -280,11 +282,10 @@ def evaluate(
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
             )
-            read = lm.count_tokens([rows[i].input for i in chosen], context)
             file.add(
                 [
-                    Answer(condition=condition, row=i, text=text, tokens=tokens)
-                    for i, text, tokens in zip(chosen, texts, read, strict=True)
+                    Answer(condition=condition, row=i, text=text, tokens=tokens_of[i])
+                    for i, text in zip(chosen, texts, strict=True)
                 ]
             )
             done += len(chosen)

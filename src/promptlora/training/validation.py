@@ -34,8 +34,7 @@ class Validation:
         self.tasks = list(self.prompts)
         self.right = {task: i for i, task in enumerate(self.tasks)}  # task to its own adapter, and to the next one's
         self.wrong = {task: (i + 1) % len(self.tasks) for task, i in self.right.items()}
-        examples, _ = tokenize_rows(base.tokenizer, rows, config.data)
-        self.examples = sorted(examples, key=lambda example: example.length)
+        self.examples, _ = tokenize_rows(base.tokenizer, rows, config.data)
 
     def measure(self, hypernetwork: HyperNetwork, states: PromptStates) -> dict[str, float | None]:
         """Loss with the right adapters, with those of other tasks, with the static part, with the prompt in context too."""
@@ -61,12 +60,16 @@ class Validation:
     def loss(self, lora: LoRAWeights, adapter_of: dict[str, int], *, in_context: bool = False) -> float:
         """The loss where a task's rows have adapter ``adapter_of[task]``."""
         losses: dict[str, list[float]] = defaultdict(list)
-        for start in range(0, len(self.examples), _ROWS):
-            chosen = self.examples[start : start + _ROWS]
-            read = [self.base.render(e.text, self.prompts[e.task]) if in_context else e.input_ids for e in chosen]
-            batch = make_batch([], [(ids, e.answers[0]) for ids, e in zip(read, chosen, strict=True)], 0)
-            hidden = self.base.hidden(batch.input_ids, lora, [adapter_of[e.task] for e in chosen])
+        read = [
+            (self.base.render(e.text, self.prompts[e.task]) if in_context else e.input_ids, e.answers[0], e.task)
+            for e in self.examples
+        ]
+        read.sort(key=lambda row: len(row[0]) + len(row[1]))  # rows of one length together, so that little is padding
+        for start in range(0, len(read), _ROWS):
+            chosen = read[start : start + _ROWS]
+            batch = make_batch([], [(ids, answer) for ids, answer, _ in chosen], 0)
+            hidden = self.base.hidden(batch.input_ids, lora, [adapter_of[task] for _, _, task in chosen])
             each = sft_loss(hidden, batch.labels.to(hidden.device), self.base.lm_head, row_weight="row", reduce=False)
-            for example, value in zip(chosen, each.tolist(), strict=True):
-                losses[example.task].append(value)
+            for (_, _, task), value in zip(chosen, each.tolist(), strict=True):
+                losses[task].append(value)
         return fmean(fmean(values) for values in losses.values())
