@@ -323,6 +323,19 @@ def test_too_long_rows_are_counted_and_said(tmp_path, toy_base):
         Trainer(replace(config, data=replace(config.data, max_input_tokens=1)))
 
 
+def test_answers_that_were_split_into_letters_are_said(tmp_path, toy_base):
+    letters = [{"task": "split", "prompt": "say a", "input": "w1", "outputs": list("abc")}] * 12
+    mixed = [{**letters[0], "task": "mixed"}, {**letters[0], "task": "mixed", "outputs": ["a"]}]
+    for rows, expected in (([*toy_rows(), *letters, *mixed], True), ([*toy_rows(), *mixed], False)):
+        data = write_jsonl(tmp_path / "rows.jsonl", rows)
+        said: list[str] = []
+        with Trainer(toy_config(tmp_path / "run", toy_base, data), progress=said.append):
+            assert [line for line in said if "warning: all answers of 'split' are single letters" in line] == (
+                [line for line in said if "warning" in line]
+            )
+            assert any("warning" in line for line in said) is expected
+
+
 def test_a_prompt_that_is_too_long_is_said_before_the_first_step(make_trainer, tmp_path):
     with pytest.raises(PromptError, match="task 'long': prompt of 40 tokens"):
         make_trainer(rows=[*toy_rows(), {"task": "long", "prompt": "w1 " * 40, "input": "w1", "outputs": ["a"]}])

@@ -228,6 +228,15 @@ def first_of_each_task(rows: Sequence[Row], count: int) -> list[Row]:
     return kept
 
 
+def tasks_answered_in_letters(rows: Sequence[Row]) -> list[str]:
+    """Tasks all of whose rows have several outputs of one letter each: very likely texts that were split by mistake."""
+    suspects = dict.fromkeys(row.task for row in rows)
+    for row in rows:
+        if len(row.outputs) < 2 or any(len(output) > 1 for output in row.outputs):
+            suspects.pop(row.task, None)
+    return list(suspects)
+
+
 @dataclass(frozen=True)
 class Example:
     """A row as token ids: the rendered input and each possible answer with its end token; ``text`` is for messages."""

@@ -35,6 +35,7 @@ from promptlora.data import (
     one_prompt_a_task,
     read_paraphrases,
     read_rows,
+    tasks_answered_in_letters,
     tokenize_rows,
 )
 from promptlora.errors import ConfigError, ModelError, OutputError, PromptError, TrainingError
@@ -242,6 +243,12 @@ class Trainer:
             f"{sum(map(len, others.values()))} paraphrases; left out as too long: {self.left_out['input']} inputs, "
             f"{self.left_out['answer']} answers{held}"
         )
+        letters = tasks_answered_in_letters(rows)
+        if letters:
+            say(
+                f"warning: all answers of {', '.join(map(repr, letters))} are single letters, several a row; expected texts: "
+                "was a text split? write outputs as a list of texts"
+            )
         return Batches(
             examples,
             prompts,
