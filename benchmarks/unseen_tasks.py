@@ -8,8 +8,8 @@ without, and each with the rate that was best for it on held-out training tasks 
 adapters carry the function vectors of their prompts, with a factor chosen there too (``function_vectors.py``); the row
 without them and multi-task LoRA with them say what each is worth. Without a prompt the stronger baseline is a multi-task
 LoRA that never saw one, all of whose steps were on what it is asked for: it has a row of its own. Three seeds for the
-rows that decide, one for the others. The oracle is one LoRA for each held-out task, trained on that task's own training
-rows. What is stopped goes on, and what the result file holds for the same settings is not measured again, so that
+rows that decide, one for the others. The oracle is one LoRA for each held-out task that has training rows, trained on
+those. What is stopped goes on, and what the result file holds for the same settings is not measured again, so that
 several machines may do it one after another; ``--report`` writes the table of what is done. Results:
 ``benchmarks/results/unseen_tasks.json``, ``.md``.
 """
@@ -57,6 +57,7 @@ EVALUATIONS = {
     "hypernetwork": ("hypernetwork", VECTORS),
     "hypernetwork-plain": ("hypernetwork", 0.0),
 }
+SEEDLESS = ("baselines", "oracle")  # one value, whatever the seed of what they are compared with
 # Row of the table: where its answers are, under which condition of `promptlora eval`, and for which seeds.
 TABLE: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "base": ("baselines", "base", (0,)),
@@ -148,7 +149,7 @@ def make_jobs(data: Path, folder: Path, rows: list[Row], known: dict[str, dict[i
             trained = jobs.setdefault(f"{kind}-{seed}", training(f"{kind}-{seed}", folder, values))
         jobs[f"eval-{run}-{seed}"] = evaluation(f"eval-{run}-{seed}", folder, heldout, conditions, trained, vectors)
     if (0, "oracle") in wanted:
-        for task in dict.fromkeys(row.task for row in rows):
+        for task in tasks_with_training_rows(rows):
             path = folder / "tasks" / f"{task}.jsonl"
             lines = [json.dumps(line) + "\n" for line in raw_rows(rows, task)]
             with replacing_file(path) as temporary:
@@ -157,6 +158,11 @@ def make_jobs(data: Path, folder: Path, rows: list[Row], known: dict[str, dict[i
             jobs[trained.name] = trained
             jobs[task] = evaluation(f"eval-oracle-{task}", folder, str(path), ["adapter"], trained, 0.0)
     return list(jobs.values())
+
+
+def tasks_with_training_rows(rows: list[Row]) -> list[str]:
+    """Held-out tasks of which an oracle can learn."""
+    return list(dict.fromkeys(row.task for row in rows if row.split == "train"))
 
 
 def raw_rows(rows: list[Row], task: str) -> list[dict[str, Any]]:
@@ -178,10 +184,10 @@ def texts_of(folder: Path, name: str, condition: str) -> dict[int, tuple[str, in
 
 
 def scores_of(rows: list[Row], answers: dict[int, tuple[str, int]]) -> Scores:
-    """Mean over tasks of each measure, and the strict score of each task."""
+    """Mean over the answered tasks of each measure, and the strict score of each task."""
     each: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for i, row in enumerate(rows):
-        text, tokens = answers[i]
+    for i, (text, tokens) in sorted(answers.items()):
+        row = rows[i]
         each["strict"][row.task].append(score(row.metric, text, row.outputs))
         each["first_line"][row.task].append(score(row.metric, first_line(text), row.outputs))
         each["rougeL"][row.task].append(rouge_l(text, row.outputs))
@@ -204,8 +210,10 @@ def answers_of(folder: Path, rows: list[Row], run: str, condition: str, seed: in
     return found
 
 
-def report(folder: Path, rows: list[Row], known: dict[str, dict[int, Scores]]) -> dict[str, Any]:
+def report(folder: Path, every: list[Row], known: dict[str, dict[int, Scores]]) -> dict[str, Any]:
     """All rows of the table with at least one seed: means over seeds, each seed, per task, and differences."""
+    rows = [row for row in every if row.split == "eval"]
+    learned = tasks_with_training_rows(every)
     by_task: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_task[row.task].append(row)
@@ -214,26 +222,36 @@ def report(folder: Path, rows: list[Row], known: dict[str, dict[int, Scores]]) -
         found = {seed: known[name][seed] for seed in seeds if seed in known.get(name, {})}
         for seed in seeds:
             answers = answers_of(folder, rows, run, condition, seed)
-            if len(answers) == len(rows):
+            if len(answers) == sum(run != "oracle" or row.task in learned for row in rows):
                 found[seed] = scores_of(rows, answers)
         if found:
             each = [found[seed] for seed in sorted(found)]
             results[name] = {
                 **{measure: fmean(one[measure] for one in each) for measure in each[0] if measure != "tasks"},
-                "tasks": {task: fmean(one["tasks"][task] for one in each) for task in by_task},
+                "tasks": {task: fmean(one["tasks"][task] for one in each) for task in each[0]["tasks"]},
                 "of_each_seed": {str(seed): found[seed] for seed in sorted(found)},
             }
     differences = {}
     for a, b in DIFFERENCES:
         if a in results and b in results:
-            points = [results[a]["tasks"][task] - results[b]["tasks"][task] for task in by_task]
+            ours, theirs = tasks_of(results, a, b), tasks_of(results, b, a)
+            points = [ours[task] - theirs[task] for task in by_task if task in ours and task in theirs]
             low, high = bootstrap_interval(points)
-            differences[f"{a} - {b}"] = {"points": fmean(points), "low": low, "high": high}
+            differences[f"{a} - {b}"] = {"points": fmean(points), "low": low, "high": high, "tasks": len(points)}
     majority = fmean(majority_score(members) for members in by_task.values())
     return {
         "rows": len(rows), "tasks": len(by_task), **settings(),
         "majority": majority, "results": results, "differences": differences,
     }  # fmt: skip
+
+
+def tasks_of(results: dict[str, Any], name: str, other: str) -> dict[str, float]:
+    """Task to score of a row, the mean over the seeds that another row has too; over all its seeds where that has none."""
+    seeds = results[name]["of_each_seed"]
+    if TABLE[other][0] not in SEEDLESS:
+        seeds = {seed: scores for seed, scores in seeds.items() if seed in results[other]["of_each_seed"]} or seeds
+    each = [scores["tasks"] for scores in seeds.values()]
+    return {task: fmean(tasks[task] for tasks in each) for task in each[0]}
 
 
 def markdown(values: dict[str, Any]) -> str:
@@ -245,14 +263,16 @@ def markdown(values: dict[str, Any]) -> str:
     for name, row in values["results"].items():
         seeds = [scores["strict"] for scores in row["of_each_seed"].values()]
         each = ", ".join(f"{value:.1f}" for value in seeds) if len(seeds) > 1 else ""
+        some = "" if len(row["tasks"]) == values["tasks"] else f" ({len(row['tasks'])} tasks that have training rows)"
         lines.append(
-            f"| {name} | {len(seeds)} | {row['strict']:.1f} | {each} | {row['first_line']:.1f} | {row['rougeL']:.1f} "
+            f"| {name}{some} | {len(seeds)} | {row['strict']:.1f} | {each} | {row['first_line']:.1f} | {row['rougeL']:.1f} "
             f"| {row['tokens']:.0f} |"
         )
     lines.append(f"| best constant answer of each task (majority) | | {values['majority']:.1f} | | | | |")
     lines += ["", "| difference (strict) | points | 95 % interval over tasks |", "|---|---:|---|"]
     for name, d in values["differences"].items():
-        lines.append(f"| {name} | {d['points']:+.1f} | {d['low']:+.1f} … {d['high']:+.1f} |")
+        some = "" if d["tasks"] == values["tasks"] else f" ({d['tasks']} tasks)"
+        lines.append(f"| {name}{some} | {d['points']:+.1f} | {d['low']:+.1f} … {d['high']:+.1f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -264,7 +284,7 @@ def main() -> int:
         jobs = make_jobs(options.data, options.output, every, known)
         jobs = [job for job in jobs if not options.only or any(text in job.name for text in options.only)]
         whole = work(jobs, options.workers, options.output / "logs")
-    values = report(options.output, [row for row in every if row.split == "eval"], known)
+    values = report(options.output, every, known)
     done = sum(len(row["of_each_seed"]) for row in values["results"].values())
     write_results("unseen_tasks", values, markdown(values), done, sum(len(seeds) for _, _, seeds in TABLE.values()))
     return 0 if whole else 1

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def test_the_table_is_of_complete_rows_with_means_over_tasks_and_seeds(benches, 
         for task in ("a", "b")
         for i in range(2)
     ]
+    taught = [replace(row, split="train") for row in rows[2:]]  # of b alone
 
     def answer(name: str, condition: str, right: list[bool], first: int = 0) -> None:
         folder = tmp_path / name
@@ -71,30 +73,33 @@ def test_the_table_is_of_complete_rows_with_means_over_tasks_and_seeds(benches, 
     answer("eval-hypernetwork-1", "adapter", [True, False, False, False])
     answer("eval-hypernetwork-2", "adapter", [True, True, True])  # not complete
     answer("eval-multitask-0", "adapter", [True, False, False, False])
-    answer("eval-oracle-a", "adapter", [True, True])
     answer("eval-oracle-b", "adapter", [False, True], first=2)
-    values = unseen.report(tmp_path, rows, {})
+    values = unseen.report(tmp_path, [*rows, *taught], {})
     results = values["results"]
     assert set(results) == {"hypernetwork, adapter only", "multi-task LoRA", "oracle: a LoRA trained on each task"}
     of_each = results["hypernetwork, adapter only"]["of_each_seed"]
     assert {seed: scores["strict"] for seed, scores in of_each.items()} == {"0": 75.0, "1": 25.0}
     assert results["hypernetwork, adapter only"]["strict"] == 50.0
     assert results["hypernetwork, adapter only"]["tasks"] == {"a": 75.0, "b": 25.0}
-    assert results["oracle: a LoRA trained on each task"]["tasks"] == {"a": 100.0, "b": 50.0}
+    assert results["oracle: a LoRA trained on each task"]["tasks"] == {"b": 50.0}
     difference = values["differences"]["hypernetwork, adapter only - multi-task LoRA"]
-    assert difference["points"] == 25.0
-    assert (difference["low"], difference["high"]) == (25.0, 25.0)  # the same on both tasks
+    assert difference["points"] == 50.0  # of the seed that both have
+    assert (difference["low"], difference["high"]) == (50.0, 50.0)  # the same on both tasks
     assert values["majority"] == 50.0
     assert "| hypernetwork, adapter only | 2 | 50.0 | 75.0, 25.0 |" in unseen.markdown(values)
+    assert values["differences"]["oracle: a LoRA trained on each task - hypernetwork, adapter only"]["points"] == 25.0
+    assert "| oracle: a LoRA trained on each task (1 tasks that have training rows) | 1 | 50.0 |" in unseen.markdown(
+        values
+    )
     known = {name: {int(seed): of for seed, of in row["of_each_seed"].items()} for name, row in results.items()}
-    assert unseen.report(tmp_path / "another machine", rows, known) == values
+    assert unseen.report(tmp_path / "another machine", [*rows, *taught], known) == values
 
 
 def test_what_the_result_file_holds_is_not_measured_again_unless_settings_differ(benches, tmp_path, monkeypatch):
     unseen, runs = benches("unseen_tasks"), benches("runs")
     monkeypatch.setattr(runs, "RESULTS", tmp_path)
     assert unseen.known_scores() == {}
-    rows = [Row(task="a", prompt="a", input="i", outputs=("o",), metric="exact_match", split="eval")]
+    rows = [Row(task="a", prompt="a", input="i", outputs=("o",), metric="exact_match", split="train")]
 
     def names(known: dict) -> set[str]:
         return {job.name for job in unseen.make_jobs(tmp_path, tmp_path / "runs", rows, known)}
