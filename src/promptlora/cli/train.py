@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,11 +97,13 @@ def train(
 
 
 def _leave_together(trainer: Trainer) -> None:
-    """End the processes' group when nothing is on its way any more.
+    """End the processes' group when none of its threads holds anything of Python any more.
 
-    A process that leaves with the group's threads running is now and then aborted (pytorch/pytorch#190489); a group that
-    is ended while a thread still holds a tensor of the last sum may wait for itself (pytorch/pytorch#179291).
+    A thread of gloo lets go of the tensors of its last sum a moment after the sum is there, and needs the GIL for it. A
+    process that leaves before is aborted (pytorch/pytorch#190489), and a group that is ended before waits for ever for a
+    thread that waits for the GIL (pytorch/pytorch#179291). Sleeping hands the GIL over.
     """
     if trainer.accelerator.num_processes > 1:
         trainer.accelerator.wait_for_everyone()
+        time.sleep(1)
         trainer.accelerator.end_training()
