@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from promptlora.training.checkpoints import read_metrics
-from runs import argument_parser, merged, read_results, training, work, write_results
+from runs import argument_parser, merged, read_results, told, training, work, write_results
 
 STEPS = 160
 
@@ -131,4 +131,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How long the README's two commands take from a clean clone with a new environment and an empty model cache.
+# How long the README's two commands take from a clean clone with a new environment and empty caches of packages and models.
 #   bash benchmarks/clean_clone.sh benchmarks/results/clean_clone.json
 set -euo pipefail
 result=$(realpath "${1:?usage: clean_clone.sh RESULT.json}")
@@ -8,7 +8,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 git clone -q "$source" "$folder/main"
 cd "$folder/main"
-export PROMPTLORA_CACHE=$folder/cache
+export PROMPTLORA_CACHE=$folder/cache PIP_CACHE_DIR=$folder/pip
 timed() { local start=$SECONDS; "$@" > "$folder/log" 2>&1 < /dev/null || { tail -30 "$folder/log" >&2; exit 1; }; took=$((SECONDS - start)); }
 timed make setup; setup=$took
 timed make demo; first=$took

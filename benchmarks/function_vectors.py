@@ -4,8 +4,9 @@
 
 Takes a run with held-out tasks (``validation.tasks``) and the prompt in the context of some groups, and measures the
 loss on rows of the held-out tasks: without vectors, with vectors at several factors and depths, with another task's
-prompt, and with the prompt in the context, with and without vectors; for the hypernetwork's adapters and for its static part alone. The tasks
-are training tasks; those of the results' tables have no part in it. Results: ``benchmarks/results/function_vectors.json``.
+prompt, and with the prompt in the context, with and without vectors; for the hypernetwork's adapters and for its static
+part alone. The tasks are training tasks; those of the results' tables have no part in it. Results:
+``benchmarks/results/function_vectors.json``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from promptlora.function_vectors import MIDDLE, add_function_vectors
-from runs import RESULTS, console, with_heldout_tasks, write_json
+from runs import RESULTS, console, positive, told, with_heldout_tasks, write_json
 
 FACTORS = (0.25, 0.5, 0.75)
 DEPTHS = ((0.0, 1.0), (1 / 3, 2 / 3), (2 / 3, 1.0))  # at factor 0.5, beside the middle
@@ -27,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="TOML of a run that is complete, with validation.tasks")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS / "function_vectors.json", help="JSON file")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
     options = parser.parse_args()
     rows = []
     with with_heldout_tasks(options.config, options.threads) as (trainer, validation), torch.no_grad():
@@ -58,4 +59,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

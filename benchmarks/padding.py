@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from statistics import fmean
 
 from promptlora.config import DataConfig
 from promptlora.data import Batches, read_paraphrases, read_rows, tokenize_rows
 from promptlora.models import load_base
 from promptlora.teacher import teacher_context
-from runs import RESULTS, console, write_json
+from runs import RESULTS, console, folder, told, write_json
 
 BATCHES, SHARE = 150, 0.5
 ANSWERED = 50  # rows at once, as `promptlora eval` has them
@@ -26,7 +25,7 @@ ANSWERED = 50  # rows at once, as `promptlora eval` has them
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with train.jsonl.gz and paraphrases.jsonl.gz")
+    parser.add_argument("data", type=folder, help="folder with train, paraphrases and heldout .jsonl.gz")
     options = parser.parse_args()
     config = DataConfig(train=str(options.data / "train.jsonl.gz"))
     _, tokenizer = load_base()
@@ -63,4 +62,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -106,12 +106,38 @@ def work(jobs: Sequence[Job], workers: int, log: Path) -> bool:
     return not (failed or waiting or asked)
 
 
+def told(main: Callable[[], int]) -> int:
+    """The exit code of a bench: 2 and a line for what it cannot use, 130 and a line for Ctrl-C."""
+    try:
+        return main()
+    except PromptLoRAError as error:
+        console.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        console.print("stopped; nothing was written", highlight=False)
+        return 130
+
+
+def positive(text: str) -> int:
+    """An option that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number of 1 or more")
+    return int(text)
+
+
+def folder(text: str) -> Path:
+    """An argument that is a folder with data."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: no such folder; expected one with the files of the data")
+    return Path(text)
+
+
 def argument_parser(about: str | None, data: str) -> argparse.ArgumentParser:
     """Options of a bench that works a queue off."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help=data)
+    parser.add_argument("data", type=folder, help=data)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--workers", type=int, default=2, help="jobs at a time, one thread each (default 2)")
+    parser.add_argument("--workers", type=positive, default=2, help="jobs at a time, one thread each (default 2)")
     parser.add_argument("--only", nargs="*", help="jobs whose name holds one of these texts")
     parser.add_argument("--report", action="store_true", help="write the table of what is done, run nothing")
     return parser
@@ -119,24 +145,21 @@ def argument_parser(about: str | None, data: str) -> argparse.ArgumentParser:
 
 @contextmanager
 def with_heldout_tasks(path: Path, threads: int) -> Iterator[tuple[Trainer, Validation]]:
-    """A run that is complete and held tasks out, at its last step; what cannot be used is one line and exit code 2."""
+    """A run that is complete and held tasks out, at its last step.
+
+    Raises:
+        ConfigError: A configuration that cannot be read, or of another run.
+    """
     torch.set_num_threads(threads)
-    try:
-        with Trainer(load_toml(TrainConfig, path), progress=console.print) as trainer:
-            if trainer.validation is None:
-                raise ConfigError(f"{path}: validation.tasks is 0; expected a run with held-out tasks")
-            if trainer.resume() < trainer.config.steps:
-                raise ConfigError(
-                    f"{path}: the run is at step {trainer.step} of {trainer.config.steps}; expected a complete one; "
-                    f"promptlora train {path} --resume"
-                )
-            yield trainer, trainer.validation
-    except PromptLoRAError as error:
-        console.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
-        raise SystemExit(2) from error
-    except KeyboardInterrupt as error:
-        console.print("stopped; nothing was written", highlight=False)
-        raise SystemExit(130) from error
+    with Trainer(load_toml(TrainConfig, path), progress=console.print) as trainer:
+        if trainer.validation is None:
+            raise ConfigError(f"{path}: validation.tasks is 0; expected a run with held-out tasks")
+        if trainer.resume() < trainer.config.steps:
+            raise ConfigError(
+                f"{path}: the run is at step {trainer.step} of {trainer.config.steps}; expected a complete one; "
+                f"promptlora train {path} --resume"
+            )
+        yield trainer, trainer.validation
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

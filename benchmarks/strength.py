@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from runs import console, with_heldout_tasks, write_json
+from runs import console, positive, told, with_heldout_tasks, write_json
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
 
@@ -25,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="TOML of a run that is complete, with validation.tasks")
     parser.add_argument("-o", "--output", type=Path, help="JSON file of the results")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
     options = parser.parse_args()
     rows = []
     with with_heldout_tasks(options.config, options.threads) as (trainer, validation):
@@ -40,8 +40,8 @@ def main() -> int:
         step, tasks = trainer.step, len(validation.tasks)
     best = min(rows, key=lambda row: row["right"])
     for row in rows:
-        losses = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if name != "strength")
-        print(f"{row['strength']:.1f}  {losses}{'  *' if row is best else ''}")
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if name != "strength")
+        print(f"{row['strength']:.1f}  {shown}{'  *' if row is best else ''}")
     if options.output:
         values = {"run": options.config.name, "step": step, "tasks": tasks, "best": best["strength"], "results": rows}
         write_json(options.output, values)
@@ -49,4 +49,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 
 from promptlora.config import TrainConfig, from_dict
 from promptlora.data import Batch
-from promptlora.files import replacing_file
 from promptlora.training import Trainer
+from runs import console, positive, told, write_json
 
-console = Console(stderr=True)
 TEXT = "the of and to in is that for it with as was on be at by this had not are but from or have an they"
 WORDS = TEXT.split()
 
@@ -95,8 +93,8 @@ def measure(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, help="JSON file of the results")
-    parser.add_argument("--rounds", type=int, default=7, help="measurements of each (default 7)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--rounds", type=positive, default=7, help="measurements of each (default 7)")
+    parser.add_argument("--threads", type=positive, default=2, help="CPU threads (default 2)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cases = [
@@ -120,10 +118,9 @@ def main() -> int:
             "machine": f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}",
             "base": "SmolLM2-135M-Instruct", "results": results,
         }  # fmt: skip
-        with replacing_file(options.output) as temporary:
-            temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_json(options.output, values)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -27,7 +27,7 @@ from typing import Any
 from promptlora.data import Row, read_rows
 from promptlora.evaluation import bootstrap_interval, first_line, majority_score, rouge_l, score
 from promptlora.files import replacing_file
-from runs import Job, argument_parser, merged, read_results, training, work, write_results
+from runs import Job, argument_parser, merged, read_results, told, training, work, write_results
 
 SEEDS = (0, 1, 2)
 ORACLE_STEPS = 60
@@ -86,6 +86,7 @@ DIFFERENCES = [
     ("hypernetwork, adapter only", "hypernetwork, adapter only, without function vectors"),
     ("hypernetwork, adapter only", "multi-task LoRA and function vectors"),
     ("hypernetwork, adapter only, without function vectors", "multi-task LoRA"),
+    ("multi-task LoRA and function vectors", "multi-task LoRA"),
     ("multi-task LoRA", "base"),
     ("oracle: a LoRA trained on each task", "hypernetwork, adapter only"),
 ]
@@ -291,4 +292,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

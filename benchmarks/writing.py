@@ -21,7 +21,7 @@ from rich.progress import track
 
 from promptlora import PromptLoRA
 from promptlora.prompts import encode_prompt
-from runs import RESULTS, console, write_json
+from runs import RESULTS, console, positive, told, write_json
 
 COUNTS = (1, 8)
 
@@ -37,8 +37,8 @@ def prompts_of(count: int, number: int) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of each (default 9)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--rounds", type=positive, default=9, help="rounds of each (default 9)")
+    parser.add_argument("--threads", type=positive, default=2, help="CPU threads (default 2)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     lm = PromptLoRA.from_pretrained(progress=console.print)
@@ -73,4 +73,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(told(main))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
 import os
@@ -128,11 +129,48 @@ def test_an_ablation_of_the_result_file_is_kept_unless_its_settings_differ(bench
     assert ablations.known_results() == {}
 
 
+def bench(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with gzip.open(tmp_path / "empty" / "heldout.jsonl.gz", "wt"):
+        pass
+    (tmp_path / "text.json").write_text("[]")
+    for name, arguments, says in (
+        ("unseen_tasks.py", [tmp_path / "nowhere", "-o", tmp_path / "out"], "nowhere: no such folder"),
+        ("unseen_tasks.py", [tmp_path / "empty", "-o", tmp_path / "out"], "heldout.jsonl.gz: no row"),
+        (
+            "ablations.py",
+            [tmp_path / "empty", "-o", tmp_path / "out", "--workers", "0"],
+            "'0'; expected a whole number",
+        ),
+        ("padding.py", [tmp_path / "empty"], "train.jsonl.gz: no such file"),
+        ("strength.py", [tmp_path / "nowhere.toml"], "nowhere.toml"),
+        ("writing.py", ["--rounds", "x"], "'x'; expected a whole number"),
+        ("documents.py", ["--report", tmp_path / "nowhere.json"], "nowhere.json: "),
+        ("documents.py", ["--report", tmp_path / "text.json"], "expected report.json of promptlora eval"),
+    ):
+        done = bench(name, *arguments)
+        assert done.returncode == 2, (name, done.stderr)
+        assert says in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_is_a_line_and_exit_code_130(benches, capfd):
+    def stopped() -> int:
+        raise KeyboardInterrupt
+
+    assert benches("runs").told(stopped) == 130
+    assert capfd.readouterr().err == "stopped; nothing was written\n"
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name != "runs.py"))
 def test_every_bench_says_how_it_is_used(name):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / name), "--help"], capture_output=True, text=True, env=environment, timeout=120
-    )
+    done = bench(name, "--help")
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout.lower()

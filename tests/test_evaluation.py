@@ -101,6 +101,29 @@ def test_summary_is_a_mean_over_tasks_and_differences_pair_them():
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("condition", ["base", "in_context"])
+def test_rows_stand_with_rows_that_are_as_long_when_read(condition, lm, tmp_path, monkeypatch):
+    prompts = {
+        "long": "Answer with the word yes, whatever you are asked, and with nothing else at all.",
+        "short": "Repeat.",
+    }
+    rows = [
+        Row(task=task, prompt=prompts[task], input="word " * words, outputs=("yes",))
+        for words, task in enumerate(["long", "short", "long", "short", "long", "short"], start=1)
+    ]
+    read: list[int] = []
+
+    def note(inputs: list[str], lora: object, *, in_context: list[str] | None, **_: object) -> list[str]:
+        read.extend(lm.count_tokens(inputs, in_context))
+        return [""] * len(inputs)
+
+    monkeypatch.setattr(lm, "generate", note)
+    evaluate(lm, rows, tmp_path, conditions=[condition], batch_size=2)
+    assert len(read) == len(rows)
+    assert read == sorted(read)
+
+
+@pytest.mark.real
 def test_evaluation_goes_on_where_it_was_killed(lm, tmp_path, monkeypatch):
     whole = evaluate(lm, ROWS, tmp_path / "whole", max_new_tokens=4, batch_size=2)
     assert set(whole.overall) == set(evaluation.DEFAULT_CONDITIONS)

@@ -202,6 +202,27 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_pa
     assert names(tmp_path) == ["folder"]
 
 
+@pytest.mark.parametrize("moment", [1, 2])
+def test_ctrl_c_between_the_two_steps_of_a_replacement_loses_neither_folder(moment, tmp_path, monkeypatch):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").write_text("old")
+    rename, done = Path.replace, []
+
+    def interrupted(self: Path, target: Path) -> Path:
+        moved = rename(self, target)
+        done.append(self)
+        if len(done) == moment:
+            raise KeyboardInterrupt
+        return moved
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), creating_folder(path, overwrite=True) as temporary:
+        (temporary / "new").write_text("new")
+    assert names(path) == ["old" if moment == 1 else "new"]
+    assert names(tmp_path) == ["folder"]
+
+
 def test_a_folder_that_another_process_put_there_meanwhile_is_kept(tmp_path):
     path = tmp_path / "folder"
 

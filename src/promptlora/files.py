@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,15 +53,19 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 def _swap(temporary: Path, path: Path) -> None:
     """Put a folder in the place of another, which is put back when that fails, and removed when it does not."""
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=f".{path.name}.old.", ignore_cleanup_errors=True
-    ) as beside:
-        old = path.replace(Path(beside) / "old")
-        try:
-            temporary.replace(path)
-        except BaseException:
+    beside = _beside(path)
+    old = beside / "old"
+    try:
+        beside.mkdir(mode=0o700)
+        path.replace(old)
+        temporary.replace(path)
+    except BaseException:
+        if not os.path.lexists(path):
             old.replace(path)
-            raise
+        raise
+    finally:
+        if os.path.lexists(path):  # else the old one is all there is
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def _check_target(path: Path, overwrite: bool) -> None:
