@@ -44,6 +44,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "l2 penalty 1": {"regularization": {"l2": 1.0}},
     "layer 20, pooled without encoder layers": {"hypernetwork": {"encoder_layers": 0}},
     "rank 16": {"hypernetwork": {"rank": 16, "alpha": 32.0}},
+    "lr x 0.5, in context half the time": {"optim": {"lr": 4e-4}, "data": {"in_context_share": 0.5}},
+    "lr x 0.5, in context half the time, layer 10": {
+        "optim": {"lr": 4e-4},
+        "data": {"in_context_share": 0.5},
+        "hypernetwork": {"source_layer": 10},
+    },
+    "lr x 0.5, in context half the time, layer 10, l2 1": {
+        "optim": {"lr": 4e-4},
+        "data": {"in_context_share": 0.5},
+        "hypernetwork": {"source_layer": 10},
+        "regularization": {"l2": 1.0},
+    },
     "no static part": {"hypernetwork": {"static": False}},
     "26 training tasks": {"data": {"tasks": 26}},
     "53 training tasks": {"data": {"tasks": 53}},

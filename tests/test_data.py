@@ -100,7 +100,7 @@ def test_no_row_left_says_what_there_is(tmp_path):
     with pytest.raises(DataError, match=r"no row with split='test' among 1; it has \['train'\]"):
         read_rows(path, "test")
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(DataError, match="no row"):
+    with pytest.raises(DataError, match="holds no row"):
         read_rows(tmp_path / "empty.jsonl")
 
 

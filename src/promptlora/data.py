@@ -123,6 +123,8 @@ def read_rows(source: str | Path, split: str = "", *, labelled: bool = True) -> 
         if not isinstance(values, Mapping):
             raise DataError(f"{where}: a {type(values).__name__}; expected an object with prompt, input and outputs")
         rows.append(_row(values, where, labelled))
+    if not rows:
+        raise DataError(f"{source}: it holds no row; expected some, each with prompt, input and outputs")
     kept = [row for row in rows if not split or not row.split or row.split == split]
     if not kept:
         splits = sorted({row.split for row in rows})
