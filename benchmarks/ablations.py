@@ -4,20 +4,29 @@
 
 Every run trains on the same tasks but those of some whole categories (the same for all runs), and ends with the loss
 on rows of those: with the right adapter, with another task's, with the static part alone. The table goes to
-``benchmarks/results/ablations.json`` and ``.md``. A run that was stopped goes on, and what the result file holds for the
+``benchmarks/results/ablations.json`` and ``.md``, the losses by number of training tasks to
+``docs/figures/training-tasks.svg``. A run that was stopped goes on, and what the result file holds for the
 same settings is not trained again; ``--report`` writes the table of what is done.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from promptlora.data import read_rows
+from promptlora.files import replacing_file
 from promptlora.training.checkpoints import read_metrics
 from runs import argument_parser, merged, read_results, told, training, work, write_results
 
 STEPS = 160
+FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "training-tasks.svg"
 
 REFERENCE: dict[str, Any] = {
     "steps": STEPS, "prompts_per_batch": 8, "rows_per_prompt": 2, "base_dtype": "bfloat16", "attention": "eager",
@@ -28,6 +37,8 @@ REFERENCE: dict[str, Any] = {
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "reference": {},
+    "reference, seed 1": {"seed": 1},
+    "reference, seed 2": {"seed": 2},
     "multi-task LoRA (no generated part)": {"hypernetwork": {"generated": False}},
     "multi-task LoRA, static lr x 3": {"hypernetwork": {"generated": False}, "optim": {"static_lr": 2.4e-3}},
     "lr x 0.5": {"optim": {"lr": 4e-4}},
@@ -40,6 +51,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "prompt in context half the time": {"data": {"in_context_share": 0.5}},
     "prompt dropout 0.2": {"regularization": {"prompt_dropout": 0.2}},
     "states of layer 10": {"hypernetwork": {"source_layer": 10}},
+    "states of layer 10, seed 1": {"hypernetwork": {"source_layer": 10}, "seed": 1},
+    "states of layer 10, seed 2": {"hypernetwork": {"source_layer": 10}, "seed": 2},
     "states of layer 30 (the last)": {"hypernetwork": {"source_layer": 30}},
     "l2 penalty 1": {"regularization": {"l2": 1.0}},
     "layer 20, pooled without encoder layers": {"hypernetwork": {"encoder_layers": 0}},
@@ -64,6 +77,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "shared head": {"hypernetwork": {"head": "shared"}},
     "rankwise head": {"hypernetwork": {"head": "rankwise"}},
     "lowrank head": {"hypernetwork": {"head": "lowrank"}},
+    "lowrank head, as many parameters as full": {"hypernetwork": {"head": "lowrank", "head_bottleneck": 240}},
+    "shared head, as many parameters as full": {"hypernetwork": {"head": "shared", "trunk_layers": 8}},
+    "rankwise head, as many parameters as full": {"hypernetwork": {"head": "rankwise", "trunk_layers": 15}},
     "rank 4": {"hypernetwork": {"rank": 4, "alpha": 8.0}},
     "adapters from layer 15 on": {"hypernetwork": {"first_layer": 15}},
     "label smoothing 0.1": {"regularization": {"label_smoothing": 0.1}},
@@ -124,6 +140,33 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def draw_scaling(results: dict[str, Any], tasks: int) -> None:
+    """Losses on held-out tasks by how many of the ``tasks`` tasks runs were trained on: each run, and their mean."""
+    runs: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for name, row in results.items():
+        if name == "reference" or name.startswith("reference, seed") or name.endswith("training tasks"):
+            runs[VARIANTS[name].get("data", {}).get("tasks", tasks)].append(row)
+    counts = sorted(runs)
+    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    lines = {
+        "validation_wrong": "adapter of another task's prompt", "validation_static": "static part alone",
+        "validation_loss": "adapter of the prompt",
+    }  # fmt: skip
+    for key, label in lines.items():
+        (line,) = axes.plot(counts, [fmean(row[key] for row in runs[count]) for count in counts], label=label)
+        for count in counts:
+            axes.plot([count] * len(runs[count]), [row[key] for row in runs[count]], "o", color=line.get_color(), ms=4)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.set_xlabel("training tasks (a dot is a run)")
+    axes.set_ylabel("loss on held-out tasks (nats)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    with rc_context({"svg.hashsalt": "promptlora"}), replacing_file(FIGURE) as temporary:  # the same bytes each time
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
 def main() -> int:
     options = argument_parser(__doc__, "folder with train.jsonl.gz and paraphrases.jsonl.gz").parse_args()
     data = {"train": str(options.data / "train.jsonl.gz"), "paraphrases": str(options.data / "paraphrases.jsonl.gz")}
@@ -139,6 +182,9 @@ def main() -> int:
         whole = work(jobs, options.workers, options.output / "logs")
     results = report(options.output, known)
     write_results("ablations", results, markdown(results), len(results["results"]), len(VARIANTS))
+    tasks = len({row.task for row in read_rows(data["train"], "train")}) - REFERENCE["validation"]["tasks"]
+    if "reference" in results["results"]:
+        draw_scaling(results["results"], tasks)
     return 0 if whole else 1
 
 
