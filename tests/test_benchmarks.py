@@ -142,7 +142,7 @@ def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
     (tmp_path / "text.json").write_text("[]")
     for name, arguments, says in (
         ("unseen_tasks.py", [tmp_path / "nowhere", "-o", tmp_path / "out"], "nowhere: no such folder"),
-        ("unseen_tasks.py", [tmp_path / "empty", "-o", tmp_path / "out"], "heldout.jsonl.gz: no row"),
+        ("unseen_tasks.py", [tmp_path / "empty", "-o", tmp_path / "out"], "heldout.jsonl.gz: it holds no row"),
         (
             "ablations.py",
             [tmp_path / "empty", "-o", tmp_path / "out", "--workers", "0"],
