@@ -4,7 +4,7 @@
 
 Same base, rank, data, batches and steps for each trained row: a hypernetwork, and multi-task LoRA (its static part
 trained by itself), both with the prompt in the context of half the groups, so that either may be asked with and
-without, and each with the rate that was best for it on held-out training tasks (``ablations.py``). The hypernetwork's
+without, and each with the rate that was best for it on held-out training tasks (``ablations.py``, one seed). The hypernetwork's
 adapters carry the function vectors of their prompts, with a factor chosen there too (``function_vectors.py``); the row
 without them and multi-task LoRA with them say what each is worth. Without a prompt the stronger baseline is a multi-task
 LoRA that never saw one, all of whose steps were on what it is asked for: it has a row of its own. Three seeds for the
