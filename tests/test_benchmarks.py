@@ -135,6 +135,23 @@ def bench(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
 
+def test_the_figure_by_number_of_tasks_is_the_same_bytes_for_the_same_runs(benches, tmp_path, monkeypatch):
+    ablations = benches("ablations")
+    monkeypatch.setattr(ablations, "FIGURE", tmp_path / "figure.svg")
+    row = {"validation_loss": 2.0, "validation_wrong": 3.0, "validation_static": 2.5}
+
+    def drawn(**more: dict[str, float]) -> bytes:
+        ablations.draw_scaling({"reference": row, "13 training tasks": row, "rank 4": row, **more}, 106)
+        return (tmp_path / "figure.svg").read_bytes()
+
+    first = drawn()
+    assert first.startswith(b"<?xml")
+    assert drawn() == first
+    assert drawn(**{"rank 4": {**row, "validation_loss": 9.0}}) == first  # no run of its own number of tasks
+    assert drawn(**{"13 training tasks": {**row, "validation_loss": 2.2}}) != first
+    assert drawn(**{"reference, seed 1": {**row, "validation_loss": 2.2}}) != first
+
+
 def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
     (tmp_path / "empty").mkdir()
     with gzip.open(tmp_path / "empty" / "heldout.jsonl.gz", "wt"):
