@@ -20,7 +20,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from promptlora.data import read_rows
+from promptlora.data import hold_out, read_rows
 from promptlora.files import replacing_file
 from promptlora.training.checkpoints import read_metrics
 from runs import argument_parser, merged, read_results, told, training, work, write_results
@@ -34,6 +34,9 @@ REFERENCE: dict[str, Any] = {
     "optim": {"lr": 8e-4, "head_lr_factor": 8.0, "static_lr": 8e-4, "warmup": 0.05},
     "validation": {"tasks": 16, "rows": 6, "every": STEPS},
 }  # fmt: skip
+
+SHOWN: dict[str, Any] = {"optim": {"lr": 4e-4}, "data": {"in_context_share": 0.5}}  # as in unseen_tasks.py
+LAYER_10: dict[str, Any] = {"hypernetwork": {"source_layer": 10}}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "reference": {},
@@ -50,25 +53,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half context distillation": {"objective": "distill", "distill": {"sft_share": 0.5}},
     "prompt in context half the time": {"data": {"in_context_share": 0.5}},
     "prompt dropout 0.2": {"regularization": {"prompt_dropout": 0.2}},
-    "states of layer 10": {"hypernetwork": {"source_layer": 10}},
-    "states of layer 10, seed 1": {"hypernetwork": {"source_layer": 10}, "seed": 1},
-    "states of layer 10, seed 2": {"hypernetwork": {"source_layer": 10}, "seed": 2},
+    "states of layer 10": LAYER_10,
+    "states of layer 10, seed 1": {**LAYER_10, "seed": 1},
+    "states of layer 10, seed 2": {**LAYER_10, "seed": 2},
     "states of layer 30 (the last)": {"hypernetwork": {"source_layer": 30}},
     "l2 penalty 1": {"regularization": {"l2": 1.0}},
     "layer 20, pooled without encoder layers": {"hypernetwork": {"encoder_layers": 0}},
     "rank 16": {"hypernetwork": {"rank": 16, "alpha": 32.0}},
-    "lr x 0.5, in context half the time": {"optim": {"lr": 4e-4}, "data": {"in_context_share": 0.5}},
-    "lr x 0.5, in context half the time, layer 10": {
-        "optim": {"lr": 4e-4},
-        "data": {"in_context_share": 0.5},
-        "hypernetwork": {"source_layer": 10},
-    },
-    "lr x 0.5, in context half the time, layer 10, l2 1": {
-        "optim": {"lr": 4e-4},
-        "data": {"in_context_share": 0.5},
-        "hypernetwork": {"source_layer": 10},
-        "regularization": {"l2": 1.0},
-    },
+    "lr x 0.5, in context half the time": SHOWN,
+    "lr x 0.5, in context half the time, layer 10": merged(SHOWN, LAYER_10),
+    "lr x 0.5, in context half the time, layer 10, l2 1": merged(SHOWN, LAYER_10, {"regularization": {"l2": 1.0}}),
     "no static part": {"hypernetwork": {"static": False}},
     "26 training tasks": {"data": {"tasks": 26}},
     "53 training tasks": {"data": {"tasks": 53}},
@@ -171,6 +165,8 @@ def main() -> int:
     options = argument_parser(__doc__, "folder with train.jsonl.gz and paraphrases.jsonl.gz").parse_args()
     data = {"train": str(options.data / "train.jsonl.gz"), "paraphrases": str(options.data / "paraphrases.jsonl.gz")}
     shared = merged(REFERENCE, {"data": data, "prompt_states": str(options.output / "prompt-states")})
+    rows = read_rows(data["train"], "train")
+    trained = {row.task for row in rows}.difference(hold_out(rows, REFERENCE["validation"]["tasks"]))
     known = known_results()
     whole = True
     if not options.report:
@@ -182,9 +178,8 @@ def main() -> int:
         whole = work(jobs, options.workers, options.output / "logs")
     results = report(options.output, known)
     write_results("ablations", results, markdown(results), len(results["results"]), len(VARIANTS))
-    tasks = len({row.task for row in read_rows(data["train"], "train")}) - REFERENCE["validation"]["tasks"]
     if "reference" in results["results"]:
-        draw_scaling(results["results"], tasks)
+        draw_scaling(results["results"], len(trained))
     return 0 if whole else 1
 
 

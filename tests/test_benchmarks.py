@@ -13,8 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from promptlora import HyperNetwork, HyperNetworkConfig, find_projections
+from promptlora.config import from_dict
 from promptlora.data import Row
+from promptlora.models import load_meta
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -152,6 +156,22 @@ def test_the_figure_by_number_of_tasks_is_the_same_bytes_for_the_same_runs(bench
     assert drawn(**{"reference, seed 1": {**row, "validation_loss": 2.2}}) != first
 
 
+def test_heads_that_are_said_to_be_as_large_as_the_full_one_are(benches):
+    ablations = benches("ablations")
+    base = load_meta()
+
+    def size(name: str) -> int:
+        config = from_dict(HyperNetworkConfig, ablations.VARIANTS[name].get("hypernetwork", {}))
+        with torch.device("meta"):
+            made = HyperNetwork(config, find_projections(base), base.config.hidden_size)
+        return sum(parameter.numel() for parameter in made.parameters())
+
+    alike = [name for name in ablations.VARIANTS if name.endswith("as many parameters as full")]
+    assert len(alike) == 3
+    for name in alike:
+        assert size(name) == pytest.approx(size("reference"), rel=0.01)
+
+
 def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
     (tmp_path / "empty").mkdir()
     with gzip.open(tmp_path / "empty" / "heldout.jsonl.gz", "wt"):
@@ -165,6 +185,7 @@ def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
             [tmp_path / "empty", "-o", tmp_path / "out", "--workers", "0"],
             "'0'; expected a whole number",
         ),
+        ("ablations.py", [tmp_path / "empty", "-o", tmp_path / "out", "--report"], "train.jsonl.gz: no such file"),
         ("padding.py", [tmp_path / "empty"], "train.jsonl.gz: no such file"),
         ("strength.py", [tmp_path / "nowhere.toml"], "nowhere.toml"),
         ("writing.py", ["--rounds", "x"], "'x'; expected a whole number"),
