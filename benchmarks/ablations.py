@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from promptlora.data import hold_out, read_rows
 from promptlora.files import replacing_file
-from promptlora.training.checkpoints import read_metrics
+from promptlora.train.checkpoints import read_metrics
 from runs import argument_parser, merged, read_results, told, training, work, write_results
 
 STEPS = 160

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from promptlora.function_vectors import MIDDLE, add_function_vectors
+from promptlora.adapt.function_vectors import MIDDLE, add_function_vectors
 from runs import RESULTS, console, positive, told, with_heldout_tasks, write_json
 
 FACTORS = (0.25, 0.5, 0.75)

@@ -13,8 +13,8 @@ import argparse
 import sys
 from statistics import fmean
 
-from promptlora.config import DataConfig
 from promptlora.data import Batches, read_paraphrases, read_rows, tokenize_rows
+from promptlora.data.config import DataConfig
 from promptlora.models import load_base
 from promptlora.teacher import teacher_context
 from runs import RESULTS, console, folder, told, write_json

@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from promptlora.config import TrainConfig, from_dict, load_toml, save_toml
 from promptlora.errors import ConfigError, PromptLoRAError
 from promptlora.files import replacing_file
-from promptlora.training import Trainer
-from promptlora.training.validation import Validation
+from promptlora.settings import from_dict, load_toml, save_toml
+from promptlora.train import Trainer
+from promptlora.train.config import TrainConfig
+from promptlora.train.validation import Validation
 
 console = Console(stderr=True)
 RESULTS = Path(__file__).parent / "results"

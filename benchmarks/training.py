@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from promptlora.config import TrainConfig, from_dict
 from promptlora.data import Batch
-from promptlora.training import Trainer
+from promptlora.settings import from_dict
+from promptlora.train import Trainer
+from promptlora.train.config import TrainConfig
 from runs import console, positive, told, write_json
 
 TEXT = "the of and to in is that for it with as was on be at by this had not are but from or have an they"

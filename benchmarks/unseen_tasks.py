@@ -25,7 +25,7 @@ from statistics import fmean
 from typing import Any
 
 from promptlora.data import Row, read_rows
-from promptlora.evaluation import bootstrap_interval, first_line, majority_score, rouge_l, score
+from promptlora.evaluate import bootstrap_interval, first_line, majority_score, rouge_l, score
 from promptlora.files import replacing_file
 from runs import Job, argument_parser, merged, read_results, told, training, work, write_results
 

@@ -20,7 +20,7 @@ import torch
 from rich.progress import track
 
 from promptlora import PromptLoRA
-from promptlora.prompts import encode_prompt
+from promptlora.text import encode_prompt
 from runs import RESULTS, console, positive, told, write_json
 
 COUNTS = (1, 8)

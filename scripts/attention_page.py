@@ -3,7 +3,7 @@
     python scripts/attention_page.py            # write the page and docs/figures/attention-*.svg
     python scripts/attention_page.py --check    # exit 1 when they are stale
 
-Every number of the page comes from one run of promptlora.attention. The check compares text exactly and numbers to
+Every number of the page comes from one run of promptlora.inspect. The check compares text exactly and numbers to
 what another machine's float32 may change; where a sentence would no longer be true, the script stops.
 """
 
@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT / "src"))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from promptlora.adaptation import PromptLoRA  # noqa: E402
-from promptlora.attention import (  # noqa: E402
+from promptlora.adapt.prompt_lora import PromptLoRA  # noqa: E402
+from promptlora.inspect import (  # noqa: E402
     TokenLife,
     ablate,
     adapter_space,
@@ -423,7 +423,7 @@ Or in Python:
 
 ```python
 from promptlora import PromptLoRA
-from promptlora.attention import capture_attention
+from promptlora.inspect import capture_attention
 
 lm = PromptLoRA.from_pretrained()
 capture = capture_attention(lm, "{text}", lm.adapt("{prompt}"), layers=[{layer}])

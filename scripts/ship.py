@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 
-from promptlora.adaptation import shipped_hypernetwork
-from promptlora.config import TrainConfig, load_toml
-from promptlora.evaluation import Report
-from promptlora.hypernetwork import HyperNetwork
+from promptlora.adapt.prompt_lora import shipped_hypernetwork
+from promptlora.evaluate import Report
+from promptlora.hypernet.network import HyperNetwork
+from promptlora.settings import load_toml
+from promptlora.train.config import TrainConfig
 
 SOURCES = """\
 122 training tasks (21,835 rows) in 26 categories and 4,579 rewordings of the prompts of 60 of them. They come from
@@ -100,7 +101,7 @@ def main() -> None:
         network = HyperNetwork.from_pretrained(arguments.folder)
         last = (Path(config.output) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
         commit = subprocess.run(
-            ["git", "log", "-1", "--format=%h", "--", "src/promptlora/training", "src/promptlora/encoder.py"],
+            ["git", "log", "-1", "--format=%h", "--", "src/promptlora/train", "src/promptlora/hypernet"],
             capture_output=True, text=True, check=True,
         ).stdout.strip()  # fmt: skip
         run = {"step": json.loads(last)["step"], "commit": commit, "seed": config.seed}

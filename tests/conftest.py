@@ -13,9 +13,9 @@ import hypothesis
 import pytest
 import torch
 
-from promptlora.adaptation import PromptLoRA
-from promptlora.config import HyperNetworkConfig
-from promptlora.hypernetwork import HyperNetwork
+from promptlora.adapt.prompt_lora import PromptLoRA
+from promptlora.hypernet.config import HyperNetworkConfig
+from promptlora.hypernet.network import HyperNetwork
 from promptlora.models import base_fingerprint, load_base
 from promptlora.projections import find_projections
 from tests.training_helpers import save_base, toy_config, toy_rows, write_jsonl
@@ -57,7 +57,7 @@ def toy_base(tmp_path_factory) -> Path:
 @pytest.fixture
 def make_trainer(tmp_path, toy_base):
     """Make trainers on toy rows, or on a library of adapters; their hooks are removed at the end."""
-    from promptlora.training import Trainer  # here, so that a run under beartype does not check what it does not test
+    from promptlora.train import Trainer  # here, so that a run under beartype does not check what it does not test
 
     made: list[Trainer] = []
 

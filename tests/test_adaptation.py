@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from promptlora.adaptation import PromptLoRA
+from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.errors import CheckpointError, ConfigError, LoRAError, PromptError
-from promptlora.hypernetwork import HyperNetwork
-from promptlora.prompts import render_chat
+from promptlora.hypernet.network import HyperNetwork
+from promptlora.text import render_chat
 
 pytestmark = pytest.mark.real
 PROMPTS = ["Translate to Spanish.", "Answer with one word.", "Write a title."]

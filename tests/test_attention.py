@@ -11,7 +11,9 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
-from promptlora.attention import (
+from promptlora.errors import AttentionError
+from promptlora.injection import HookBasedLoRAInjector
+from promptlora.inspect import (
     CHOICES,
     ablate,
     ablate_ids,
@@ -22,7 +24,6 @@ from promptlora.attention import (
     capture_ids,
     change_map,
     classical_mds,
-    cosines,
     find_token,
     heat_map,
     jensen_shannon,
@@ -33,15 +34,13 @@ from promptlora.attention import (
     space_page,
     token_life,
     token_page,
-    update_products,
     visible_text,
     walk,
 )
-from promptlora.attention.page import layer_page
-from promptlora.errors import AttentionError
-from promptlora.injection import HookBasedLoRAInjector
+from promptlora.inspect.page import layer_page
 from promptlora.lora import LoRAWeights
-from promptlora.peft_format import merge_lora
+from promptlora.lora.geometry import cosines, update_products
+from promptlora.lora.peft import merge_lora
 from promptlora.projections import find_projections
 
 from .architectures import CASES, build

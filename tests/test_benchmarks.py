@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from promptlora import HyperNetwork, HyperNetworkConfig, find_projections
-from promptlora.config import from_dict
 from promptlora.data import Row
 from promptlora.models import load_meta
+from promptlora.settings import from_dict
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

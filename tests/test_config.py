@@ -8,20 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptlora.config import (
-    BASE_DTYPES,
-    HEAD_KINDS,
-    PROMPT_SOURCES,
-    DataConfig,
-    HyperNetworkConfig,
-    OptimConfig,
-    TrainConfig,
-    from_dict,
-    load_toml,
-    save_toml,
-    to_dict,
-)
+from promptlora.data.config import DataConfig
 from promptlora.errors import ConfigError, OutputError
+from promptlora.hypernet.config import HEAD_KINDS, PROMPT_SOURCES, HyperNetworkConfig
+from promptlora.settings import from_dict, load_toml, save_toml, to_dict
+from promptlora.train.config import BASE_DTYPES, OptimConfig, TrainConfig
 
 counts = st.integers(1, 10**6)
 above_zero = st.floats(1e-12, 1e12)
@@ -206,7 +197,7 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path):
 def test_a_configuration_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     config = HyperNetworkConfig(rank=4)
     save_toml(config, tmp_path / "a.toml")
-    monkeypatch.setattr("promptlora.config.tomli_w.dumps", lambda values: 1 / 0)
+    monkeypatch.setattr("promptlora.settings.tomli_w.dumps", lambda values: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_toml(HyperNetworkConfig(), tmp_path / "a.toml")
     assert [path.name for path in tmp_path.iterdir()] == ["a.toml"]

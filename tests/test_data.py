@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptlora.config import DataConfig
 from promptlora.data import (
     Batches,
     Example,
@@ -25,6 +24,7 @@ from promptlora.data import (
     read_rows,
     tokenize_rows,
 )
+from promptlora.data.config import DataConfig
 from promptlora.errors import DataError
 from promptlora.losses import IGNORED
 from tests.training_helpers import toy_rows, word_tokenizer, write_jsonl

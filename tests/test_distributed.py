@@ -16,9 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from promptlora.config import TrainConfig, save_toml
 from promptlora.errors import ConfigError
-from promptlora.training import Trainer
+from promptlora.settings import save_toml
+from promptlora.train import Trainer
+from promptlora.train.config import TrainConfig
 from tests.training_helpers import metric_lines, toy_config, toy_rows, write_jsonl
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from promptlora.config import HyperNetworkConfig
-from promptlora.encoder import PromptEncoder, sinusoidal_positions
 from promptlora.errors import ConfigError
+from promptlora.hypernet.config import HyperNetworkConfig
+from promptlora.hypernet.encoder import PromptEncoder, sinusoidal_positions
 
 STATE = 20
 JUNK = (0.0, 1e6, float("inf"), float("nan"))

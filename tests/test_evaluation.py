@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from promptlora import evaluation
 from promptlora.data import Row
 from promptlora.errors import DataError, OutputError
-from promptlora.evaluation import (
+from promptlora.evaluate import (
     Answer,
     bootstrap_interval,
     evaluate,

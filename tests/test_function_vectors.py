@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from promptlora.adapt.function_vectors import NEUTRAL_INPUTS, add_function_vectors, middle_outputs
 from promptlora.errors import ConfigError
-from promptlora.function_vectors import NEUTRAL_INPUTS, add_function_vectors, middle_outputs
-from promptlora.prompts import encode_chat, render_chat
+from promptlora.text import encode_chat, render_chat
 
 PROMPTS = ["Translate to Spanish.", "Answer with one word, and nothing else."]
 
@@ -102,7 +102,7 @@ def test_the_hypernetwork_says_how_much_and_the_static_part_has_none(lm, monkeyp
 
 
 def test_a_folder_of_peft_holds_it(lm, richer, tmp_path):
-    from promptlora.peft_format import load_peft
+    from promptlora.lora.peft import load_peft
 
     richer.select(1).save_peft(tmp_path / "adapter")
     read = load_peft(tmp_path / "adapter", projections=lm.hypernetwork.projections)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from promptlora.config import HEAD_KINDS, HyperNetworkConfig
-from promptlora.heads import head_parameters, make_head
+from promptlora.hypernet.config import HEAD_KINDS, HyperNetworkConfig
+from promptlora.hypernet.heads import head_parameters, make_head
 
 WIDTH, RANK, PROMPTS, N = 12, 3, 2, 5
 

@@ -15,14 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from promptlora import hypernetwork as module
-from promptlora.config import HEAD_KINDS, HyperNetworkConfig
 from promptlora.errors import CheckpointError, ConfigError, OutputError
-from promptlora.hypernetwork import HyperNetwork, ShapeGroupedLoRAGenerator
+from promptlora.hypernet.config import HEAD_KINDS, HyperNetworkConfig
+from promptlora.hypernet.generator import ShapeGroupedLoRAGenerator
+from promptlora.hypernet.network import HyperNetwork
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
 from promptlora.losses import sft_loss
 from promptlora.projections import Projection, find_projections, group_by_shape
-from promptlora.prompts import PromptStates
+from promptlora.text import PromptStates
 from tests.helpers import tiny_gpt2, tiny_llama, token_ids
 
 STATE = 32

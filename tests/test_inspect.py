@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from promptlora.adaptation import PromptLoRA
+from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.cli import main
-from promptlora.config import HyperNetworkConfig
-from promptlora.hypernetwork import HyperNetwork
+from promptlora.hypernet.config import HyperNetworkConfig
+from promptlora.hypernet.network import HyperNetwork
 from promptlora.models import base_fingerprint
 from promptlora.projections import find_projections
 

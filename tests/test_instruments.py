@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from promptlora.cli import main
 from promptlora.lora import LoRAWeights
-from promptlora.prompts import encode_prompt, gibberish
-from promptlora.training import Trainer
-from promptlora.training.instruments import spread
+from promptlora.lora.geometry import spread
+from promptlora.text import encode_prompt, gibberish
+from promptlora.train import Trainer
 from tests.training_helpers import save_base, toy_config, toy_rows, write_jsonl
 
 

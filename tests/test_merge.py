@@ -12,7 +12,7 @@ from torch import nn
 from promptlora.errors import LoRAError
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
-from promptlora.peft_format import merge_lora, save_peft
+from promptlora.lora.peft import merge_lora, save_peft
 from promptlora.projections import Projection, find_projections
 from tests.helpers import random_lora, tiny_gpt2, tiny_llama, token_ids
 from tests.test_peft import MODELS, hooked_logits

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from promptlora.config import HyperNetworkConfig
 from promptlora.data import read_rows
 from promptlora.errors import CheckpointError, ConfigError, DataError, ModelError
-from promptlora.hypernetwork import HyperNetwork
+from promptlora.hypernet.config import HyperNetworkConfig
+from promptlora.hypernet.network import HyperNetwork
 from promptlora.losses import weight_penalty
 from promptlora.models import base_fingerprint, load_base
-from promptlora.prompts import PromptStates
 from promptlora.teacher import OnlineTeacher, TeachConfig, teach
-from promptlora.training import Trainer
+from promptlora.text import PromptStates
+from promptlora.train import Trainer
 from tests.training_helpers import save_base, toy_rows, word_tokenizer, write_jsonl
 
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, Qwen3NextConfig, Qwen3NextForCausalLM
 from promptlora.errors import LoRAError, OutputError
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
-from promptlora.peft_format import VLLM_RANKS, load_peft, save_peft
+from promptlora.lora.peft import VLLM_RANKS, load_peft, save_peft
 from promptlora.projections import Projection, find_projections
 from tests.helpers import random_lora, tiny_gpt2, tiny_llama, token_ids
 
@@ -210,7 +210,7 @@ def test_ranks_that_cannot_be_had(tmp_path):
 @settings(max_examples=300, deadline=None)
 @given(scaling=st.floats(-1e3, 1e3).filter(lambda s: s == 0 or abs(s) > 1e-6), rank=st.integers(1, 600))
 def test_alpha_and_fold_give_the_scaling(scaling, rank):
-    from promptlora.peft_format.writing import _alpha
+    from promptlora.lora.peft.writing import _alpha
 
     alpha, fold = _alpha(scaling, rank)
     if fold == 1.0:
@@ -220,7 +220,7 @@ def test_alpha_and_fold_give_the_scaling(scaling, rank):
 
 
 def test_a_scaling_that_no_alpha_gives_goes_into_b(tmp_path, llama):
-    from promptlora.peft_format.writing import _alpha
+    from promptlora.lora.peft.writing import _alpha
 
     scaling = next(s for s in (1 / n for n in range(1, 5000)) if _alpha(s, 3)[1] != 1.0)
     lora = random_lora(find_projections(llama), scaling=scaling)
@@ -495,7 +495,7 @@ def test_a_failed_write_leaves_nothing(llama, tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("promptlora.peft_format.writing.save_file", full)
+    monkeypatch.setattr("promptlora.lora.peft.writing.save_file", full)
     with pytest.raises(OutputError, match="No space left"):
         save_peft(random_lora(find_projections(llama)), tmp_path / "a")
     assert not list(tmp_path.iterdir())

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from promptlora import prompts as module
-from promptlora.config import HyperNetworkConfig
 from promptlora.errors import ModelError, PromptError
+from promptlora.hypernet.config import HyperNetworkConfig
 from promptlora.injection import HookBasedLoRAInjector
-from promptlora.prompts import (
+from promptlora.text import (
     PromptStates,
     decoder_layers,
     encode_chat,

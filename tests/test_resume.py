@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from promptlora.config import TrainConfig, save_toml
 from promptlora.errors import CheckpointError, ConfigError, OutputError
-from promptlora.training import Trainer, checkpoints
-from promptlora.training import trainer as loop
+from promptlora.settings import save_toml
+from promptlora.train import Trainer, checkpoints
+from promptlora.train import trainer as loop
+from promptlora.train.config import TrainConfig
 from tests.helpers import tiny_llama
 from tests.training_helpers import metric_lines, toy_config, toy_rows, word_tokenizer, write_jsonl
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from promptlora.config import HEAD_KINDS, HyperNetworkConfig
 from promptlora.errors import ConfigError, ModelError, ProjectionError
-from promptlora.heads import make_head
-from promptlora.hypernetwork import HyperNetwork
+from promptlora.hypernet.config import HEAD_KINDS, HyperNetworkConfig
+from promptlora.hypernet.heads import make_head
+from promptlora.hypernet.network import HyperNetwork
+from promptlora.hypernet.targets import active_parameters, describe_targets, plan_targets
 from promptlora.models import load_base, load_config, load_meta
-from promptlora.targets import active_parameters, describe_targets, plan_targets
 from tests.architectures import CASES, build_meta
 from tests.helpers import random_lora, tiny_llama
 

@@ -19,12 +19,11 @@ from torch.nn import functional as F
 from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedModel
 
 from promptlora.cli import main
-from promptlora.config import DataConfig
 from promptlora.data import Row, read_rows, tokenize_rows
+from promptlora.data.config import DataConfig
 from promptlora.errors import ConfigError, DataError, ModelError, OutputError
 from promptlora.losses import IGNORED, TeacherTargets, distillation_loss
 from promptlora.models import base_fingerprint, embedded_folder
-from promptlora.prompts import encode_chat, render_chat
 from promptlora.teacher import (
     OnlineTeacher,
     TeachConfig,
@@ -38,6 +37,7 @@ from promptlora.teacher import (
 )
 from promptlora.teacher.rows import lessons
 from promptlora.teacher.vllm_client import default_python
+from promptlora.text import encode_chat, render_chat
 from tests.helpers import tiny_llama
 from tests.training_helpers import TEMPLATE, WORDS, save_base, toy_rows, word_tokenizer, write_jsonl
 

@@ -20,12 +20,12 @@ from torch.nn import functional as F
 
 from promptlora.data import IGNORED, Batch
 from promptlora.errors import DataError, ModelError, OutputError, PromptError, TrainingError
-from promptlora.hypernetwork import HyperNetwork
+from promptlora.hypernet.network import HyperNetwork
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.models import load_base
-from promptlora.prompts import PromptStates
-from promptlora.training import Trainer, learning_rate_factor, margin_shift, objectives
-from promptlora.training import trainer as loop
+from promptlora.text import PromptStates
+from promptlora.train import Trainer, learning_rate_factor, margin_shift, objectives
+from promptlora.train import trainer as loop
 from tests.helpers import tiny_gpt2
 from tests.training_helpers import metric_lines, toy_config, toy_rows, word_tokenizer, write_jsonl
 

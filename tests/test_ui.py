@@ -24,7 +24,10 @@ from typing import Any
 import pytest
 import torch
 
-from promptlora.attention import (
+from promptlora.cli import main
+from promptlora.errors import PromptError
+from promptlora.injection import HookBasedLoRAInjector
+from promptlora.inspect import (
     ablate,
     ablation_page,
     adapter_space,
@@ -34,10 +37,7 @@ from promptlora.attention import (
     token_life,
     token_page,
 )
-from promptlora.cli import main
-from promptlora.errors import PromptError
-from promptlora.injection import HookBasedLoRAInjector
-from promptlora.prompts import encode_chat, render_chat
+from promptlora.text import encode_chat, render_chat
 from promptlora.ui import Limits, Studio, stream_rows
 from promptlora.ui import html as fragments
 from promptlora.ui.examples import EXAMPLES

@@ -13,7 +13,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from promptlora.config import TrainConfig, from_dict
+from promptlora.settings import from_dict
+from promptlora.train.config import TrainConfig
 from tests.helpers import tiny_llama
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<system>", "<user>", "<assistant>"]

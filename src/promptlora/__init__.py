@@ -11,51 +11,51 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from promptlora.adaptation import PromptLoRA as PromptLoRA
-    from promptlora.attention import capture_attention as capture_attention
-    from promptlora.config import HyperNetworkConfig as HyperNetworkConfig
-    from promptlora.config import TrainConfig as TrainConfig
-    from promptlora.encoder import PromptEncoder as PromptEncoder
+    from promptlora.adapt.prompt_lora import PromptLoRA as PromptLoRA
     from promptlora.errors import PromptLoRAError as PromptLoRAError
-    from promptlora.hypernetwork import HyperNetwork as HyperNetwork
-    from promptlora.hypernetwork import ShapeGroupedLoRAGenerator as ShapeGroupedLoRAGenerator
+    from promptlora.hypernet.config import HyperNetworkConfig as HyperNetworkConfig
+    from promptlora.hypernet.encoder import PromptEncoder as PromptEncoder
+    from promptlora.hypernet.generator import ShapeGroupedLoRAGenerator as ShapeGroupedLoRAGenerator
+    from promptlora.hypernet.network import HyperNetwork as HyperNetwork
     from promptlora.injection import HookBasedLoRAInjector as HookBasedLoRAInjector
     from promptlora.injection import make_batched_lora_hook as make_batched_lora_hook
     from promptlora.injection import make_lora_hook as make_lora_hook
+    from promptlora.inspect import capture_attention as capture_attention
     from promptlora.lora import LoRAWeights as LoRAWeights
+    from promptlora.lora.peft import merge_lora as merge_lora
     from promptlora.losses import TeacherTargets as TeacherTargets
     from promptlora.losses import distillation_loss as distillation_loss
     from promptlora.losses import reconstruction_loss as reconstruction_loss
     from promptlora.losses import sft_loss as sft_loss
     from promptlora.losses import weight_penalty as weight_penalty
     from promptlora.models import load_base as load_base
-    from promptlora.peft_format import merge_lora as merge_lora
     from promptlora.projections import Projection as Projection
     from promptlora.projections import find_projections as find_projections
     from promptlora.projections import group_by_shape as group_by_shape
-    from promptlora.training import Trainer as Trainer
+    from promptlora.train import Trainer as Trainer
+    from promptlora.train.config import TrainConfig as TrainConfig
 
 _HOME = {
     "HookBasedLoRAInjector": "injection",
-    "HyperNetwork": "hypernetwork",
-    "HyperNetworkConfig": "config",
+    "HyperNetwork": "hypernet",
+    "HyperNetworkConfig": "hypernet",
     "LoRAWeights": "lora",
     "Projection": "projections",
-    "PromptEncoder": "encoder",
-    "PromptLoRA": "adaptation",
+    "PromptEncoder": "hypernet",
+    "PromptLoRA": "adapt",
     "PromptLoRAError": "errors",
-    "ShapeGroupedLoRAGenerator": "hypernetwork",
+    "ShapeGroupedLoRAGenerator": "hypernet",
     "TeacherTargets": "losses",
-    "TrainConfig": "config",
-    "Trainer": "training",
-    "capture_attention": "attention",
+    "TrainConfig": "train",
+    "Trainer": "train",
+    "capture_attention": "inspect",
     "distillation_loss": "losses",
     "find_projections": "projections",
     "group_by_shape": "projections",
     "load_base": "models",
     "make_batched_lora_hook": "injection",
     "make_lora_hook": "injection",
-    "merge_lora": "peft_format",
+    "merge_lora": "lora.peft",
     "reconstruction_loss": "losses",
     "sft_loss": "losses",
     "weight_penalty": "losses",

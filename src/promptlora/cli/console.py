@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from promptlora.errors import ConfigError, PromptError
 
 if TYPE_CHECKING:
-    from promptlora.adaptation import PromptLoRA
+    from promptlora.adapt.prompt_lora import PromptLoRA
 
 out = Console()
 err = Console(stderr=True)
@@ -107,7 +107,7 @@ def load(
 ) -> PromptLoRA:
     """Load base and hypernetwork, with progress on standard error."""
     with working("loading PyTorch and transformers") as say:
-        from promptlora.adaptation import PromptLoRA
+        from promptlora.adapt.prompt_lora import PromptLoRA
 
         return PromptLoRA.from_pretrained(
             hypernetwork,

@@ -19,7 +19,7 @@ from rich.table import Table
 from promptlora.cli.console import Base, Device, Dtype, Force, Hypernetwork, Json, load, out, print_json, size, working
 
 if TYPE_CHECKING:
-    from promptlora.adaptation import PromptLoRA
+    from promptlora.adapt.prompt_lora import PromptLoRA
     from promptlora.lora import LoRAWeights
 
 # Tasks of held-out categories (Keyword Tagging, Coreference Resolution, Title Generation): no training task is of these.

@@ -37,7 +37,7 @@ from promptlora.cli.inspection import (
 from promptlora.errors import AttentionError, DataError, OutputError
 
 if TYPE_CHECKING:
-    from promptlora.adaptation import PromptLoRA
+    from promptlora.adapt.prompt_lora import PromptLoRA
 
 
 def inspect(
@@ -229,16 +229,9 @@ def _inspect_token(
     output: Path | None,
     json: bool,
 ) -> None:
-    from promptlora.attention import (
-        capture_attention,
-        encode_text,
-        find_token,
-        most_changed,
-        token_life,
-        token_page,
-    )
-    from promptlora.attention import token_texts as texts_of
-    from promptlora.attention.page import layer_page
+    from promptlora.inspect import capture_attention, encode_text, find_token, most_changed, token_life, token_page
+    from promptlora.inspect import token_texts as texts_of
+    from promptlora.inspect.page import layer_page
 
     position = find_token(texts_of(lm.tokenizer, encode_text(lm, text, raw=raw)), token)
     with working("writing the adapter") as say:
@@ -282,8 +275,8 @@ def _inspect_ablation(
     output: Path | None,
     json: bool,
 ) -> None:
-    from promptlora.attention import ablate, ablation_page
-    from promptlora.evaluation import score as score_answer
+    from promptlora.evaluate import score as score_answer
+    from promptlora.inspect import ablate, ablation_page
 
     rows = [row for row, _ in inputs]
     scored = all(row.get("outputs") for row in rows)
@@ -315,7 +308,7 @@ def _inspect_ablation(
 def _inspect_space(
     lm: PromptLoRA, prompts: list[str], groups: list[str] | None, output: Path | None, json: bool
 ) -> None:
-    from promptlora.attention import adapter_space, space_page
+    from promptlora.inspect import adapter_space, space_page
 
     with working(f"writing {len(prompts)} adapters"):
         found = adapter_space(lm.adapt(prompts), prompts, groups)

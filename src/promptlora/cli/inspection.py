@@ -14,15 +14,15 @@ from promptlora.cli.console import err, out
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from promptlora.adaptation import PromptLoRA
-    from promptlora.attention import Ablation, AdapterSpace, AttentionCapture, Layer, TokenLife
+    from promptlora.adapt.prompt_lora import PromptLoRA
+    from promptlora.inspect import Ablation, AdapterSpace, AttentionCapture, Layer, TokenLife
 
 _SHADES = " ░▒▓█"
 
 
 def next_tokens(lm: PromptLoRA, capture: AttentionCapture, count: int = 5) -> dict[str, list[dict[str, Any]]]:
     """The most probable next tokens of base and adapted."""
-    from promptlora.attention import token_texts as texts_of
+    from promptlora.inspect import token_texts as texts_of
 
     found: dict[str, list[dict[str, Any]]] = {}
     for name, walk in (("base", capture.base), ("adapted", capture.adapted)):
@@ -37,7 +37,7 @@ def next_tokens(lm: PromptLoRA, capture: AttentionCapture, count: int = 5) -> di
 
 
 def _shown(text: str, longest: int = 24) -> str:
-    from promptlora.attention import visible_text
+    from promptlora.inspect import visible_text
 
     return escape(visible_text(text, longest))
 
@@ -76,7 +76,7 @@ def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture) -> No
     table.caption = "rows sum to " + " and ".join(sums)
     out.print(table)
 
-    from promptlora.attention.values import TOKEN_VECTORS
+    from promptlora.inspect.values import TOKEN_VECTORS
 
     _print_shares((life.adapted or life.base).shares)
     _print_steps(
@@ -94,7 +94,7 @@ def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture) -> No
 
 def layer_values(capture: AttentionCapture, layer: int, token: int) -> dict[str, Any]:
     """What a layer without softmax weights has to show for one token, as plain values for JSON."""
-    from promptlora.attention.values import LAYER_VECTORS
+    from promptlora.inspect.values import LAYER_VECTORS
 
     def side(one: Layer) -> dict[str, Any]:
         vectors = {name: getattr(one, name) for name in LAYER_VECTORS}
@@ -119,7 +119,7 @@ def layer_values(capture: AttentionCapture, layer: int, token: int) -> dict[str,
 
 def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: int) -> None:
     """What a layer without softmax weights has to show for one token, and that it has none."""
-    from promptlora.attention.values import LAYER_VECTORS
+    from promptlora.inspect.values import LAYER_VECTORS
 
     sides = [("base", capture.base[layer])]
     if capture.adapted is not None:

@@ -32,7 +32,7 @@ def plot(
 
     Example: **promptlora plot runs/shipped -o run.svg**
     """
-    from promptlora.training.checkpoints import read_metrics
+    from promptlora.train.checkpoints import read_metrics
 
     lines = read_metrics(run)
     if json:

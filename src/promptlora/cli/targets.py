@@ -11,7 +11,7 @@ from rich.table import Table
 from promptlora.cli.console import Json, dtype_named, out, print_json, size, working
 
 if TYPE_CHECKING:
-    from promptlora.targets import Plan, Targets
+    from promptlora.hypernet.targets import Plan, Targets
 
 
 def targets(

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from promptlora.cli.console import Json, err, out, print_json, working
 
 if TYPE_CHECKING:
-    from promptlora.training import Trainer
+    from promptlora.train import Trainer
 
 _SHOWN = {"margin": "margin", "gibberish_margin": "gibberish", "mean_margin": "mean", "validation_loss": "held out"}
 
@@ -36,13 +36,14 @@ def train(
     Example: **promptlora train configs/shipped.toml**
     """
     first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
-    from promptlora.config import TrainConfig, load_toml
+    from promptlora.settings import load_toml
+    from promptlora.train.config import TrainConfig
 
     values = load_toml(TrainConfig, config)  # a wrong file is told before anything is loaded
     with working("loading PyTorch and transformers") as say:
         import torch
 
-        from promptlora.training import StepMetrics, Trainer
+        from promptlora.train import StepMetrics, Trainer
 
         if threads:
             torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ from promptlora.cli.console import Base, Device, Dtype, Force, Hypernetwork, err
 from promptlora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from promptlora.adaptation import PromptLoRA
+    from promptlora.adapt.prompt_lora import PromptLoRA
 
 
 def ui(

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from promptlora.errors import ConfigError, DataError, ModelError, one_line
 from promptlora.files import replacing_file
-from promptlora.prompts import PLACES, render_chat
+from promptlora.text import PLACES, render_chat
 
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from promptlora.config import DataConfig
 from promptlora.data import Row, tokenize_rows
-from promptlora.prompts import encode_chat, render_chat
+from promptlora.data.config import DataConfig
 from promptlora.teacher.identity import TeachConfig
+from promptlora.text import encode_chat, render_chat
 
 
 def key_of(prompt: str, text: str, answer_ids: Sequence[int]) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 import plotly.graph_objects as go
 from torch import Tensor
 
-from promptlora.attention import AttentionCapture
-from promptlora.attention.ablation import Ablation
-from promptlora.attention.drawing import visible_text
+from promptlora.inspect import AttentionCapture
+from promptlora.inspect.ablation import Ablation
+from promptlora.inspect.drawing import visible_text
 from promptlora.ui.studio import Inside
 
 _BLUE = [[0.0, "rgba(47,129,247,0)"], [1.0, "rgba(47,129,247,1)"]]

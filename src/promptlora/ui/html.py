@@ -10,10 +10,10 @@ from html import escape
 
 from torch import Tensor
 
-from promptlora.attention import AttentionCapture
-from promptlora.attention.ablation import Ablation
-from promptlora.attention.drawing import visible_text
-from promptlora.attention.life import TokenLife
+from promptlora.inspect import AttentionCapture
+from promptlora.inspect.ablation import Ablation
+from promptlora.inspect.drawing import visible_text
+from promptlora.inspect.life import TokenLife
 from promptlora.ui.studio import Answers, Written
 
 # Gradio's HTML component is a template: $, braces and backticks are written so that it finds none of its own.

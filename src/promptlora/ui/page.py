@@ -13,8 +13,8 @@ from typing import Any
 
 import gradio as gr
 
-from promptlora.attention import token_life, visible_text
 from promptlora.errors import PromptLoRAError
+from promptlora.inspect import token_life, visible_text
 from promptlora.ui import html
 from promptlora.ui.examples import EXAMPLES, Example
 from promptlora.ui.figures import ablation_figure, attention_maps, change_figure

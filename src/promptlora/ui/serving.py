@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from promptlora.adaptation import PromptLoRA
+from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.errors import ConfigError, one_line
 from promptlora.ui.studio import Limits, Studio
 

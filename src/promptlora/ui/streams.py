@@ -17,9 +17,9 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from promptlora.adaptation import PromptLoRA
+from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.lora import LoRAWeights
-from promptlora.prompts import pad_left
+from promptlora.text import pad_left
 
 _PATIENCE = 30.0  # seconds after which a reader that asks for nothing is taken to be gone
 

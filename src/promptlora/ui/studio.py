@@ -19,13 +19,13 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from promptlora.adaptation import PromptLoRA
-from promptlora.attention import AttentionCapture, capture_ids, encode_text, token_texts
-from promptlora.attention.ablation import Ablation, ablate
-from promptlora.attention.life import change_map, most_changed
+from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.errors import PromptError
+from promptlora.inspect import AttentionCapture, capture_ids, encode_text, token_texts
+from promptlora.inspect.ablation import Ablation, ablate
+from promptlora.inspect.life import change_map, most_changed
 from promptlora.lora import LoRAWeights
-from promptlora.prompts import encode_chat, render_chat
+from promptlora.text import encode_chat, render_chat
 from promptlora.ui.streams import Row, stream_rows
 
 _T = TypeVar("_T")

@@ -1,0 +1,16 @@
+"""Rows, their token ids, and their way into batches."""
+
+from promptlora.data.batches import Batch as Batch
+from promptlora.data.batches import Batches as Batches
+from promptlora.data.batches import Group as Group
+from promptlora.data.batches import make_batch as make_batch
+from promptlora.data.config import DataConfig as DataConfig
+from promptlora.data.rows import Row as Row
+from promptlora.data.rows import first_of_each_task as first_of_each_task
+from promptlora.data.rows import hold_out as hold_out
+from promptlora.data.rows import one_prompt_a_task as one_prompt_a_task
+from promptlora.data.rows import read_paraphrases as read_paraphrases
+from promptlora.data.rows import read_rows as read_rows
+from promptlora.data.rows import tasks_answered_in_letters as tasks_answered_in_letters
+from promptlora.data.tokens import Example as Example
+from promptlora.data.tokens import tokenize_rows as tokenize_rows

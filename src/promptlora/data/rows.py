@@ -1,0 +1,232 @@
+"""Rows of ``{task, prompt, input, outputs}``: reading them from files, and choosing among them.
+
+It knows files and data sets; nothing of tokenizers, batches or models.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from promptlora.errors import DataError
+
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One example: the prompt says what to do, the input is what it is done to, the outputs are all right."""
+
+    task: str
+    prompt: str
+    input: str
+    outputs: tuple[str, ...]
+    metric: str = "rougeL"
+    split: str = ""
+    category: str = ""
+
+
+def _row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Row:
+    for key in ("prompt", "input"):
+        if not isinstance(values.get(key), str):
+            raise DataError(f"{where}: {key}={values.get(key)!r}; expected a text; add it to the row")
+    outputs = values.get("outputs")
+    if isinstance(outputs, str):
+        outputs = [outputs]
+    if outputs is not None and not isinstance(outputs, (list, tuple)):
+        outputs = list(outputs) if hasattr(outputs, "__iter__") else None
+    if outputs is None and not labelled:
+        outputs = []
+    elif not outputs or not all(isinstance(o, str) and o.strip() for o in outputs):
+        raise DataError(f"{where}: outputs={values.get('outputs')!r}; expected a list of one or more non-empty texts")
+    if not values["prompt"].strip():
+        raise DataError(f"{where}: prompt is empty; expected an instruction")
+    task = values.get("task") or values.get("document") or values["prompt"]
+    metric = values.get("metric") or "rougeL"
+    if metric not in ("exact_match", "rougeL"):
+        raise DataError(f"{where}: metric={metric!r}; expected exact_match or rougeL")
+    for key, text in (("prompt", values["prompt"]), ("input", values["input"]), *(("outputs", o) for o in outputs)):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: {key} holds half a surrogate pair ({error.reason}); expected Unicode text"
+            ) from error
+    return Row(
+        task=str(task),
+        prompt=values["prompt"],
+        input=values["input"],
+        outputs=tuple(outputs),
+        metric=metric,
+        split=str(values.get("split") or ""),
+        category=str(values.get("category") or ""),
+    )
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    number = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield f"{path}:{number}", json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{number}: not JSON ({error.msg}); expected one object a line") from error
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read after line {number} ({error}); fetch it again") from error
+
+
+def read_rows(source: str | Path, split: str = "", *, labelled: bool = True) -> list[Row]:
+    """Read rows from a JSONL, JSONL.gz or Parquet file, a folder of them, or a Hugging Face dataset id.
+
+    Args:
+        source: The path or id.
+        split: Keep rows whose ``split`` is this; rows without a split are always kept. For a dataset id it
+            is the split that is loaded (``train`` when empty).
+        labelled: Every row must have outputs; else a row may come without, and has none.
+
+    Raises:
+        DataError: A missing file, a row that lacks something (the line is named), or no row left.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
+        if not files:
+            raise DataError(f"{path}: no data in this folder; expected {', '.join(_SUFFIXES)} files")
+    elif path.is_file():
+        if not path.name.endswith(_SUFFIXES):
+            raise DataError(f"{path}: {path.suffix or 'no suffix'}; expected one of {', '.join(_SUFFIXES)}")
+        files = [path]
+    else:
+        files = []
+    pairs: Iterable[tuple[str, Any]]
+    if files:
+        pairs = [pair for file in files for pair in (_parquet(file) if file.suffix == ".parquet" else _jsonl(file))]
+    else:
+        pairs = _dataset(str(source), split)
+    rows = []
+    for where, values in pairs:
+        if not isinstance(values, Mapping):
+            raise DataError(f"{where}: a {type(values).__name__}; expected an object with prompt, input and outputs")
+        rows.append(_row(values, where, labelled))
+    if not rows:
+        raise DataError(f"{source}: it holds no row; expected some, each with prompt, input and outputs")
+    kept = [row for row in rows if not split or not row.split or row.split == split]
+    if not kept:
+        splits = sorted({row.split for row in rows})
+        raise DataError(f"{source}: no row with split={split!r} among {len(rows)}; it has {splits}")
+    return kept
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a whole Parquet file ({error}); fetch it again") from error
+    for number, values in enumerate(table.to_pylist(), 1):
+        yield f"{path} row {number}", values
+
+
+def _dataset(name: str, split: str) -> Iterator[tuple[str, Any]]:
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(_SUFFIXES):
+        raise DataError(f"{name}: no such file; expected JSONL, JSONL.gz, Parquet, or a dataset id such as owner/name")
+    import datasets
+
+    try:
+        table = datasets.load_dataset(name, split=split or "train")
+    except Exception as error:  # every kind of network, hub and format error ends here
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"{name}: no such file, and no dataset by that id ({first}); pass a path") from error
+    for number, values in enumerate(table, 1):
+        yield f"{name} row {number}", values
+
+
+def read_paraphrases(path: str | Path, tasks: Iterable[str]) -> dict[str, list[str]]:
+    """Read other wordings of tasks' prompts, ``{task, prompts}`` a line; those of other tasks are left out.
+
+    Raises:
+        DataError: A missing file or a line that does not fit (it is named).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected JSONL with a task and its prompts a line")
+    wanted = set(tasks)
+    found: dict[str, list[str]] = {}
+    for where, values in _jsonl(path):
+        prompts = values.get("prompts") if isinstance(values, Mapping) else None
+        if not isinstance(prompts, list) or not isinstance(values.get("task"), str):
+            raise DataError(f"{where}: expected an object with a task and a list of prompts")
+        if not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
+            raise DataError(f"{where}: a prompt of task {values['task']!r} is empty or no text; remove it")
+        if values["task"] in wanted:
+            found.setdefault(values["task"], []).extend(prompts)
+    return found
+
+
+def one_prompt_a_task(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose task has one prompt: where a task has several, each makes a task of its own, ``name #1`` and so on.
+
+    A batch encodes one prompt for the rows that stand together, so rows of one task must share it.
+    """
+    prompts: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row.prompt not in prompts[row.task]:
+            prompts[row.task].append(row.prompt)
+    number = {(t, prompt): i for t, several in prompts.items() for i, prompt in enumerate(several, 1)}
+    return [
+        row if len(prompts[row.task]) == 1 else replace(row, task=f"{row.task} #{number[row.task, row.prompt]}")
+        for row in rows
+    ]
+
+
+def hold_out(rows: Sequence[Row], count: int) -> list[str]:
+    """Tasks to hold out of training, the same ones each time: whole categories where rows name one.
+
+    Categories are drawn until ``count`` tasks are together; one that would exceed it is passed over.
+
+    Raises:
+        DataError: Fewer tasks than that and two more to train on.
+    """
+    members: dict[str, dict[str, None]] = defaultdict(dict)  # dicts keep the order in which tasks stand
+    for row in rows:
+        members[row.category or row.task][row.task] = None
+    total = len({row.task for row in rows})
+    if count + 2 > total:
+        raise DataError(f"validation.tasks={count}: there are {total} tasks; expected at most {max(0, total - 2)}")
+    names = sorted(members)
+    random.Random(0).shuffle(names)
+    held: list[str] = []
+    for name in names:
+        if len(held) + len(members[name]) <= count:
+            held += members[name]
+    return held
+
+
+def first_of_each_task(rows: Sequence[Row], count: int) -> list[Row]:
+    """The first ``count`` rows of each task, in order."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for row in rows:
+        seen[row.task] += 1
+        if seen[row.task] <= count:
+            kept.append(row)
+    return kept
+
+
+def tasks_answered_in_letters(rows: Sequence[Row]) -> list[str]:
+    """Tasks all of whose rows have several outputs of one letter each: very likely texts that were split by mistake."""
+    suspects = dict.fromkeys(row.task for row in rows)
+    for row in rows:
+        if len(row.outputs) < 2 or any(len(output) > 1 for output in row.outputs):
+            suspects.pop(row.task, None)
+    return list(suspects)

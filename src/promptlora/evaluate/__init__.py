@@ -1,0 +1,18 @@
+"""Scores, conditions and controls, and the report of an evaluation."""
+
+from promptlora.evaluate.answers import Answer as Answer
+from promptlora.evaluate.answers import AnswerFile as AnswerFile
+from promptlora.evaluate.answers import reuse_baselines as reuse_baselines
+from promptlora.evaluate.conditions import CONDITIONS as CONDITIONS
+from promptlora.evaluate.conditions import DEFAULT_CONDITIONS as DEFAULT_CONDITIONS
+from promptlora.evaluate.conditions import permute_tasks as permute_tasks
+from promptlora.evaluate.evaluation import evaluate as evaluate
+from promptlora.evaluate.report import Report as Report
+from promptlora.evaluate.report import summarize as summarize
+from promptlora.evaluate.scores import bootstrap_interval as bootstrap_interval
+from promptlora.evaluate.scores import exact_match as exact_match
+from promptlora.evaluate.scores import first_line as first_line
+from promptlora.evaluate.scores import majority_score as majority_score
+from promptlora.evaluate.scores import normalize as normalize
+from promptlora.evaluate.scores import rouge_l as rouge_l
+from promptlora.evaluate.scores import score as score

@@ -1,0 +1,157 @@
+"""``PromptEncoder``: prompt states ``[prompts, tokens, width]`` and their mask become a context ``[prompts, d]``.
+
+Two paths meet: a small transformer over the states with attention pooling by learned queries, and the
+plain mean of the states. Both see standardised states: the hidden states of a language model share a
+large common part (the means of two prompts are nearly parallel), and without this the contexts of
+different prompts start almost equal. There is no dropout, positions come from the mask and statistics
+are frozen, so neither padding nor the other prompts of a batch change a context. It knows nothing of
+text, tokens or LoRA.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from promptlora.errors import ConfigError
+from promptlora.hypernet.config import HyperNetworkConfig
+
+
+def sinusoidal_positions(positions: Int[Tensor, "p t"], width: int) -> Float[Tensor, "p t {width}"]:
+    """Sine and cosine of each position at ``width / 2`` wavelengths (Vaswani et al. 2017, section 3.5)."""
+    rates = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-math.log(10000.0) / width))
+    angles = positions[..., None] * rates
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]
+
+
+class _Block(nn.Module):
+    """A pre-norm transformer layer, bidirectional, without dropout."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Float[Tensor, "p t d"], mask: Bool[Tensor, "p t"]) -> Float[Tensor, "p t d"]:
+        q, k, v = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        mixed = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask[:, None, None, :]
+        )  # [p, heads, t, d / heads]
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        left: Tensor = x + self.mlp(self.norm_mlp(x))
+        return left
+
+
+class AttentionPooling(nn.Module):
+    """Learned queries attend to the states; what they gather is joined and projected to one vector."""
+
+    def __init__(self, width: int, heads: int, queries: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.queries = nn.Parameter(torch.randn(queries, width) / math.sqrt(width))
+        self.norm = nn.LayerNorm(width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(queries * width, width)
+
+    def forward(self, x: Float[Tensor, "p t d"], mask: Bool[Tensor, "p t"]) -> Float[Tensor, "p d"]:
+        """Gather; the mask is True where a state is real."""
+        k, v = self.kv(self.norm(x)).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        q = self.queries.unflatten(-1, (self.heads, -1)).expand(x.shape[0], -1, -1, -1)
+        gathered = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask[:, None, None, :]
+        )  # [p, heads, queries, d / heads]
+        joined: Tensor = self.out(gathered.transpose(1, 2).flatten(1))
+        return joined
+
+
+class PromptEncoder(nn.Module):
+    """Prompt states and mask to a context, or to one for each of several layers.
+
+    Args:
+        config: Widths and depths.
+        state_size: Width of the prompt states, the base's hidden size.
+        layers: With ``config.source = "layers"``: those that get a context; states are then those of all layers
+            ``[prompts, tokens, layers, state]``, and the layers share all but their statistics.
+    """
+
+    token_mean: Tensor
+    token_std: Tensor
+    prompt_mean: Tensor
+    prompt_std: Tensor
+
+    def __init__(self, config: HyperNetworkConfig, state_size: int, layers: Sequence[int] | None = None) -> None:
+        super().__init__()
+        width = config.context_size
+        self.layers = None if layers is None else list(layers)
+        shape = (state_size,) if self.layers is None else (len(self.layers), state_size)
+        for name in ("token_mean", "prompt_mean"):
+            self.register_buffer(name, torch.zeros(shape))
+        for name in ("token_std", "prompt_std"):
+            self.register_buffer(name, torch.ones(shape))
+        self.project = nn.Linear(state_size, width)
+        self.blocks = nn.ModuleList(_Block(width, config.encoder_heads) for _ in range(config.encoder_layers))
+        self.pool = AttentionPooling(width, config.encoder_heads, config.pooling_queries)
+        self.project_mean = nn.Linear(state_size, width)
+        self.norm_out = nn.LayerNorm(width)
+        nn.init.normal_(self.project_mean.weight, std=1 / math.sqrt(state_size))
+        nn.init.normal_(self.pool.out.weight, std=0.1 / math.sqrt(self.pool.out.in_features))
+
+    @torch.no_grad()
+    def fit_statistics(self, states: Sequence[Float[Tensor, "_ *layers state"]]) -> None:
+        """Take mean and spread, of tokens and of prompts' means, from the states of some prompts.
+
+        Args:
+            states: Of each prompt ``[tokens, state]``, or ``[tokens, layers, state]``; two prompts or more. The first token is left out of
+                the token statistics: in many models it is an attention sink a hundred times as long.
+
+        Raises:
+            ConfigError: Fewer than two prompts.
+        """
+        if len(states) < 2:
+            raise ConfigError(f"statistics of {len(states)} prompts; expected two or more; add tasks or paraphrases")
+        states = [self._chosen(s) for s in states]
+        tokens = torch.cat([s[1:] if len(s) > 1 else s for s in states]).float()
+        self.token_mean.copy_(tokens.mean(0))
+        self.token_std.copy_(tokens.std(0).clamp(min=1e-6))
+        means = torch.stack([self._standardize(s).mean(0) for s in states])
+        self.prompt_mean.copy_(means.mean(0))
+        self.prompt_std.copy_(means.std(0).clamp(min=1e-6))
+
+    def _chosen(self, states: Float[Tensor, "*axes state"]) -> Float[Tensor, "*chosen state"]:
+        """The states of the layers that get a context."""
+        return states if self.layers is None else states[..., self.layers, :]
+
+    def _standardize(self, states: Float[Tensor, "... state"]) -> Float[Tensor, "... state"]:
+        return ((states.to(self.token_mean.dtype) - self.token_mean) / self.token_std).clamp(-5, 5)
+
+    def forward(
+        self, prompt_states: Float[Tensor, "prompts tokens *layers state"], prompt_mask: Bool[Tensor, "prompts tokens"]
+    ) -> Float[Tensor, "prompts *chosen d"]:
+        """Encode; ``prompt_mask`` is True where a token is real, on either side of the padding."""
+        states = self._standardize(self._chosen(prompt_states))
+        mean_of, std_of = self.prompt_mean, self.prompt_std
+        if self.layers is not None:  # each layer as if it were a prompt of its own
+            states = states.transpose(1, 2).flatten(0, 1)
+            prompt_mask = prompt_mask.repeat_interleave(len(self.layers), dim=0)
+            prompts = len(prompt_states)
+            mean_of, std_of = mean_of.repeat(prompts, 1), std_of.repeat(prompts, 1)
+        # What stands at a padded place, even a NaN, must not reach anything.
+        states = states.masked_fill(~prompt_mask[..., None], 0.0)
+        positions = (prompt_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        x = self.project(states)
+        x = x + sinusoidal_positions(positions, x.shape[-1]).to(x.dtype)
+        for block in self.blocks:
+            x = block(x, prompt_mask)
+        mean = states.sum(1) / prompt_mask.sum(1, keepdim=True).clamp(min=1)
+        mean = ((mean - mean_of) / std_of).clamp(-5, 5)
+        context: Tensor = self.norm_out(self.pool(x, prompt_mask) + self.project_mean(mean))
+        return context if self.layers is None else context.unflatten(0, (-1, len(self.layers)))

@@ -1,0 +1,65 @@
+"""See the steering: attention captured step by step, what each projection does, and the space of adapters."""
+
+from promptlora.inspect.ablation import CHOICES, Ablation, ablate, ablate_ids, only_roles
+from promptlora.inspect.capture import (
+    attention_layers,
+    capture_attention,
+    capture_ids,
+    encode_text,
+    find_token,
+    run_walk,
+    token_texts,
+)
+from promptlora.inspect.drawing import bars, heat_map, point_map, visible_text
+from promptlora.inspect.life import Side, TokenLife, change_map, most_changed, token_life
+from promptlora.inspect.page import ablation_page, space_page, token_page
+from promptlora.inspect.space import AdapterSpace, adapter_space, classical_mds
+from promptlora.inspect.values import (
+    AttentionCapture,
+    Layer,
+    ProjectionStep,
+    Softmax,
+    Walk,
+    jensen_shannon,
+    next_token_kl,
+)
+from promptlora.lora.geometry import cosines, update_products
+
+__all__ = [
+    "CHOICES",
+    "Ablation",
+    "AdapterSpace",
+    "AttentionCapture",
+    "Layer",
+    "ProjectionStep",
+    "Side",
+    "Softmax",
+    "TokenLife",
+    "Walk",
+    "ablate",
+    "ablate_ids",
+    "ablation_page",
+    "adapter_space",
+    "attention_layers",
+    "bars",
+    "capture_attention",
+    "capture_ids",
+    "change_map",
+    "classical_mds",
+    "cosines",
+    "encode_text",
+    "find_token",
+    "heat_map",
+    "jensen_shannon",
+    "most_changed",
+    "next_token_kl",
+    "only_roles",
+    "point_map",
+    "run_walk",
+    "space_page",
+    "token_life",
+    "token_page",
+    "token_texts",
+    "update_products",
+    "visible_text",
+]

@@ -1,0 +1,234 @@
+"""What each projection does: the adapter switched on for q only, k only, v only, o only, q and k, all.
+
+For each choice, what changes against the base: attention (Jensen–Shannon distance), its output, the next token
+and, where right answers are known, the score. It knows captures and ``PromptLoRA``; how an answer is scored is
+told by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from promptlora.adapt.prompt_lora import Chat, PromptLoRA
+from promptlora.errors import AttentionError
+from promptlora.injection import HookBasedLoRAInjector
+from promptlora.inspect.capture import attention_layers, encode_text, run_walk
+from promptlora.inspect.values import Walk, jensen_shannon, next_token_kl
+from promptlora.lora import LoRAWeights
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "q": ("q",),
+    "k": ("k",),
+    "v": ("v",),
+    "o": ("o",),
+    "q+k": ("q", "k"),
+    "all": ("q", "k", "v", "o"),
+}
+
+
+def role_of(name: str, lora: LoRAWeights | None = None) -> str:
+    """The role of a projection by its name: ``"q"`` of ``model.layers.0.self_attn.q_proj``."""
+    for projection in (lora.projections or ()) if lora is not None else ():
+        if projection.name == name:
+            return projection.role
+    return name.rpartition(".")[2].removesuffix("_proj")
+
+
+def only_roles(lora: LoRAWeights, roles: Sequence[str]) -> LoRAWeights:
+    """The same adapters for the projections of some roles alone; the matrices are shared, not copied.
+
+    Raises:
+        AttentionError: No projection of these roles.
+    """
+    kept = {name: pair for name, pair in lora.stored.items() if role_of(name, lora) in roles}
+    if not kept:
+        known = sorted({role_of(name, lora) for name in lora})
+        raise AttentionError(f"roles={list(roles)}: the adapter has none of them; expected some of {', '.join(known)}")
+    return LoRAWeights(kept, lora.scaling, index=lora.index, projections=lora.projections)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """What each choice of projections changes, the mean over inputs.
+
+    Attributes:
+        choices: Names of the choices, in order.
+        layers: Numbers of the layers that have softmax weights.
+        output_layers: Numbers of all layers with attention.
+        attention: Choice to the Jensen–Shannon distance to the base's weights, 0 … 1, mean over tokens, for each
+            layer and head, ``[layers, heads]``; NaN where a layer has fewer heads.
+        output: Choice to the relative change of what leaves o, ``|changed - base| / |base|``, ``[output layers]``.
+        next_token: Choice to ``KL(base ‖ changed)`` in nats after the last token.
+        score: Choice (and ``"base"``) to the mean score of the answers; empty without right answers.
+        inputs: How many inputs were measured.
+    """
+
+    choices: tuple[str, ...]
+    layers: tuple[int, ...]
+    output_layers: tuple[int, ...]
+    attention: Mapping[str, Tensor]
+    output: Mapping[str, Tensor]
+    next_token: Mapping[str, float]
+    score: Mapping[str, float]
+    inputs: int
+
+    def by_layer(self) -> Tensor:
+        """Change of attention, mean over heads, ``[layers, choices]``."""
+        columns = [self.attention[choice].nanmean(dim=1) for choice in self.choices]
+        return torch.stack(columns, dim=1) if self.layers else torch.zeros(0, len(self.choices), dtype=torch.float64)
+
+    def outputs_by_layer(self) -> Tensor:
+        """Change of what leaves o, ``[output layers, choices]``."""
+        return torch.stack([self.output[choice] for choice in self.choices], dim=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; a head that a layer lacks is null."""
+        return {
+            "inputs": self.inputs,
+            "layers": list(self.layers),
+            "output_layers": list(self.output_layers),
+            "choices": {
+                choice: {
+                    "attention": [
+                        [None if value != value else value for value in row] for row in self.attention[choice].tolist()
+                    ],
+                    "output": self.output[choice].tolist(),
+                    "next_token_kl": self.next_token[choice],
+                    "score": self.score.get(choice),
+                }
+                for choice in self.choices
+            },
+            "base_score": self.score.get("base"),
+        }
+
+
+def _distances(base: Walk, other: Walk) -> list[Tensor]:
+    """Jensen–Shannon distance of each layer with weights, mean over the tokens that ask, ``[heads]`` each."""
+    distances = []
+    for ours, theirs in zip(base.layers, other.layers, strict=True):
+        if ours.softmax is None or theirs.softmax is None:
+            continue
+        p, q = ours.softmax, theirs.softmax
+        rows = [
+            s.weights if s.sink is None else torch.cat([s.weights, s.sink[..., None]], dim=-1) for s in (p, q)
+        ]  # what goes to no token is a share too
+        distances.append(jensen_shannon(rows[0], rows[1]).mean(dim=-1))
+    return distances
+
+
+def _output_changes(base: Walk, other: Walk) -> list[float]:
+    """``|changed - base| / |base|`` of what leaves o in each layer, over all tokens."""
+    return [
+        float((theirs.out - ours.out).norm() / ours.out.norm().clamp_min(1e-300))
+        for ours, theirs in zip(base.layers, other.layers, strict=True)
+    ]
+
+
+def ablate_ids(
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int] | Tensor],
+    injector: HookBasedLoRAInjector,
+    loras: LoRAWeights,
+    *,
+    choices: Sequence[str] | None = None,
+    on_row: Callable[[int], None] | None = None,
+) -> Ablation:
+    """:func:`ablate` for a model and rows of token ids; no score.
+
+    Args:
+        model: The base.
+        rows: Token ids of each input.
+        injector: The injector of the model.
+        loras: One adapter for all rows or one for each.
+        choices: Some of :data:`CHOICES`; by default those that the adapter has roles for.
+        on_row: Called with the number of rows done.
+
+    Raises:
+        AttentionError: No rows, adapters that do not fit them, or an unknown choice.
+    """
+    if not rows or loras.adapters not in (1, len(rows)):
+        raise AttentionError(f"{loras.adapters} adapters for {len(rows)} inputs; expected one for all, or one for each")
+    have = {role_of(name, loras) for name in loras}
+    names = list(choices) if choices is not None else [c for c, roles in CHOICES.items() if have & set(roles)]
+    odd = [name for name in names if name not in CHOICES]
+    if odd:
+        raise AttentionError(f"choice {odd[0]!r}; expected some of {', '.join(CHOICES)}")
+    sites = attention_layers(model)
+    with_weights = [site.layer for site in sites if site.block.layout.kind != "DeltaNet"]
+    attention: dict[str, list[list[Tensor]]] = {name: [] for name in names}
+    output: dict[str, list[list[float]]] = {name: [] for name in names}
+    kl: dict[str, list[float]] = {name: [] for name in names}
+    for number, row in enumerate(rows):
+        base = run_walk(model, row, injector, sites=sites)
+        lora = loras.select(0 if loras.adapters == 1 else number)
+        for name in names:
+            other = run_walk(model, row, injector, only_roles(lora, CHOICES[name]), sites=sites)
+            attention[name].append(_distances(base, other))
+            output[name].append(_output_changes(base, other))
+            kl[name].append(next_token_kl(base.next_token, other.next_token))
+        if on_row:
+            on_row(number + 1)
+
+    def averaged(per_row: list[list[Tensor]]) -> Tensor:
+        layers = [torch.stack(of_layer).mean(dim=0) for of_layer in zip(*per_row, strict=True)]
+        width = max((len(layer) for layer in layers), default=0)
+        table = torch.full((len(layers), width), torch.nan, dtype=torch.float64)
+        for i, layer in enumerate(layers):
+            table[i, : len(layer)] = layer
+        return table
+
+    return Ablation(
+        choices=tuple(names),
+        layers=tuple(with_weights),
+        output_layers=tuple(site.layer for site in sites),
+        attention={name: averaged(attention[name]) for name in names},
+        output={name: torch.tensor(output[name], dtype=torch.float64).mean(dim=0) for name in names},
+        next_token={name: fmean(kl[name]) for name in names},
+        score={},
+        inputs=len(rows),
+    )
+
+
+def ablate(
+    lm: PromptLoRA,
+    inputs: Sequence[Chat],
+    loras: LoRAWeights,
+    *,
+    choices: Sequence[str] | None = None,
+    raw: bool = False,
+    score: Callable[[int, str], float] | None = None,
+    max_new_tokens: int = 32,
+    on_row: Callable[[int], None] | None = None,
+) -> Ablation:
+    """Measure what each projection's part of an adapter changes, on some inputs.
+
+    Args:
+        lm: Base, tokenizer and injector.
+        inputs: Texts or conversations, put in the chat template.
+        loras: One adapter for all inputs or one for each.
+        choices: Some of :data:`CHOICES`.
+        raw: Take texts as they stand, without the template (not for answers).
+        score: From the number of an input and an answer, its score; None leaves scores out.
+        max_new_tokens: Longest answer that is scored.
+        on_row: Called with the number of inputs done.
+
+    Raises:
+        AttentionError: As for :func:`ablate_ids`.
+    """
+    rows = [encode_text(lm, text, raw=raw) for text in inputs]
+    found = ablate_ids(lm.model, rows, lm.injector, loras, choices=choices, on_row=on_row)
+    if score is None:
+        return found
+    scores = {}
+    for name in ("base", *found.choices):
+        lora = None if name == "base" else only_roles(loras, CHOICES[name])
+        answers = lm.generate(list(inputs), lora, max_new_tokens=max_new_tokens)
+        scores[name] = fmean(score(i, answer) for i, answer in enumerate(answers))
+    return Ablation(**{**vars(found), "score": scores})

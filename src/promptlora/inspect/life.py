@@ -1,0 +1,232 @@
+"""The life of one token in one layer and head, cut out of a capture: what a page or a terminal shows of it.
+
+It knows captures; nothing of how they are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptlora.errors import AttentionError
+from promptlora.inspect.values import AttentionCapture, Layer, Walk, jensen_shannon
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One token in one walk (base or adapted); vectors are one-dimensional.
+
+    Attributes:
+        x: What enters the block.
+        shares: Role to the norms of base and delta of its projection at this token, and the delta's share.
+        q_before: Query as it leaves the projection.
+        q_normed: After the q norm, where there is one.
+        q: As it meets the keys.
+        raw: ``q · k`` with every key.
+        scaled: Times the scaling.
+        masked: What enters the softmax; ``-inf`` where masked.
+        weights: The softmax.
+        sink: The weight that goes to no token; 0 where there is no sink.
+        mixed: The weighted sum of the values.
+        gate: What it is multiplied with, where there is a gate.
+        out: What leaves o.
+        residual_before: The residual stream before.
+        residual_after: And after; None where the model never forms it.
+    """
+
+    x: Tensor
+    shares: Mapping[str, tuple[float, float, float]]
+    q_before: Tensor
+    q_normed: Tensor | None
+    q: Tensor
+    raw: Tensor
+    scaled: Tensor
+    masked: Tensor
+    weights: Tensor
+    sink: float
+    mixed: Tensor
+    gate: Tensor | None
+    out: Tensor
+    residual_before: Tensor
+    residual_after: Tensor | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; a masked score is null."""
+        values: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            values[name] = value.tolist() if isinstance(value, Tensor) else value
+        values["masked"] = [None if v == -torch.inf else v for v in self.masked.tolist()]
+        values["shares"] = {
+            role: {"base_norm": base, "delta_norm": delta, "share": share}
+            for role, (base, delta, share) in self.shares.items()
+        }
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLife:
+    """One token's walk through one head of one layer, base and adapted.
+
+    Attributes:
+        tokens: The text of each token.
+        token: The position that is followed.
+        layer: The layer.
+        head: The query head.
+        key_head: The key head that it reads.
+        scaling: The factor of the scores.
+        softcap: As in ``Softmax``.
+        base: Without the adapter.
+        adapted: With it; None without one.
+    """
+
+    tokens: tuple[str, ...]
+    token: int
+    layer: int
+    head: int
+    key_head: int
+    scaling: float
+    softcap: float | None
+    base: Side
+    adapted: Side | None
+
+    @property
+    def change(self) -> Tensor | None:
+        """Adapted minus base weight of every key; None without an adapter."""
+        return None if self.adapted is None else self.adapted.weights - self.base.weights
+
+    def changes(self, count: int = 3) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+        """The keys that gained most attention, and those that lost most: position and change of weight."""
+        change = self.change
+        if change is None:
+            return [], []
+        order = change.argsort(descending=True, stable=True).tolist()
+        gains = [(i, float(change[i])) for i in order[:count] if change[i] > 0]
+        losses = [(i, float(change[i])) for i in order[::-1][:count] if change[i] < 0]
+        return gains, losses
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        gains, losses = self.changes()
+        return {
+            "tokens": list(self.tokens),
+            "token": self.token,
+            "layer": self.layer,
+            "head": self.head,
+            "key_head": self.key_head,
+            "scaling": self.scaling,
+            "softcap": self.softcap,
+            "base": self.base.to_dict(),
+            "adapted": None if self.adapted is None else self.adapted.to_dict(),
+            "gains": [{"token": i, "change": c} for i, c in gains],
+            "losses": [{"token": i, "change": c} for i, c in losses],
+        }
+
+
+def _side(layer: Layer, token: int, head: int) -> Side:
+    part = layer.softmax
+    if part is None:
+        raise AttentionError(f"layer {layer.layer}: {layer.note}; choose another layer")
+    at = part.at(head)
+    shares = {
+        role: (float(step.base[token].norm()), float(step.delta[token].norm()), float(step.share[token]))
+        for role, step in layer.projections.items()
+    }
+    return Side(
+        x=layer.x[token],
+        shares=shares,
+        q_before=part.q_before[at, token],
+        q_normed=None if part.q_normed is None else part.q_normed[at, token],
+        q=part.q[at, token],
+        raw=part.raw[at, token],
+        scaled=part.scaled[at, token],
+        masked=part.masked[at, token],
+        weights=part.weights[at, token],
+        sink=0.0 if part.sink is None else float(part.sink[at, token]),
+        mixed=part.mixed[at, token],
+        gate=None if part.gate is None else part.gate[at, token],
+        out=layer.out[token],
+        residual_before=layer.residual_before[token],
+        residual_after=None if layer.residual_after is None else layer.residual_after[token],
+    )
+
+
+def token_life(capture: AttentionCapture, token: int, layer: int, head: int) -> TokenLife:
+    """Cut one token's walk out of a capture.
+
+    Raises:
+        AttentionError: A token, layer or head that was not captured, or a layer without softmax weights.
+    """
+    if not 0 <= token < len(capture.tokens):
+        raise AttentionError(
+            f"token {token}: the text has {len(capture.tokens)}; expected 0 … {len(capture.tokens) - 1}"
+        )
+    base = capture.base[layer]
+    side = _side(base, token, head)
+    part = base.softmax
+    assert part is not None
+    return TokenLife(
+        tokens=capture.tokens,
+        token=token,
+        layer=layer,
+        head=head,
+        key_head=part.key_heads[part.at(head)],
+        scaling=part.scaling,
+        softcap=part.softcap,
+        base=side,
+        adapted=None if capture.adapted is None else _side(capture.adapted[layer], token, head),
+    )
+
+
+def most_changed(capture: AttentionCapture, token: int | None = None) -> tuple[int, int]:
+    """The layer and head whose attention the adapter changes most, at one token or over all.
+
+    Without an adapter: the head that gives one token (not the first, nor the token itself) the most weight.
+
+    Raises:
+        AttentionError: A capture without softmax weights.
+    """
+    best, found = -1.0, None
+    for layer in capture.base.layers:
+        if layer.softmax is None:
+            continue
+        if capture.adapted is not None:
+            other = capture.adapted[layer.layer].softmax
+            assert other is not None
+            each = jensen_shannon(layer.softmax.weights, other.weights)  # [heads, tokens]
+        else:
+            count = len(capture.tokens)
+            away = layer.softmax.weights.clone()
+            away[:, torch.arange(count), torch.arange(count)] = 0.0
+            away[:, :, 0] = 0.0
+            each = away.amax(dim=-1)
+        values = each.mean(dim=-1) if token is None else each[:, token]
+        if float(values.max()) > best:
+            best, found = float(values.max()), (layer.layer, layer.softmax.heads[int(values.argmax())])
+    if found is None:
+        notes = {layer.note for layer in capture.base.layers if layer.note}
+        raise AttentionError(
+            f"no layer of this capture has softmax weights ({'; '.join(notes) or 'no layer'}); choose others"
+        )
+    return found
+
+
+def change_map(base: Walk, adapted: Walk) -> tuple[list[int], Tensor]:
+    """Jensen–Shannon distance between two walks, mean over tokens: layer numbers and ``[layers, heads]``.
+
+    Heads that a layer lacks are NaN.
+    """
+    numbers, rows = [], []
+    for layer in base.layers:
+        other = adapted[layer.layer]
+        if layer.softmax is not None and other.softmax is not None:
+            numbers.append(layer.layer)
+            rows.append(jensen_shannon(layer.softmax.weights, other.softmax.weights).mean(dim=-1))
+    width = max((len(row) for row in rows), default=0)
+    table = torch.full((len(rows), width), torch.nan, dtype=torch.float64)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+    return numbers, table

@@ -1,0 +1,78 @@
+"""Products, cosines and spread of updates ``A @ B * scaling``, without forming any of them.
+
+``<A1 B1, A2 B2> = trace((A2' A1) (B1 B2'))`` needs products of rank by rank alone. It knows ``LoRAWeights``;
+nothing of models or of what a prompt means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from promptlora.lora.weights import LoRAWeights
+
+
+def update_products(lora: LoRAWeights, names: Sequence[str] | None = None) -> Tensor:
+    """Inner products of the updates ``A @ B * scaling`` of all pairs of adapters, float64 ``[adapters, adapters]``.
+
+    Args:
+        lora: The adapters.
+        names: Projections that count; all by default.
+    """
+    count = lora.adapters
+    total = torch.zeros(count, count, dtype=torch.float64)
+    for name in lora if names is None else names:
+        A, B = (matrix.detach().to("cpu").to(torch.float64) for matrix in lora[name])
+        rank = A.shape[2]
+        flat_a = A.transpose(0, 1).reshape(A.shape[1], count * rank)
+        flat_b = B.reshape(count * rank, B.shape[2])
+        products = (flat_a.T @ flat_a) * (flat_b @ flat_b.T)  # [adapters * rank, adapters * rank]
+        total += products.view(count, rank, count, rank).sum(dim=(1, 3))
+    return total * lora.scaling**2
+
+
+def cosines(products: Tensor) -> Tensor:
+    """Cosine similarities from inner products ``[n, n]``; an update of zero is alike to nothing."""
+    norms = products.diagonal().clamp_min(0.0).sqrt()
+    bottom = norms[:, None] * norms[None, :]
+    similar = torch.where(bottom > 0, products / bottom.clamp_min(1e-300), 0.0).clamp(-1.0, 1.0)
+    return similar.fill_diagonal_(1.0)
+
+
+def centred(products: Tensor) -> Tensor:
+    """Inner products of the same vectors with their mean taken off (double centring)."""
+    rows = products.mean(dim=0, keepdim=True)
+    return products - rows - rows.T + products.mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How the updates ``A @ B * scaling`` of several prompts differ.
+
+    Attributes:
+        variance_ratio: Their variance over the squared norm of their mean; 0 when all prompts get the same update.
+        effective_rank: Exponential of the entropy of the normalised eigenvalues of their centred inner products (Roy
+            and Vetterli 2007): in how many directions they differ, from 1 to ``prompts - 1``; 0 when they do not.
+    """
+
+    variance_ratio: float
+    effective_rank: float
+
+
+@torch.no_grad()
+def spread(lora: LoRAWeights) -> Spread:
+    """The spread of two adapters or more, from products of rank by rank."""
+    products = update_products(lora)
+    mean = float(products.mean())
+    variance = float(products.diagonal().mean()) - mean
+    values = torch.linalg.eigvalsh(centred(products)).clamp_min(0.0)
+    total = float(values.sum())
+    size = float(products.diagonal().mean())
+    if size <= 0 or total <= 1e-12 * size * lora.adapters:
+        return Spread(variance_ratio=0.0, effective_rank=0.0)
+    shares = values / total
+    entropy = -float(torch.special.xlogy(shares, shares).sum())
+    return Spread(variance_ratio=variance / max(mean, 1e-12 * size), effective_rank=float(torch.tensor(entropy).exp()))

@@ -1,0 +1,12 @@
+"""``LoRAWeights`` to and from PEFT folders, and merging into the weights of a model.
+
+``physical`` turns logical projections into the modules that PEFT sees and back; ``writing`` and ``reading`` know
+PEFT's files; ``merging`` knows weights. PEFT itself is never imported. PEFT's transposes (``lora_A.weight`` is
+``[rank, in]``, ``lora_B.weight`` is ``[out, rank]``) live in this folder alone.
+"""
+
+from promptlora.lora.peft.merging import merge_lora
+from promptlora.lora.peft.reading import load_peft
+from promptlora.lora.peft.writing import VLLM_RANKS, PeftReport, save_peft
+
+__all__ = ["VLLM_RANKS", "PeftReport", "load_peft", "merge_lora", "save_peft"]

@@ -1,0 +1,237 @@
+"""Reading a PEFT folder of a LoRA: what PEFT, this package or another writer saved.
+
+Anything that is more than ``x @ A @ B * scaling`` on attention projections is refused with a line that says what.
+It reads JSON and safetensors, never a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from promptlora.errors import LoRAError
+from promptlora.lora import LoRAWeights
+from promptlora.lora.peft.physical import Block, ModuleLoRA, recover
+from promptlora.lora.peft.writing import CONFIG_FILE, METADATA, PREFIX, WEIGHTS_FILE
+from promptlora.projections import ROLES, Projection
+
+_KEY = re.compile(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight")
+
+# Fields of a PEFT config that say what the weights already show, or how they were trained.
+_HARMLESS = frozenset(
+    {
+        "alpha_pattern", "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
+        "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
+        "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_config",
+        "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
+        "target_modules", "task_type", "use_rslora", "velora_config",
+    }
+)  # fmt: skip
+# Initialisations that leave the base weights as they are; the others subtract something from them.
+_HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+
+
+def load_peft(path: str | Path, *, projections: Sequence[Projection] | None = None) -> LoRAWeights:
+    """Read a PEFT folder as a LoRA with one adapter.
+
+    What ``save_peft`` wrote comes back as it was: bitwise where it was neither compressed, cast, nor had its scaling
+    folded into B. An adapter on a fused module comes back as its projections' own matrices where it is in stacked
+    form, else as matrices that share one A, which is exact too. Where modules differ in scaling (rank and alpha
+    patterns), it is folded into B.
+
+    Args:
+        path: The folder.
+        projections: Where the base model keeps its projections (``find_projections(model)``); needed for an adapter
+            of another writer on modules that are fused or not named q_proj, k_proj, v_proj, o_proj.
+
+    Raises:
+        LoRAError: A missing, truncated or foreign file; DoRA, biases, embeddings, modules to save; a module that is
+            no attention projection.
+    """
+    folder = Path(path)
+    config = _read_config(folder)
+    pairs, note = _read_weights(folder)
+    blocks = _read_note(folder, note)
+    if projections is None and blocks:
+        projections = [block.projection for block in blocks]
+    scales = {module: _scale(folder, config, module, A) for module, (A, _) in pairs.items()}
+    scaling = next(iter(scales.values()))
+    if len(set(scales.values())) > 1:
+        scaling = 1.0
+        pairs = {module: (A, B * scales[module]) for module, (A, B) in pairs.items()}
+    matrices, used = {}, []
+    for module, (A, B) in pairs.items():
+        mine = _projections_of(folder, module, A, B, projections)
+        stated = tuple(replace(b, projection=p) for b in blocks for p in mine if _same(b.projection, p))
+        for projection, own_A, own_B in recover(ModuleLoRA(module, A, B, stated), mine):
+            matrices[projection.name] = (own_A.contiguous()[None], own_B.contiguous()[None])
+            used.append(projection)
+    order = {p.name: i for i, p in enumerate(projections or used)}
+    matrices = dict(sorted(matrices.items(), key=lambda item: order[item[0]]))
+    return LoRAWeights(matrices, scaling, projections=projections if projections is not None else used)
+
+
+def _same(first: Projection, second: Projection) -> bool:
+    return all(getattr(first, key) == getattr(second, key) for key in ("name", "module", "rows", "shape"))
+
+
+# --- the config --------------------------------------------------------------------------------------
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise LoRAError(f"{folder}: no {CONFIG_FILE}; expected a PEFT folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise LoRAError(f"{path}: not valid JSON ({error}); write the adapter again") from error
+    if not isinstance(config, dict):
+        raise LoRAError(f"{path}: a {type(config).__name__}; expected a JSON object")
+    if config.get("peft_type") != "LORA":
+        raise LoRAError(f"{path}: peft_type is {config.get('peft_type')!r}; expected 'LORA'")
+    if config.get("use_dora"):
+        raise LoRAError(
+            f"{path}: use_dora is set; expected a plain LoRA (DoRA also rescales the weights); merge it in PEFT"
+        )
+    if config.get("bias", "none") != "none":
+        raise LoRAError(
+            f"{path}: bias is {config['bias']!r}; expected 'none': a LoRA here has no biases; merge it in PEFT"
+        )
+    for key, value in config.items():
+        if value and key not in _HARMLESS and (key, value) != ("bias", "none"):
+            raise LoRAError(f"{path}: {key} is {value!r}; expected a plain LoRA without it; merge it in PEFT")
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(key) or {}, dict):
+            raise LoRAError(f"{path}: {key} is {config[key]!r}; expected an object of patterns and numbers")
+    start = config.get("init_lora_weights")
+    if start not in _HARMLESS_STARTS:
+        raise LoRAError(
+            f"{path}: init_lora_weights is {start!r}, which also changed the base weights; convert it in PEFT "
+            "(path_initial_model_for_weight_conversion) and save it again"
+        )
+    for key, kind in (("r", int), ("lora_alpha", (int, float))):
+        value = config.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool) or (key == "r" and value < 1):
+            raise LoRAError(f"{path}: {key} is {value!r}; expected a {'positive ' if key == 'r' else ''}number")
+    return config
+
+
+def _pattern(path: Path, config: dict[str, Any], key: str, module: str, default: float) -> float:
+    """The value of ``rank_pattern`` or ``alpha_pattern`` for a module: the first pattern that ends its name."""
+    for pattern, value in (config.get(key) or {}).items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return float(value)
+        except (re.error, TypeError, ValueError) as error:
+            raise LoRAError(
+                f"{path}: {key} has {pattern!r}: {value!r} ({error}); expected a pattern and a number"
+            ) from error
+    return default
+
+
+def _scale(folder: Path, config: dict[str, Any], module: str, A: Tensor) -> float:
+    """``alpha / r`` of one module, or ``alpha / sqrt(r)`` with ``use_rslora``; A is ``[in, rank]``."""
+    path = folder / CONFIG_FILE
+    rank = _pattern(path, config, "rank_pattern", module, config["r"])
+    alpha = _pattern(path, config, "alpha_pattern", module, config["lora_alpha"])
+    if rank != A.shape[1]:
+        raise LoRAError(
+            f"{module}: {WEIGHTS_FILE} has rank {A.shape[1]}, {CONFIG_FILE} says {rank:g}; expected the same"
+        )
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+# --- the weights -------------------------------------------------------------------------------------
+
+
+def _read_weights(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], str | None]:
+    """Module to A ``[in, rank]`` and B ``[rank, out]``, and our own note if the file has one."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        if (folder / "adapter_model.bin").is_file():
+            raise LoRAError(
+                f"{folder}: adapter_model.bin is a pickle, which is not read; save it again as safetensors in PEFT"
+            )
+        raise LoRAError(f"{folder}: no {WEIGHTS_FILE}; expected a PEFT folder")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            note = (handle.metadata() or {}).get(METADATA)
+            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise LoRAError(f"{path}: not a whole safetensors file ({error}); write the adapter again") from error
+    halves: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = _KEY.fullmatch(key)
+        if match is None or tensor.ndim != 2 or not tensor.is_floating_point():
+            raise LoRAError(
+                f"{path}: {key} {list(tensor.shape)} {tensor.dtype}; expected only {PREFIX}<module>.lora_A.weight and "
+                "lora_B.weight, two-dimensional (no embeddings, biases, DoRA magnitudes or saved modules)"
+            )
+        halves.setdefault(match[1], {})[match[2]] = tensor.T
+    if not halves:
+        raise LoRAError(f"{path}: no tensors; expected {PREFIX}<module>.lora_A.weight and lora_B.weight")
+    pairs = {}
+    for module, pair in halves.items():
+        if len(pair) != 2:
+            raise LoRAError(f"{path}: {module} has only lora_{next(iter(pair))}; expected lora_A and lora_B")
+        if pair["A"].shape[1] != pair["B"].shape[0]:
+            raise LoRAError(f"{path}: {module} has rank {pair['A'].shape[1]} in lora_A, {pair['B'].shape[0]} in lora_B")
+        pairs[module] = (pair["A"], pair["B"])
+    return pairs, note
+
+
+def _read_note(folder: Path, note: str | None) -> list[Block]:
+    """Which projection lies where, as ``save_peft`` noted it; empty for other writers."""
+    if note is None:
+        return []
+    known = {field.name for field in fields(Projection)}
+    blocks = []
+    try:
+        for entry in json.loads(note):
+            values = {key: value for key, value in entry["projection"].items() if key in known}
+            rows = values.get("rows")
+            values["rows"] = None if rows is None else tuple((int(start), int(stop)) for start, stop in rows)
+            blocks.append(Block(Projection(**values), int(entry["start"]), int(entry["rank"])))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise LoRAError(
+            f"{folder / WEIGHTS_FILE}: its note {METADATA} is damaged ({error}); write the adapter again"
+        ) from error
+    return blocks
+
+
+def _projections_of(
+    folder: Path, module: str, A: Tensor, B: Tensor, projections: Sequence[Projection] | None
+) -> list[Projection]:
+    """The projections that a module computes, checked against its A ``[in, rank]`` and B ``[rank, out]``."""
+    width_in, width_out = A.shape[0], B.shape[1]
+    if projections is None:
+        role = module.rpartition(".")[2].removesuffix("_proj")
+        if role not in ROLES or not module.endswith("_proj"):
+            raise LoRAError(
+                f"{folder}: {module} is not named as an attention projection (q_proj, k_proj, v_proj, o_proj); if it is "
+                "one under another name, pass projections=find_projections(model); others are not supported"
+            )
+        return [Projection(name=module, module=module, role=role, in_features=width_in, out_features=width_out)]
+    mine = [p for p in projections if p.module == module]
+    if not mine:
+        raise LoRAError(
+            f"{folder}: {module} holds no attention projection of the base model; expected only such modules"
+        )
+    for p in mine:
+        top = p.out_features if p.rows is None else max(stop for _, stop in p.rows)
+        if p.in_features != width_in or top > width_out or (p.rows is None and top != width_out):
+            raise LoRAError(
+                f"{folder}: {module} is {width_in} x {width_out} (in x out); expected in {p.in_features} and out {top}; "
+                "was this adapter made for another model?"
+            )
+    # The width is noted, so that a later export needs no model.
+    return [replace(p, module_out_features=width_out) if p.module_out_features is None else p for p in mine]

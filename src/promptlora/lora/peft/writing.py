@@ -1,0 +1,267 @@
+"""Writing one adapter as a PEFT folder: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+Every module is written with the same rank, the smaller ones padded with zeros, and one ``lora_alpha``: PEFT's
+``rank_pattern`` and ``alpha_pattern`` stay empty, because readers exist that ignore them (vLLM scales every module
+by the global ``lora_alpha / r``). It knows PEFT's files, not PEFT.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from promptlora.errors import LoRAError
+from promptlora.files import creating_folder
+from promptlora.lora import LoRAWeights
+from promptlora.lora.peft.physical import ModuleLoRA, difference_norm, join, pad, product_norm, truncate
+from promptlora.projections import ROLES, Projection, find_projections, module_shape
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+METADATA = "promptlora.peft/1"
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeftReport:
+    """What :func:`save_peft` wrote.
+
+    Attributes:
+        rank: The one rank of all modules.
+        alpha: ``lora_alpha``; readers scale by ``alpha / rank``.
+        modules: The number of physical modules.
+        bytes: Size of the folder's files.
+        relative_error: Frobenius norm of what was lost over that of the update, all modules together; 0.0 where
+            the export is exact.
+    """
+
+    rank: int
+    alpha: float
+    modules: int
+    bytes: int
+    relative_error: float
+
+
+def save_peft(
+    lora: LoRAWeights,
+    path: str | Path,
+    *,
+    base_model_name: str | None = None,
+    overwrite: bool = False,
+    pad_rank: int | str | None = None,
+    compress: int | None = None,
+    dtype: torch.dtype | None = None,
+    projections: Sequence[Projection] | None = None,
+    model: nn.Module | None = None,
+) -> PeftReport:
+    """Write the one adapter of ``lora`` as a PEFT folder, whole or not at all.
+
+    A fused module (q, k and v in one) gets a rank that is the sum of its projections' ranks; nothing is lost. Without
+    ``projections``, each name is taken as a module of its own, as it is in models that keep q_proj, k_proj, v_proj
+    and o_proj apart.
+
+    Args:
+        lora: A selection of exactly one adapter.
+        path: The folder to create.
+        base_model_name: Hub id or path of the base, for the config.
+        overwrite: Replace a folder that exists already.
+        pad_rank: Pad with zeros to this rank, or with ``"auto"`` to the next that vLLM takes as ``max_lora_rank``.
+        compress: Truncate each module's update to this rank (SVD); see ``relative_error`` of the report.
+        dtype: Write in this dtype instead of the LoRA's.
+        projections: Where the names live; ``lora.projections`` by default.
+        model: The base model (the meta device is enough): its projections are the default, its module widths and
+            orientation (GPT-2's Conv1D) go into the export, and the adapter is checked against it. Without it a
+            Conv1D still loads right; PEFT corrects the flag and warns.
+
+    Returns:
+        Rank, alpha, number of modules, bytes, and the relative error.
+
+    Raises:
+        LoRAError: Not exactly one adapter, an unknown or misfit projection, or a rank that cannot be had.
+        OutputError: The folder exists already or cannot be written.
+    """
+    if lora.adapters != 1:
+        raise LoRAError(
+            f"{lora.adapters} adapters; expected exactly one in a PEFT folder; choose one with lora.select(i)"
+        )
+    if compress is not None and compress < 1:
+        raise LoRAError(f"compress={compress}; expected a rank of at least 1, or None")
+    if dtype is not None and not dtype.is_floating_point:
+        raise LoRAError(f"dtype={dtype}; expected a floating dtype such as torch.float32 or torch.bfloat16")
+    known = _known_projections(lora, projections, model)
+    exact = _modules(lora, known, model)
+    written = exact if compress is None else [truncate(module, compress) for module in exact]
+    rank = _rank(max(module.rank for module in written), pad_rank)
+    alpha, fold = _alpha(lora.scaling, rank)
+    written = [pad(module, rank) for module in written]
+    written = [replace(m, A=m.A.to(dtype or m.A.dtype), B=(m.B * fold).to(dtype or m.B.dtype)) for m in written]
+    changed = compress is not None or fold != 1.0 or dtype not in (None, lora.dtype)
+    report = PeftReport(
+        rank=rank,
+        alpha=alpha,
+        modules=len(written),
+        bytes=0,
+        relative_error=_relative_error(exact, written, fold) if changed else 0.0,
+    )
+    tensors, metadata = _tensors(written)
+    config = _config(report, written, base_model_name, model)
+    with creating_folder(Path(path), overwrite=overwrite) as folder:
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt", METADATA: metadata})
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    return replace(report, bytes=size)
+
+
+# --- from names to modules ---------------------------------------------------------------------------
+
+
+def _known_projections(
+    lora: LoRAWeights, given: Sequence[Projection] | None, model: nn.Module | None
+) -> dict[str, Projection]:
+    """Name to projection, for every name of the LoRA."""
+    known: Sequence[Projection] | None = given or lora.projections
+    if known is None and model is not None:
+        known = find_projections(model)
+    if known is None:
+        return {name: _plain(name, A, B) for name, (A, B) in lora.items()}
+    by_name = {projection.name: projection for projection in known}
+    for name, (A, B) in lora.items():
+        projection = by_name.get(name)
+        if projection is None:
+            raise LoRAError(
+                f"{name}: not among the {len(by_name)} projections of the base model, first {next(iter(by_name), None)}; "
+                "was this LoRA made for another model?"
+            )
+        if (A.shape[1], B.shape[2]) != projection.shape:
+            raise LoRAError(f"{name}: the LoRA is {A.shape[1]} x {B.shape[2]} (in x out); expected {projection.shape}")
+    return {name: by_name[name] for name in lora}
+
+
+def _plain(name: str, A: Tensor, B: Tensor) -> Projection:
+    """The projection that a bare name must be: a module of its own."""
+    role = name.rpartition(".")[2].removesuffix("_proj")
+    if role not in ROLES or not name.endswith("_proj"):
+        raise LoRAError(
+            f"{name}: nothing says which module this is; expected a name ending in q_proj, k_proj, v_proj or o_proj; "
+            "pass projections=find_projections(model)"
+        )
+    return Projection(name=name, module=name, role=role, in_features=A.shape[1], out_features=B.shape[2])
+
+
+def _modules(lora: LoRAWeights, known: dict[str, Projection], model: nn.Module | None) -> list[ModuleLoRA]:
+    """The adapter by physical module, on the CPU, scaling not applied."""
+    parts: dict[str, list[tuple[Projection, Tensor, Tensor]]] = {}
+    for name, (A, B) in lora.items():
+        A, B = A[0].detach().cpu(), B[0].detach().cpu()  # [in, rank], [rank, out]
+        if not (A.isfinite().all() and B.isfinite().all()):
+            raise LoRAError(f"{name}: A or B holds nan or inf; expected finite numbers; write the adapter again")
+        parts.setdefault(known[name].module, []).append((known[name], A, B))
+    return [join(module, group, _width(module, group, model)) for module, group in parts.items()]
+
+
+def _width(module: str, group: list[tuple[Projection, Tensor, Tensor]], model: nn.Module | None) -> int:
+    """Width of the module's output, which the rows of its projections alone do not tell (a gate may follow)."""
+    first = group[0][0]
+    needed = max(first.out_features if p.rows is None else max(stop for _, stop in p.rows) for p, _, _ in group)
+    width: int | None = first.out_features if first.rows is None else first.module_out_features
+    if model is not None:
+        found = dict(model.named_modules()).get(module)
+        shape = module_shape(found) if found is not None else None
+        if shape is None or shape[0] != first.in_features or shape[1] < needed or width not in (None, shape[1]):
+            raise LoRAError(
+                f"{module}: {'no such module' if found is None else shape} in {type(model).__name__}; expected in "
+                f"{first.in_features} and out {width or needed}; was this LoRA made for another model?"
+            )
+        width = shape[1]
+    if width is None:
+        raise LoRAError(f"{module}: a fused module of unknown width; pass model= (the meta device is enough)")
+    return width
+
+
+# --- rank and scale ----------------------------------------------------------------------------------
+
+
+def _rank(rank: int, pad_rank: int | str | None) -> int:
+    """The one rank of the export."""
+    listed = ", ".join(str(r) for r in VLLM_RANKS)
+    if pad_rank is None:
+        return max(rank, 1)
+    if pad_rank == "auto":
+        fitting = [accepted for accepted in VLLM_RANKS if accepted >= rank]
+        if not fitting:
+            raise LoRAError(f"rank {rank} is above what vLLM accepts ({listed}); export with compress={VLLM_RANKS[-1]}")
+        return fitting[0]
+    if not isinstance(pad_rank, int) or isinstance(pad_rank, bool):
+        raise LoRAError(f"pad_rank={pad_rank!r}; expected None, 'auto' (one of {listed}) or a number")
+    if pad_rank < rank:
+        raise LoRAError(f"pad_rank={pad_rank} is below the adapter's rank {rank}; raise it, or add compress={pad_rank}")
+    return pad_rank
+
+
+def _alpha(scaling: float, rank: int) -> tuple[float, float]:
+    """``lora_alpha`` and what B is multiplied by, so that ``alpha / rank * factor`` is the scaling.
+
+    The factor is 1 where some float alpha gives the scaling exactly; else alpha is the rank and B takes it all.
+    """
+    near = scaling * rank
+    for alpha in (near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf)):
+        if alpha / rank == scaling:
+            return (int(alpha) if alpha == int(alpha) else alpha), 1.0
+    return rank, scaling
+
+
+def _relative_error(exact: list[ModuleLoRA], written: list[ModuleLoRA], fold: float) -> float:
+    lost = total = 0.0
+    for before, after in zip(exact, written, strict=True):
+        scaled = replace(before, B=before.B.double() * fold)
+        lost += difference_norm(scaled, after) ** 2
+        total += product_norm(scaled.A, scaled.B) ** 2
+    return math.sqrt(lost / total) if total else 0.0
+
+
+# --- files -------------------------------------------------------------------------------------------
+
+
+def _tensors(modules: list[ModuleLoRA]) -> tuple[dict[str, Tensor], str]:
+    """PEFT's tensors, and our own note on where each projection lies, which other readers skip."""
+    tensors, note = {}, []
+    for lora in modules:
+        tensors[f"{PREFIX}{lora.module}.lora_A.weight"] = lora.A.T.contiguous()  # [rank, in]
+        tensors[f"{PREFIX}{lora.module}.lora_B.weight"] = lora.B.T.contiguous()  # [out, rank]
+        note += [{"projection": asdict(b.projection), "start": b.start, "rank": b.rank} for b in lora.blocks]
+    return tensors, json.dumps(note)
+
+
+def _config(
+    report: PeftReport, modules: list[ModuleLoRA], base_model_name: str | None, model: nn.Module | None
+) -> dict[str, object]:
+    """PEFT's ``adapter_config.json``; target modules by full dotted name, so that nothing else matches."""
+    transposed = False
+    if model is not None:
+        found = dict(model.named_modules())
+        transposed = all(hasattr(found[lora.module], "nf") for lora in modules)
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model_name,
+        "inference_mode": True,
+        "r": report.rank,
+        "lora_alpha": report.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": sorted(lora.module for lora in modules),
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "fan_in_fan_out": transposed,
+        "bias": "none",
+        "modules_to_save": None,
+        "use_rslora": False,
+        "use_dora": False,
+    }

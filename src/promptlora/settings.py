@@ -1,0 +1,119 @@
+"""Settings: frozen dataclasses to and from plain values and TOML, and checks of their values.
+
+It knows dataclasses; nothing of what a setting means.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+
+from promptlora.errors import ConfigError
+from promptlora.files import replacing_file
+
+T = TypeVar("T")
+
+
+def positive(owner: object, *names: str) -> None:
+    """Refuse fields that are not finite numbers above 0."""
+    for name in names:
+        value = getattr(owner, name)
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name}={value} in {type(owner).__name__}; expected a finite number above 0")
+
+
+def not_negative(owner: object, *names: str) -> None:
+    """Refuse fields that are not finite numbers of 0 or more."""
+    for name in names:
+        value = getattr(owner, name)
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"{name}={value} in {type(owner).__name__}; expected a finite number, 0 or more")
+
+
+def one_of(owner: object, name: str, choices: tuple[str, ...]) -> None:
+    """Refuse a field whose value is none of the choices."""
+    value = getattr(owner, name)
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} in {type(owner).__name__}; expected one of {', '.join(choices)}")
+
+
+def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
+    """Make a configuration from plain values, nested tables included.
+
+    Raises:
+        ConfigError: An unknown key (the nearest known one is named), a missing key or a wrong type.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    prefix = f"{where}." if where else ""
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(fields)}"
+            raise ConfigError(f"{prefix}{key}: no such key in {kind.__name__}; {hint}")
+        made[key] = _convert(hints[key], value, f"{prefix}{key}")
+    missing = [
+        name for name, f in fields.items()
+        if name not in made and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]  # fmt: skip
+    if missing:
+        raise ConfigError(f"{prefix}{missing[0]} is missing; add it to the configuration")
+    return kind(**made)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}={value!r}; expected a table [{where}]")
+        return from_dict(hint, value, where)
+    if isinstance(hint, types.UnionType):
+        hint = typing.get_args(hint)[0]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(f"{where} is too large a whole number; expected a float") from error
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{where}={value!r} is a {type(value).__name__}; expected {hint.__name__}")
+    return value
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The plain values of a configuration, nested tables included."""
+    return dataclasses.asdict(config)
+
+
+def load_toml(kind: type[T], path: str | Path) -> T:
+    """Read a configuration from a TOML file.
+
+    Raises:
+        ConfigError: No such file, not TOML, or values that do not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; expected a TOML configuration")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also of text that is not UTF-8, and of numbers beyond Python's limit
+        raise ConfigError(f"{path}: not TOML ({error}); mend that place") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML configuration") from error
+    try:
+        return from_dict(kind, values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def save_toml(config: Any, path: str | Path) -> None:
+    """Write a configuration as TOML, whole or not at all."""
+    with replacing_file(Path(path)) as temporary:
+        temporary.write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")

@@ -1,0 +1,156 @@
+"""Text and chat to token ids and masks.
+
+It knows tokenizers and chat templates; nothing of models, LoRA or hypernetworks.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from promptlora.errors import PromptError, one_line
+
+PLACES = ("user", "system")
+_CONSONANTS = "bcdfghjklmnpqrstvwxz"
+
+
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str | Sequence[dict[str, str]],
+    prompt: str | None = None,
+    *,
+    place: str = "user",
+) -> str:
+    """One user turn, or a whole conversation, in the base's chat template, ready for the answer.
+
+    The system turn is written empty where the template has one, so that no default system prompt stands
+    beside the adapter. A template that refuses a system turn gets its text before the first user turn, and
+    a tokenizer without a template gets the plain text.
+
+    Args:
+        tokenizer: The base's tokenizer.
+        text: What the user says, or messages ``{role, content}``.
+        prompt: An instruction to put in the context, for the in-context control.
+        place: Where it goes: before the input in the ``user`` turn, or in the ``system`` turn (before what a
+            conversation has there).
+
+    Raises:
+        PromptError: An unknown ``place``, messages of no use, or a conversation that the template refuses.
+    """
+    if place not in PLACES:
+        raise PromptError(f"place={place!r}; expected one of {', '.join(PLACES)}")
+    messages = _messages(text)
+    system = [m["content"] for m in messages[:1] if m["role"] == "system" and m["content"]]
+    turns = messages[1:] if messages[0]["role"] == "system" else messages
+    if prompt is not None and place == "system":
+        system = [prompt, *system]
+    elif prompt is not None:
+        turns = _before_user(turns, prompt)
+    spoken = "\n\n".join(system)
+    if not tokenizer.chat_template:
+        return "\n\n".join(part for part in (spoken, *(m["content"] for m in turns)) if part) + "\n"
+    try:
+        try:
+            return _apply_template(tokenizer, [{"role": "system", "content": spoken}, *turns])
+        except TemplateError:
+            return _apply_template(tokenizer, _before_user(turns, spoken) if spoken else turns)
+    except TemplateError as error:
+        raise PromptError(
+            f"the chat template of the base refuses this conversation ({one_line(error)}); expected turns of user and "
+            "assistant, one after the other"
+        ) from error
+
+
+def _messages(text: str | Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """A text as one user turn; messages as they are, checked."""
+    if isinstance(text, str):
+        return [{"role": "user", "content": text}]
+    messages = [dict(message) for message in text]
+    for message in messages:
+        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+            raise PromptError(f"message {str(message)[:80]}; expected role and content, both text")
+    if not any(message["role"] == "user" for message in messages):
+        raise PromptError(f"{len(messages)} messages, none of the user; expected at least one of role 'user'")
+    return messages
+
+
+def _before_user(turns: list[dict[str, str]], prompt: str) -> list[dict[str, str]]:
+    """The turns with a prompt put before the first of the user's."""
+    first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
+    written = {**turns[first], "content": f"{prompt}\n\n{turns[first]['content']}"}
+    return [*turns[:first], written, *turns[first + 1 :]]
+
+
+def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str]) -> list[list[int]]:
+    """Token ids of rendered chats; the template has written the special tokens already.
+
+    Raises:
+        PromptError: Text that is not Unicode.
+    """
+    if not rendered:
+        return []
+    for text in rendered:
+        _check_unicode(text)
+    ids: list[list[int]] = tokenizer(list(rendered), add_special_tokens=not tokenizer.chat_template, verbose=False)[
+        "input_ids"
+    ]
+    return ids
+
+
+def _check_unicode(text: str) -> None:
+    """Refuse what no tokenizer takes: half of a surrogate pair, as bytes that are no UTF-8 leave it behind."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        odd = text[max(0, error.start - 20) : error.start + 20]
+        raise PromptError(f"text around {odd!r} is not Unicode (character {error.start}); expected UTF-8") from error
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: int) -> list[int]:
+    """Token ids of a prompt for the encoder.
+
+    Raises:
+        PromptError: An empty prompt, one longer than ``max_tokens``, or one that is not Unicode.
+    """
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise PromptError(f"prompt {prompt!r} is empty; expected an instruction, a system prompt or a document")
+    _check_unicode(prompt)
+    ids: list[int] = tokenizer(prompt.strip(), add_special_tokens=False, verbose=False)["input_ids"]
+    if not ids:
+        raise PromptError(f"prompt {prompt!r} has no token; expected an instruction, a system prompt or a document")
+    if len(ids) > max_tokens:
+        raise PromptError(
+            f"prompt of {len(ids)} tokens ({prompt.strip()[:40]!r}…); expected at most {max_tokens}, what this "
+            "hypernetwork's encoder takes; shorten the prompt"
+        )
+    return ids
+
+
+def gibberish(prompt: str, seed: int, max_tokens: int) -> str:
+    """A text of random consonants in the place of a prompt, which asks for nothing, as a control.
+
+    It has as many words as the prompt, or as ``max_tokens`` hold where every letter is a token.
+    """
+    rng = random.Random(f"gibberish/{seed}")
+    words = max(1, min(len(prompt.split()), max_tokens // 8))  # seven letters and a space
+    return " ".join("".join(rng.choices(_CONSONANTS, k=rng.randint(2, 7))) for _ in range(words))
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Ids ``[rows, longest]`` and the mask of real tokens, padded on the left as generation wants it."""
+    longest = max((len(row) for row in rows), default=0)
+    ids = torch.full((len(rows), longest), pad)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, longest - len(row) :] = torch.tensor(row)
+        mask[i, longest - len(row) :] = 1
+    return ids, mask

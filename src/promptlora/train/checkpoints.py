@@ -1,0 +1,186 @@
+"""Checkpoints of a run: hypernetwork, optimizer and state in a folder, whole or not at all; and its metrics file.
+
+It knows files and tensors; nothing of batches or losses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from promptlora.errors import CheckpointError, OutputError, one_line
+from promptlora.files import creating_folder, replacing_file
+from promptlora.hypernet.network import CONFIG_FILE, WEIGHTS_FILE, HyperNetwork
+from promptlora.models import describe_mismatch
+from promptlora.settings import from_dict, to_dict
+from promptlora.train.config import TrainConfig
+
+STATE_FILE = "trainer.json"
+OPTIMIZER_FILE = "optimizer.safetensors"
+METRICS_FILE = "metrics.jsonl"
+FINAL_FOLDER = "final"
+_FREE_KEYS = (
+    "output",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "accumulate",
+    "activation_checkpointing",
+    "shard_base",
+    "prompt_states",
+)
+_DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first."""
+    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def save_checkpoint(
+    folder: Path,
+    hypernetwork: HyperNetwork,
+    optimizer: torch.optim.Optimizer,
+    named: Mapping[str, nn.Parameter],
+    state: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Write ``step-N``, and only then drop the oldest beyond ``keep``.
+
+    Raises:
+        OutputError: It cannot be written (no space, no permission); those before it are as they were.
+    """
+    path = folder / f"step-{state['step']}"
+    with creating_folder(path, overwrite=True) as temporary:
+        hypernetwork.write_to(temporary)
+        tensors = {}
+        for name, parameter in named.items():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}|{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        save_file(tensors, temporary / OPTIMIZER_FILE)
+        (temporary / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+    for old in checkpoints(folder)[:-keep]:
+        try:
+            shutil.rmtree(old)
+        except OSError as error:
+            raise OutputError(f"{old}: cannot be removed ({error.strerror}); remove it, then --resume") from error
+    return path
+
+
+def load_checkpoint(
+    folder: Path,
+    hypernetwork: HyperNetwork,
+    optimizer: torch.optim.Optimizer,
+    named: Mapping[str, nn.Parameter],
+    config: TrainConfig,
+    data: str,
+) -> int:
+    """Read the newest checkpoint of a run into hypernetwork and optimizer; returns its step, 0 when there is none.
+
+    Raises:
+        CheckpointError: A damaged checkpoint, or one of another configuration, other data or another base.
+    """
+    found = checkpoints(folder)
+    if not found:
+        return 0
+    path = found[-1]
+    fix = f"remove it to continue from {found[-2].name}" if len(found) > 1 else "remove it to start anew"
+    try:
+        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+        step, before = int(state["step"]), from_dict(TrainConfig, state["config"])
+        base = dict(json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))["base"])
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path}: a damaged checkpoint ({one_line(error)}); {fix}") from error
+    ours = _flat(to_dict(config))
+    for key, value in _flat(to_dict(before)).items():
+        if key not in _FREE_KEYS and ours[key] != value:
+            raise CheckpointError(
+                f"{path}: was written with {key}={value!r}; this configuration has {ours[key]!r}; use the same, or "
+                "another output folder"
+            )
+    if state.get("data", data) != data:
+        raise CheckpointError(
+            f"{path}: the rows or paraphrases have changed since it was written; use the same, or another output folder"
+        )
+    differs = describe_mismatch(base, hypernetwork.base)
+    if differs:
+        raise CheckpointError(f"{path}: was written for another base ({differs}); use that one, or another output")
+    try:
+        moments = _moments(load_file(path / OPTIMIZER_FILE), named)
+        hypernetwork.load_weights(path / WEIGHTS_FILE)
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path}: a damaged checkpoint ({one_line(error)}); {fix}") from error
+    optimizer.state.clear()
+    optimizer.state.update(moments)
+    return step
+
+
+def _moments(tensors: Mapping[str, Tensor], named: Mapping[str, nn.Parameter]) -> dict[Tensor, dict[str, Tensor]]:
+    """The optimizer's state from the tensors of its file, ``parameter|key``; a ValueError says what does not fit."""
+    moments: dict[Tensor, dict[str, Tensor]] = {}
+    for full, value in tensors.items():
+        name, _, key = full.rpartition("|")
+        parameter = named.get(name)
+        if parameter is None or (key != "step" and value.shape != parameter.shape):
+            raise ValueError(f"{OPTIMIZER_FILE}: {full} {list(value.shape)} does not fit this hypernetwork")
+        moments.setdefault(parameter, {})[key] = value if key == "step" else value.to(parameter.device)
+    return moments
+
+
+def metrics_file(folder: Path, step: int) -> Path:
+    """The metrics of the steps up to this one; later lines of a killed run are dropped."""
+    path = folder / METRICS_FILE
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    with replacing_file(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= step), encoding="utf-8")
+    return path
+
+
+def remove_leavings(folder: Path) -> None:
+    """Remove what a run that was killed while it saved has left half-written."""
+    for name in ("step-*", FINAL_FOLDER, METRICS_FILE):
+        for left in folder.glob(f".{name}.*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics; infinity for one that was cut short."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def read_metrics(folder: Path) -> Sequence[dict[str, Any]]:
+    """The whole lines of a run's metrics file, in order.
+
+    Raises:
+        CheckpointError: A folder without one, or one without a whole line.
+    """
+    path = folder / METRICS_FILE if folder.is_dir() else folder
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; expected the output folder of a training run")
+    lines = [
+        line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _step_of(line) < math.inf
+    ]
+    if not lines:
+        raise CheckpointError(f"{path}: no whole line of metrics yet; train a step first")
+    return [json.loads(line) for line in lines]

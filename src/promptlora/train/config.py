@@ -1,0 +1,181 @@
+"""The settings of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from promptlora.data.config import DataConfig
+from promptlora.errors import ConfigError
+from promptlora.hypernet.config import HyperNetworkConfig
+from promptlora.settings import not_negative, one_of, positive
+
+OBJECTIVES = ("sft", "distill", "reconstruct")
+BASE_DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How parameters move. Learning rates are those at the top of the schedule.
+
+    Attributes:
+        lr: Learning rate of the encoder and the trunk.
+        head_lr_factor: The heads' learning rate is ``lr * head_lr_factor / fan_in``.
+        static_lr: Learning rate of the static LoRA.
+        weight_decay: Decoupled weight decay of the encoder, the trunk and the heads.
+        clip: Largest gradient norm of the encoder, trunk and static group.
+        head_clip: Largest gradient norm of the heads.
+        warmup: Share of the steps in which the rate rises from 0.
+        final: The rate ends at this share of its top, along a cosine.
+    """
+
+    lr: float = 5e-4
+    head_lr_factor: float = 4.0
+    static_lr: float = 5e-4
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    head_clip: float = 0.1
+    warmup: float = 0.1
+    final: float = 0.05
+
+    def __post_init__(self) -> None:
+        positive(self, "lr", "head_lr_factor", "static_lr", "clip", "head_clip")
+        not_negative(self, "weight_decay")
+        for name in ("warmup", "final"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)}; expected a share from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularizationConfig:
+    """What keeps a hypernetwork from fitting its training tasks too closely; all off by default.
+
+    Attributes:
+        label_smoothing: Share of the target that is spread over the vocabulary; of the objective ``sft``.
+        l1: Weight of the mean absolute entry of the generated matrices.
+        l2: Weight of the mean squared entry of the generated matrices.
+        neftune: Size of the uniform noise on the base's input embeddings, ``neftune / sqrt(tokens * width)`` an
+            entry (Jain et al. 2023).
+        prompt_dropout: Share of the prompt's tokens that the encoder does not see, drawn anew each step.
+    """
+
+    label_smoothing: float = 0.0
+    l1: float = 0.0
+    l2: float = 0.0
+    neftune: float = 0.0
+    prompt_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        not_negative(self, "l1", "l2", "neftune")
+        for name in ("label_smoothing", "prompt_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}; expected a share from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """The teacher of the objective ``distill``, which reads the prompt in its context.
+
+    Attributes:
+        teacher: A folder or Hub id of a causal language model with the same tokenizer; empty for the base itself.
+        adapter: A hypernetwork's folder; its adapter of the same prompt is on while the base teaches.
+        cache: A folder written by ``promptlora teach``: the teacher is not run at all.
+        tail: What is done with the words that a cache does not hold: ``bucket``, ``renormalise`` or ``ignore``.
+        sft_share: Share of the loss that is cross-entropy with the rows' own answers, from 0 to 1.
+    """
+
+    teacher: str = ""
+    adapter: str = ""
+    cache: str = ""
+    tail: str = "bucket"
+    sft_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of(self, "tail", ("bucket", "renormalise", "ignore"))
+        if not 0 <= self.sft_share <= 1:
+            raise ConfigError(f"sft_share={self.sft_share}; expected a share from 0 to 1")
+        given = [name for name in ("teacher", "adapter", "cache") if getattr(self, name)]
+        if len(given) > 1:
+            raise ConfigError(f"{given[0]} and {given[1]} in DistillConfig; expected one teacher at most")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Training tasks that are held out, and how often their loss is measured.
+
+    Attributes:
+        tasks: How many tasks are held out, whole categories where rows have one, the same for every seed; 0: none.
+        split: Their rows whose ``split`` is this are measured.
+        rows: Rows of each.
+        every: Steps between measurements.
+    """
+
+    tasks: int = 0
+    split: str = "eval"
+    rows: int = 8
+    every: int = 100
+
+    def __post_init__(self) -> None:
+        not_negative(self, "tasks")
+        positive(self, "rows", "every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        output: Folder of the run: checkpoints, logs, the trained hypernetwork.
+        objective: ``sft``, the rows' own answers; ``distill``, a teacher that reads the prompt in its context;
+            ``reconstruct``, adapters that were trained for prompts.
+        base: Base model: empty for the embedded default, else a folder or Hub id.
+        base_dtype: Dtype of the frozen base, ``float32`` or ``bfloat16``; its head and the hypernetwork are
+            float32 in either case.
+        attention: Attention kernel of the base, as transformers names it; empty for its own choice.
+        steps: Optimizer steps.
+        prompts_per_batch: Prompts (tasks) mixed in a batch; each is encoded once.
+        rows_per_prompt: Rows of each prompt in a batch.
+        accumulate: Parts that a batch is run in, one after another, to save memory; the losses are the same.
+        row_weight: Whether a row counts once whatever its length (``row``) or each answer token (``token``).
+        seed: Seed of initialisation, order and paraphrases.
+        checkpoint_every: Steps between checkpoints.
+        keep_checkpoints: How many of the newest checkpoints are kept.
+        margin_every: Steps between measurements of the steering margin and of what else shows a collapse.
+        activation_checkpointing: Recompute activations of the base in backward, to save memory.
+        prompt_states: Folder where the states of prompts in the base are kept between runs; empty keeps none.
+        shard_base: With several processes, each keeps a part of the frozen base's layers (FSDP2).
+    """
+
+    output: str
+    data: DataConfig
+    objective: str = "sft"
+    base: str = ""
+    base_dtype: str = "float32"
+    attention: str = ""
+    steps: int = 1000
+    prompts_per_batch: int = 8
+    rows_per_prompt: int = 4
+    accumulate: int = 1
+    row_weight: str = "row"
+    seed: int = 0
+    checkpoint_every: int = 50
+    keep_checkpoints: int = 2
+    margin_every: int = 50
+    activation_checkpointing: bool = False
+    prompt_states: str = ""
+    shard_base: bool = False
+    hypernetwork: HyperNetworkConfig = field(default_factory=HyperNetworkConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        positive(
+            self, "steps", "prompts_per_batch", "rows_per_prompt", "checkpoint_every", "keep_checkpoints",
+            "accumulate", "margin_every",
+        )  # fmt: skip
+        one_of(self, "objective", OBJECTIVES)
+        one_of(self, "row_weight", ("row", "token"))
+        one_of(self, "base_dtype", BASE_DTYPES)
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed={self.seed} in TrainConfig; expected a whole number from 0 to {2**32 - 1}")

@@ -1,0 +1,247 @@
+"""What a hypernetwork is trained for: ``sft``, ``distill`` or ``reconstruct``.
+
+An objective gives the parts of each step's batch, the training loss of a part under its adapters, and a plain
+loss to measure with, under any adapters: margins are differences of the latter.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from promptlora.data import Batch, Batches
+from promptlora.errors import DataError
+from promptlora.hypernet.network import HyperNetwork
+from promptlora.lora import LoRAWeights
+from promptlora.lora.peft import load_peft
+from promptlora.losses import TeacherTargets, distillation_loss, reconstruction_loss, sft_loss
+from promptlora.projections import Projection
+from promptlora.teacher import OnlineTeacher, TeacherCache, key_of
+from promptlora.text import PromptStates
+from promptlora.train.config import TrainConfig
+from promptlora.train.frozen import FrozenBase
+
+
+class Objective(Protocol):
+    """What the loop asks for."""
+
+    def part(self, step: int, part: int, parts: int) -> Batch:
+        """One of ``parts`` parts of the batch of a step, as many prompts in each."""
+
+    def weight(self, batch: Batch) -> float:
+        """What a part counts for in the mean over parts."""
+
+    def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
+        """The training loss; prompt i has adapter i. Noise is drawn from the generator."""
+
+    def measure(self, batch: Batch, lora: LoRAWeights, adapters: Sequence[int], *, reduce: bool = True) -> Tensor:
+        """A plain loss of the same batch where prompt i has adapter ``adapters[i]``; of each row if not ``reduce``."""
+
+    def describe(self, batch: Batch, row: int) -> str:
+        """A row of a batch, for a message."""
+
+
+class Sft:
+    """Cross-entropy of the rows' own answers."""
+
+    def __init__(self, base: FrozenBase, batches: Batches, config: TrainConfig) -> None:
+        self.base, self.batches, self.config = base, batches, config
+
+    def part(self, step: int, part: int, parts: int) -> Batch:
+        """Rows of some tasks; the prompts are encoded, and shown in context as often as the data's settings say."""
+        return self.batches.part(step, part, parts)
+
+    def weight(self, batch: Batch) -> float:
+        """Its answer tokens, or with ``row_weight = "row"`` its rows."""
+        return float(batch.answer_tokens if self.config.row_weight == "token" else len(batch.labels))
+
+    def _hidden(
+        self, batch: Batch, lora: LoRAWeights, adapters: Sequence[int], generator: torch.Generator | None = None
+    ) -> Tensor:
+        rows = len(batch.input_ids) // len(batch.prompts)
+        size = self.config.regularization.neftune
+        noise = (size, generator) if size and generator is not None else None
+        return self.base.hidden(batch.input_ids, lora, [i for i in adapters for _ in range(rows)], noise)
+
+    def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
+        """With label smoothing and noise as configured."""
+        hidden = self._hidden(batch, lora, range(len(batch.prompts)), generator)
+        return self._sft(batch, hidden, self.config.regularization.label_smoothing)
+
+    def _sft(self, batch: Batch, hidden: Tensor, label_smoothing: float = 0.0, *, reduce: bool = True) -> Tensor:
+        return sft_loss(
+            hidden,
+            batch.labels.to(hidden.device),
+            self.base.lm_head,
+            row_weight=self.config.row_weight,
+            reduce=reduce,
+            label_smoothing=label_smoothing,
+        )
+
+    def measure(self, batch: Batch, lora: LoRAWeights, adapters: Sequence[int], *, reduce: bool = True) -> Tensor:
+        """Cross-entropy without smoothing."""
+        return self._sft(batch, self._hidden(batch, lora, adapters), reduce=reduce)
+
+    def describe(self, batch: Batch, row: int) -> str:
+        """Its task and the start of its input."""
+        example = self.batches.examples[batch.examples[row]]
+        return f"task {example.task[:40]!r} input {example.text[:40]!r}"
+
+
+class Distill(Sft):
+    """KL from a teacher that reads the prompt in its context to a student that has its adapter."""
+
+    def __init__(
+        self,
+        base: FrozenBase,
+        batches: Batches,
+        config: TrainConfig,
+        teacher: OnlineTeacher | TeacherCache,
+        adapter: tuple[HyperNetwork, PromptStates] | None = None,
+    ) -> None:
+        super().__init__(base, batches, config)
+        self.teacher, self.adapter = teacher, adapter
+
+    def part(self, step: int, part: int, parts: int) -> Batch:
+        """As for ``sft``; a cache holds the first answer of each row, so that one is taken."""
+        first = isinstance(self.teacher, TeacherCache)
+        return self.batches.part(step, part, parts, first_answer=first)
+
+    def targets(self, batch: Batch) -> TeacherTargets:
+        """The teacher's distributions at the answer tokens of a batch."""
+        rows = len(batch.input_ids) // len(batch.prompts)
+        answers = [labels[labels >= 0].tolist() for labels in batch.labels]
+        examples = [self.batches.examples[i] for i in batch.examples]
+        if isinstance(self.teacher, TeacherCache):  # of the task's own prompt, whichever wording the student has
+            own = [self.batches.prompts[example.task][0] for example in examples]
+            keys = [key_of(p, e.text, a) for p, e, a in zip(own, examples, answers, strict=True)]
+            return self.teacher.targets(keys)
+        contexts = [self.base.render(e.text, batch.prompts[i // rows]) for i, e in enumerate(examples)]
+        pairs = list(zip(contexts, answers, strict=True))
+        if self.adapter is None:
+            with self.base.injector.apply(None):
+                return self.teacher.targets(pairs)
+        hypernetwork, states = self.adapter
+        with torch.no_grad():
+            lora = hypernetwork(*states.batch(batch.prompts)).to(self.base.model.dtype)
+        with self.base.injector.apply(lora, [i for i in range(len(batch.prompts)) for _ in range(rows)]):
+            return self.teacher.targets(pairs)
+
+    def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
+        """KL, mixed with the rows' own answers as configured; the student alone meets noise."""
+        options = self.config.distill
+        teacher = self.targets(batch)
+        hidden = self._hidden(batch, lora, range(len(batch.prompts)), generator)
+        divergence = distillation_loss(
+            hidden,
+            batch.labels.to(hidden.device),
+            self.base.lm_head,
+            teacher,
+            row_weight=self.config.row_weight,
+            tail=options.tail,
+        )
+        if not options.sft_share:
+            return divergence
+        own = self._sft(batch, hidden, self.config.regularization.label_smoothing)
+        return options.sft_share * own + (1 - options.sft_share) * divergence
+
+
+class Reconstruct:
+    """Distance of the generated updates to those of given adapters, each with its prompt; the base is not run.
+
+    Args:
+        path: JSON lines of ``{prompt, adapter}``, adapter a PEFT folder, relative to the file; and a task if wanted.
+        projections: Those that the hypernetwork writes for.
+        prompts_per_batch: Adapters in a batch.
+        seed: Of the order.
+
+    Raises:
+        DataError: A line or an adapter that cannot be used, or too few of them.
+    """
+
+    def __init__(self, path: str | Path, projections: Sequence[Projection], prompts_per_batch: int, seed: int) -> None:
+        self.entries = read_library(path)
+        if len(self.entries) < prompts_per_batch:
+            raise DataError(
+                f"{path}: {len(self.entries)} adapters; expected prompts_per_batch={prompts_per_batch} or more"
+            )
+        self.size, self.seed = prompts_per_batch, seed
+        loaded = []
+        wanted = {projection.name for projection in projections}
+        for _, prompt, folder in self.entries:
+            lora = load_peft(folder, projections=projections)
+            if set(lora) != wanted:
+                odd = min(set(lora) ^ wanted)
+                raise DataError(f"{folder} ({prompt[:40]!r}): {odd} is in one of adapter and hypernetwork only")
+            loaded.append(lora)
+        self.targets = loaded
+
+    def part(self, step: int, part: int, parts: int) -> Batch:
+        """Some prompts; each stands once in an epoch."""
+        per_epoch = len(self.entries) // self.size
+        epoch, at = divmod(step, per_epoch)
+        order = list(range(len(self.entries)))
+        random.Random(f"{self.seed}/{epoch}").shuffle(order)
+        size = self.size // parts
+        chosen = order[at * self.size + part * size :][:size]
+        none = torch.zeros(size, 0, dtype=torch.long)
+        return Batch(
+            [self.entries[i][1] for i in chosen],
+            none,
+            none,
+            0,
+            tuple(self.entries[i][0] for i in chosen),
+            tuple(chosen),
+        )
+
+    def weight(self, batch: Batch) -> float:
+        """Its prompts."""
+        return float(len(batch.prompts))
+
+    def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
+        """Squared distance over the squared size of the target."""
+        return self.measure(batch, lora, range(len(batch.prompts)))
+
+    def measure(self, batch: Batch, lora: LoRAWeights, adapters: Sequence[int], *, reduce: bool = True) -> Tensor:
+        """The same under any adapters."""
+        each = torch.stack(
+            [
+                reconstruction_loss(lora.select(i), self.targets[target])
+                for i, target in zip(adapters, batch.examples, strict=True)
+            ]
+        )
+        return each.mean() if reduce else each
+
+    def describe(self, batch: Batch, row: int) -> str:
+        """Its adapter's folder."""
+        return f"adapter {self.entries[batch.examples[row]][2]}"
+
+
+def read_library(path: str | Path) -> list[tuple[str, str, Path]]:
+    """Task, prompt and PEFT folder of each line of a library of adapters.
+
+    Raises:
+        DataError: A missing file, or a line without a prompt or an adapter.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected JSON lines of prompt and adapter (a PEFT folder)")
+    entries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+            prompt, folder = str(values["prompt"]), str(values["adapter"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}:{number}: expected an object with prompt and adapter ({error!r})") from error
+        if not prompt.strip():
+            raise DataError(f"{path}:{number}: prompt is empty; expected an instruction")
+        entries.append((str(values.get("task") or prompt), prompt, path.parent / folder))
+    return entries

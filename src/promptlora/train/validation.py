@@ -1,0 +1,75 @@
+"""Losses on the rows of held-out tasks: whether what is learned carries over to prompts that were never trained on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean
+
+import torch
+
+from promptlora.data import Row, make_batch, tokenize_rows
+from promptlora.hypernet.network import HyperNetwork
+from promptlora.lora import LoRAWeights
+from promptlora.losses import sft_loss
+from promptlora.text import PromptStates
+from promptlora.train.config import TrainConfig
+from promptlora.train.frozen import FrozenBase
+
+_ROWS = 16  # rows that run at once
+
+
+class Validation:
+    """Rows of held-out tasks, and their loss in nats: the mean over tasks of the mean over rows of the mean over tokens.
+
+    Args:
+        base: The frozen base.
+        rows: The rows.
+        config: The run.
+    """
+
+    def __init__(self, base: FrozenBase, rows: Sequence[Row], config: TrainConfig) -> None:
+        self.base, self.config = base, config
+        self.prompts = {row.task: row.prompt for row in rows}
+        self.tasks = list(self.prompts)
+        self.right = {task: i for i, task in enumerate(self.tasks)}  # task to its own adapter, and to the next one's
+        self.wrong = {task: (i + 1) % len(self.tasks) for task, i in self.right.items()}
+        self.examples, _ = tokenize_rows(base.tokenizer, rows, config.data)
+
+    def measure(self, hypernetwork: HyperNetwork, states: PromptStates) -> dict[str, float | None]:
+        """Loss with the right adapters, with those of other tasks, with the static part, with the prompt in context too."""
+        training = hypernetwork.training
+        hypernetwork.eval()
+        try:
+            with torch.no_grad():
+                encoded = states.batch([self.prompts[task] for task in self.tasks])
+                lora = hypernetwork(*encoded)
+                static = hypernetwork(*encoded, generated=False) if self.config.hypernetwork.static else None
+        finally:
+            hypernetwork.train(training)
+        generated = self.config.hypernetwork.generated
+        shown = self.config.data.in_context_share > 0
+        return {
+            "validation_loss": self.loss(lora, self.right),
+            "validation_wrong": self.loss(lora, self.wrong) if generated and len(self.tasks) > 1 else None,
+            "validation_static": self.loss(static, self.right) if generated and static is not None else None,
+            "validation_in_context": self.loss(lora, self.right, in_context=True) if shown else None,
+        }
+
+    @torch.no_grad()
+    def loss(self, lora: LoRAWeights, adapter_of: dict[str, int], *, in_context: bool = False) -> float:
+        """The loss where a task's rows have adapter ``adapter_of[task]``."""
+        losses: dict[str, list[float]] = defaultdict(list)
+        read = [
+            (self.base.render(e.text, self.prompts[e.task]) if in_context else e.input_ids, e.answers[0], e.task)
+            for e in self.examples
+        ]
+        read.sort(key=lambda row: len(row[0]) + len(row[1]))  # rows of one length together, so that little is padding
+        for start in range(0, len(read), _ROWS):
+            chosen = read[start : start + _ROWS]
+            batch = make_batch([], [(ids, answer) for ids, answer, _ in chosen], 0)
+            hidden = self.base.hidden(batch.input_ids, lora, [adapter_of[task] for _, _, task in chosen])
+            each = sft_loss(hidden, batch.labels.to(hidden.device), self.base.lm_head, row_weight="row", reduce=False)
+            for (_, _, task), value in zip(chosen, each.tolist(), strict=True):
+                losses[task].append(value)
+        return fmean(fmean(values) for values in losses.values())
