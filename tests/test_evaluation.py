@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptlora import evaluation
+from promptlora import evaluate as evaluation
 from promptlora.data import Row
 from promptlora.errors import DataError, OutputError
 from promptlora.evaluate import (

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from promptlora import hypernetwork as module
 from promptlora.errors import CheckpointError, ConfigError, OutputError
+from promptlora.hypernet import network as module
 from promptlora.hypernet.config import HEAD_KINDS, HyperNetworkConfig
 from promptlora.hypernet.generator import ShapeGroupedLoRAGenerator
 from promptlora.hypernet.network import HyperNetwork

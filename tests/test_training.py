@@ -18,10 +18,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.nn import functional as F
 
-from promptlora.data import IGNORED, Batch
+from promptlora.data import Batch
 from promptlora.errors import DataError, ModelError, OutputError, PromptError, TrainingError
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.injection import HookBasedLoRAInjector
+from promptlora.losses import IGNORED
 from promptlora.models import load_base
 from promptlora.text import PromptStates
 from promptlora.train import Trainer, learning_rate_factor, margin_shift, objectives

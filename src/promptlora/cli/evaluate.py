@@ -62,7 +62,7 @@ def evaluate(
     Example: **promptlora eval heldout.jsonl.gz -o results/heldout**
     """
     with working("reading rows"):
-        from promptlora import evaluation
+        from promptlora import evaluate as evaluation
         from promptlora.data import first_of_each_task, read_rows
 
         rows = read_rows(data, split)

@@ -36,7 +36,7 @@ def targets(
     Example: **promptlora targets qwen3-coder-next --plan**
     """
     with working("loading PyTorch and transformers") as say:
-        from promptlora import targets as counting
+        from promptlora.hypernet import targets as counting
         from promptlora.models import load_meta
 
         made = load_meta(model, say)

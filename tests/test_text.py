@@ -10,7 +10,6 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from promptlora import prompts as module
 from promptlora.errors import ModelError, PromptError
 from promptlora.hypernet.config import HyperNetworkConfig
 from promptlora.injection import HookBasedLoRAInjector
@@ -23,6 +22,7 @@ from promptlora.text import (
     prompt_states,
     render_chat,
 )
+from promptlora.text import states as module
 from tests.helpers import random_lora, tiny_gpt2, tiny_llama, token_ids
 
 DEFAULT = "You are a helpful bot"
