@@ -75,8 +75,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}={value!r}; expected a table [{where}]")
         return from_dict(hint, value, where)
-    if isinstance(hint, types.UnionType):
-        hint = typing.get_args(hint)[0]
+    if isinstance(hint, types.UnionType):  # a value, or a list of them
+        several = [one for one in typing.get_args(hint) if typing.get_origin(one) is tuple]
+        hint = several[0] if several and isinstance(value, (list, tuple)) else typing.get_args(hint)[0]
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}={value!r} is a {type(value).__name__}; expected a list")
+        return tuple(_convert(typing.get_args(hint)[0], one, f"{where}[{i}]") for i, one in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)

@@ -6,6 +6,7 @@ from promptlora.text.chat import encode_prompt as encode_prompt
 from promptlora.text.chat import gibberish as gibberish
 from promptlora.text.chat import pad_left as pad_left
 from promptlora.text.chat import render_chat as render_chat
+from promptlora.text.examples import with_examples as with_examples
 from promptlora.text.states import PromptStates as PromptStates
 from promptlora.text.states import decoder_layers as decoder_layers
 from promptlora.text.states import prompt_states as prompt_states
