@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import pickle
 import shutil
 from collections.abc import Callable
@@ -143,7 +144,7 @@ def test_the_generator_of_cores_is_its_naive_twin(kind, static, options):
             if not options:
                 feature = feature / feature.norm() * 16**0.5
                 core = torch.nn.functional.linear(feature, *generator.heads[key].C.parameters()).view(C.shape[1:])
-                core = torch.tanh(core) * torch.exp(generator.scales[key])
+                core = torch.tanh(core * math.exp(3.5)) * torch.exp(generator.scales[key])
                 core = core * torch.sigmoid(generator.gate_map(context[i]))
             core = core * 0.7
             if static:

@@ -42,7 +42,8 @@ class HyperNetworkConfig:
         first_layer: Layers below this one, counted from 0, get no adapter; their activations need no backward.
         normalised: Whether features are brought to the norm ``sqrt(context_size)`` before the heads. If it is not set, the
             core kinds do and the others do not; so for the next two.
-        bounded: Whether what heads write is ``tanh(x) * exp(s)``, with a learned s for each shape that starts at -3.5.
+        bounded: Whether what heads write is held below ``exp(s)`` by a tanh, with a learned s for each shape.
+        bound_start: Where s starts.
         gate: Whether a learned gate in [0, 1], one number for each prompt, multiplies the generated part.
     """
 
@@ -65,6 +66,7 @@ class HyperNetworkConfig:
     first_layer: int = 0
     normalised: bool | None = None
     bounded: bool | None = None
+    bound_start: float = -3.5
     gate: bool | None = None
 
     def __post_init__(self) -> None:
@@ -86,6 +88,8 @@ class HyperNetworkConfig:
         if not (self.static or self.generated):
             raise ConfigError("static=False and generated=False leave no LoRA; set one of them to true")
         not_negative(self, "vectors")
+        if not -20 <= self.bound_start <= 20:
+            raise ConfigError(f"bound_start={self.bound_start}; expected a number from -20 to 20, such as -3.5")
         if self.first_layer < 0:
             raise ConfigError(f"first_layer={self.first_layer}; expected 0 or more")
 

@@ -21,7 +21,6 @@ from promptlora.lora import Free, LoRAWeights, Shared
 from promptlora.lora.forms import Form
 from promptlora.projections import Projection, group_by_shape, layer_of
 
-_FIRST_SCALE = -3.5  # of tanh(x) * exp(s), as Code2LoRA
 _FIRST_GATE = 0.9
 
 
@@ -71,8 +70,11 @@ class ShapeGroupedLoRAGenerator(nn.Module):
       nearly orthogonal; C0 and C are zero. So the first gradient of C0 and of the head is not zero, while that of A
       and B is until the first step. The other choice, C0 the identity and B zero, would leave the head without a gradient.
 
-    ``config.bounds`` makes what a head writes ``tanh(x) * exp(s)`` (Code2LoRA): it stays zero at the start since x is, and
-    cannot grow beyond ``exp(s)``, with s learned from -3.5. ``config.gates`` multiplies it by :meth:`gate`.
+    ``config.bounds`` makes what a head writes ``tanh(x * exp(-s0)) * exp(s)`` with a learned s for each matrix that starts at
+    ``s0 = config.bound_start`` (Code2LoRA's ``tanh(x) * exp(s)``, with a constant inside of the tanh). It stays zero at the
+    start since x is, and it cannot grow beyond ``exp(s)``. The constant makes the slope at zero 1 at the start. Without it,
+    the head would learn ``exp(3.5) = 33`` times more slowly, since Adam's steps do not see the scale.
+    ``config.gates`` multiplies the result by :meth:`gate`.
 
     Args:
         config: Widths, rank, kind of head.
@@ -96,7 +98,7 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         grouped = [projection for group in self.groups.values() for projection in group]
         self._layer_index = [layers.index(layer_of(projection)) for projection in grouped] if layers else None
         self.heads = nn.ModuleDict()
-        self.scales = nn.ParameterDict()  # s of tanh(x) * exp(s), one for each matrix that a head writes
+        self.scales = nn.ParameterDict()  # s, one for each matrix that a head writes
         self.static_A, self.static_B = nn.ParameterDict(), nn.ParameterDict()
         self.factor_A, self.factor_B, self.static_C = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for (d_in, d_out), group in self.groups.items():
@@ -104,7 +106,8 @@ class ShapeGroupedLoRAGenerator(nn.Module):
             if config.generated:
                 self.heads[key] = make_head(config, d_in, d_out)
                 if config.bounds:
-                    self.scales[key] = nn.Parameter(torch.full((1 if config.shares_factors else 2,), _FIRST_SCALE))
+                    outputs = 1 if config.shares_factors else 2
+                    self.scales[key] = nn.Parameter(torch.full((outputs,), config.bound_start))
             if config.shares_factors:
                 core = (rank,) if config.head == "diagonal" else (rank, rank)
                 self.factor_A[key] = nn.Parameter(torch.randn(n, d_in, rank) / math.sqrt(d_in))
@@ -143,7 +146,8 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         for part, (key, head) in zip(parts, self.heads.items(), strict=True):
             written: tuple[Tensor, ...] = head(part)
             if self.config.bounds:
-                written = tuple(torch.tanh(x) * s.exp() for x, s in zip(written, self.scales[key], strict=True))
+                slope = math.exp(-self.config.bound_start)
+                written = tuple(torch.tanh(x * slope) * s.exp() for x, s in zip(written, self.scales[key], strict=True))
             if gate is not None:
                 written = tuple(x * gate.view(-1, *(1,) * (x.ndim - 1)) for x in written)
             found[key] = written if strength == 1 else tuple(x * strength for x in written)
