@@ -35,7 +35,7 @@ def update_products(lora: LoRAWeights, names: Sequence[str] | None = None) -> Te
 def _free_products(form: Free) -> Tensor:
     count, d_in, rank = form.A.shape
     flat_a = form.A.transpose(0, 1).reshape(d_in, count * rank)
-    flat_b = form.B.reshape(count * rank, -1)
+    flat_b = form.B.reshape(count * rank, form.B.shape[2])
     products = (flat_a.T @ flat_a) * (flat_b @ flat_b.T)  # [adapters * rank, adapters * rank]
     return products.view(count, rank, count, rank).sum(dim=(1, 3))
 

@@ -318,7 +318,8 @@ class Trainer:
             kept = torch.rand(mask.shape, generator=generator).to(mask.device) >= share
             kept[:, 0] = True  # never nothing; the first token is an attention sink in any case
             mask = mask & kept
-        lora: LoRAWeights = self.hypernetwork(states, mask)
+        dtype = None if self.config.objective == "reconstruct" else self.base.model.dtype  # one cast for each shape
+        lora: LoRAWeights = self.hypernetwork(states, mask, dtype=dtype)
         return lora
 
     def _sum(self, values: Sequence[float]) -> list[float]:

@@ -43,8 +43,10 @@ class Validation:
         try:
             with torch.no_grad():
                 encoded = states.batch([self.prompts[task] for task in self.tasks])
-                lora = hypernetwork(*encoded)
-                static = hypernetwork(*encoded, generated=False) if self.config.hypernetwork.static else None
+                dtype = self.base.model.dtype
+                lora = hypernetwork(*encoded, dtype=dtype)
+                has_static = self.config.hypernetwork.static
+                static = hypernetwork(*encoded, generated=False, dtype=dtype) if has_static else None
         finally:
             hypernetwork.train(training)
         generated = self.config.hypernetwork.generated
