@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -65,6 +66,33 @@ def random_lora(
             B.to(dtype).requires_grad_(requires_grad),
         )
     return LoRAWeights(matrices, scaling, projections=projections)
+
+
+def random_shared_lora(
+    projections: Sequence[Projection],
+    adapters: int = 1,
+    rank: int = 3,
+    *,
+    diagonal: bool = False,
+    scaling: float = 0.5,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    requires_grad: bool = False,
+) -> LoRAWeights:
+    """Random factors for each projection, and a random core, or its diagonal, for each adapter."""
+    generator = torch.Generator().manual_seed(seed)
+    factors, cores = {}, {}
+    for p in projections:
+        A = torch.randn(p.in_features, rank, generator=generator, dtype=torch.float64) / p.in_features**0.5
+        B = torch.randn(rank, p.out_features, generator=generator, dtype=torch.float64)
+        shape = (adapters, rank) if diagonal else (adapters, rank, rank)
+        C = torch.randn(shape, generator=generator, dtype=torch.float64)
+        A, B, C = (matrix.to(dtype).requires_grad_(requires_grad) for matrix in (A, B, C))
+        factors[p.name], cores[p.name] = (A, B), C
+    return LoRAWeights.shared(factors, cores, scaling, projections=projections)
+
+
+FORMS = {"free": random_lora, "core": random_shared_lora, "diagonal": partial(random_shared_lora, diagonal=True)}
 
 
 def token_ids(batch: int, seq: int, vocab: int = 97, seed: int = 0) -> torch.Tensor:

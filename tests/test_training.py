@@ -70,7 +70,14 @@ def test_one_batch_is_overfitted(make_trainer):
     assert losses[-1] < 0.3
 
 
-@pytest.mark.parametrize("options", [{}, {"hypernetwork": {"source": "embeddings", "static": False}}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"hypernetwork": {"source": "embeddings", "static": False}},
+        {"hypernetwork": {"head": "core", "rank": 16, "alpha": 32.0}},
+    ],
+)
 def test_the_prompt_decides_the_answer(make_trainer, options):
     """The key test: same inputs, only the prompt differs, and unseen inputs are answered as the prompt says."""
     trainer = make_trainer(steps=60, margin_every=60, checkpoint_every=100, **options)

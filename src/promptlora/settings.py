@@ -93,8 +93,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The plain values of a configuration, nested tables included."""
-    return dataclasses.asdict(config)
+    """The plain values of a configuration, nested tables included; what is None is left out: TOML has no such value."""
+    return dataclasses.asdict(config, dict_factory=lambda items: {key: v for key, v in items if v is not None})
 
 
 def load_toml(kind: type[T], path: str | Path) -> T:

@@ -154,8 +154,9 @@ class PromptLoRA:
             raise PromptError("no prompt was given; expected at least one")
         with self.injector.apply(None):  # states are those of the base, whatever is on outside
             states, mask = self.states.batch(texts)
-        lora: LoRAWeights = self.hypernetwork(states, mask, generated=generated, strength=strength)
-        lora = lora.to(self.model.dtype)
+        lora: LoRAWeights = self.hypernetwork(
+            states, mask, generated=generated, strength=strength, dtype=self.model.dtype
+        )
         if vectors is None:
             vectors = self.hypernetwork.config.vectors if generated else 0.0
         return add_function_vectors(self.model, self.tokenizer, self.injector, lora, texts, vectors)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from promptlora.errors import ConfigError
 from promptlora.settings import not_negative, one_of, positive
 
-HEAD_KINDS = ("full", "shared", "rankwise", "lowrank")
+CORE_KINDS = ("core", "diagonal")
+HEAD_KINDS = ("full", "shared", "rankwise", "lowrank", *CORE_KINDS)
 PROMPT_SOURCES = ("embeddings", "hidden", "layers")
 
 
@@ -26,17 +27,24 @@ class HyperNetworkConfig:
         encoder_heads: Attention heads of each.
         pooling_queries: Learned queries of the attention pooling.
         trunk_layers: Residual blocks between context + projection embedding and the heads.
-        head: Kind of weight head: ``full``, ``shared``, ``rankwise`` or ``lowrank``.
+        head: Kind of weight head: ``full``, ``shared``, ``rankwise`` or ``lowrank`` write A and B for each prompt; ``core``
+            and ``diagonal`` learn A and B once for all prompts and write the core between them, ``A @ C @ B``.
         head_bottleneck: Inner width of a ``lowrank`` head.
         rank: Rank of the generated LoRA.
         alpha: Scaling is ``alpha / rank``.
-        static: Whether a learned LoRA that is the same for every prompt is added to the generated one.
+        static: Whether a learned LoRA that is the same for every prompt is added to the generated one. Of the core kinds it
+            is a learned core C0.
         strength: The generated part is multiplied by this when adapters are written, if nothing else is asked for; below 1
             it is held nearer to the static part, which helps on prompts unlike those of the training.
         vectors: How much of a prompt's function vector its adapter carries as one more rank of the middle o projections, if
             nothing else is asked for; 0 is none. Worth it where ``data.in_context_share`` taught the model to read prompts.
         generated: False leaves the learned LoRA alone, without encoder and heads: plain multi-task LoRA.
         first_layer: Layers below this one, counted from 0, get no adapter; their activations need no backward.
+        normalised: Whether features are brought to the norm ``sqrt(context_size)`` before the heads. If it is not set, the
+            core kinds do and the others do not; so for the next two.
+        bounded: Whether what heads write is held below ``exp(s)`` by a tanh, with a learned s for each shape.
+        bound_start: Where s starts.
+        gate: Whether a learned gate in [0, 1], one number for each prompt, multiplies the generated part.
     """
 
     source: str = "hidden"
@@ -56,6 +64,10 @@ class HyperNetworkConfig:
     vectors: float = 0.0
     generated: bool = True
     first_layer: int = 0
+    normalised: bool | None = None
+    bounded: bool | None = None
+    bound_start: float = -3.5
+    gate: bool | None = None
 
     def __post_init__(self) -> None:
         one_of(self, "source", PROMPT_SOURCES)
@@ -76,8 +88,30 @@ class HyperNetworkConfig:
         if not (self.static or self.generated):
             raise ConfigError("static=False and generated=False leave no LoRA; set one of them to true")
         not_negative(self, "vectors")
+        if not -20 <= self.bound_start <= 20:
+            raise ConfigError(f"bound_start={self.bound_start}; expected a number from -20 to 20, such as -3.5")
         if self.first_layer < 0:
             raise ConfigError(f"first_layer={self.first_layer}; expected 0 or more")
+
+    @property
+    def shares_factors(self) -> bool:
+        """Whether A and B are learned once for all prompts and the heads write cores."""
+        return self.head in CORE_KINDS
+
+    @property
+    def normalises(self) -> bool:
+        """``normalised``, or what the kind of head does by default."""
+        return self.shares_factors if self.normalised is None else self.normalised
+
+    @property
+    def bounds(self) -> bool:
+        """``bounded``, or what the kind of head does by default."""
+        return self.shares_factors if self.bounded is None else self.bounded
+
+    @property
+    def gates(self) -> bool:
+        """``gate``, or what the kind of head does by default."""
+        return self.shares_factors if self.gate is None else self.gate
 
     @property
     def scaling(self) -> float:

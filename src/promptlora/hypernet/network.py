@@ -30,6 +30,7 @@ from promptlora.settings import from_dict, to_dict
 _FORMAT = "promptlora.hypernetwork/1"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+_STATIC = tuple(f"generator.{name}." for name in ("static_A", "static_B", "static_C", "factor_A", "factor_B", "scales"))
 
 
 class HyperNetwork(nn.Module):
@@ -69,29 +70,47 @@ class HyperNetwork(nn.Module):
         *,
         generated: bool = True,
         strength: float | None = None,
+        dtype: torch.dtype | None = None,
     ) -> LoRAWeights:
         """Write one adapter for each prompt; ``generated=False`` gives the static part alone, ``strength`` scales the other.
 
-        ``prompt_states`` has an axis of all layers of the base where ``config.source`` is ``layers``.
+        ``prompt_states`` has an axis of all layers of the base where ``config.source`` is ``layers``. With ``dtype`` the
+        adapters have that dtype, cast for all projections of a shape at once; by default that of the parameters.
         """
         if self.encoder is None:
             context = prompt_mask.new_zeros(len(prompt_mask), 0, dtype=torch.float32)  # only its length counts
         else:
             context = self.encoder(prompt_states, prompt_mask)
-        lora: LoRAWeights = self.generator(context, generated=generated, strength=strength)
+        lora: LoRAWeights = self.generator(context, generated=generated, strength=strength, dtype=dtype)
         return lora
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Parameters by how they should move: ``trunk``, ``heads``, and ``static`` (what is added as it is)."""
+        """Parameters by how they should move.
+
+        ``heads`` are the linear layers that write matrices, each with a rate by its :meth:`head_fan_in`; ``static`` is what
+        acts as it is: the static LoRA, shared factors, scales and the gates of ranks; ``trunk`` is all else, the
+        embeddings inside of heads and the gate of prompts included.
+        """
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {"trunk": [], "heads": [], "static": []}
         for name, parameter in self.named_parameters():
-            if ".static_" in name or name.endswith(".gate"):
-                groups["static"].append((name, parameter))
-            elif ".heads." in name:
+            if name.startswith("generator.heads.") and hasattr(self._owner(name), "fan_in"):
                 groups["heads"].append((name, parameter))
+            elif name.startswith(_STATIC) or (name.startswith("generator.heads.") and name.endswith(".gate")):
+                groups["static"].append((name, parameter))
             else:
                 groups["trunk"].append((name, parameter))
         return groups
+
+    def head_fan_in(self, name: str) -> int:
+        """How many values enter the linear layer of a head whose weight or bias this is.
+
+        Args:
+            name: A name of the group ``heads`` of :meth:`parameter_groups`.
+        """
+        return int(self._owner(name).fan_in)  # type: ignore[arg-type]
+
+    def _owner(self, name: str) -> nn.Module:
+        return self.get_submodule(name.rpartition(".")[0])
 
     # --- persistence ---------------------------------------------------------------------------------
 

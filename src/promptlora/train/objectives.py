@@ -128,7 +128,7 @@ class Distill(Sft):
                 return self.teacher.targets(pairs)
         hypernetwork, states = self.adapter
         with torch.no_grad():
-            lora = hypernetwork(*states.batch(batch.prompts)).to(self.base.model.dtype)
+            lora = hypernetwork(*states.batch(batch.prompts), dtype=self.base.model.dtype)
         with self.base.injector.apply(lora, [i for i in range(len(batch.prompts)) for _ in range(rows)]):
             return self.teacher.targets(pairs)
 

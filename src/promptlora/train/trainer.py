@@ -331,7 +331,8 @@ class Trainer:
 
     def _flags(self, batch: Batch) -> dict[str, Any]:
         """What else the hypernetwork is told of a batch: the dtype to write in, and which prompts are in the context."""
-        options: dict[str, Any] = {"dtype": self.model.dtype}
+        dtype = None if self.config.objective == "reconstruct" else self.base.model.dtype  # one cast for each shape
+        options: dict[str, Any] = {"dtype": dtype}
         if self.config.hypernetwork.context_flag:
             options["in_context"] = torch.tensor(batch.in_context, device=self.accelerator.device)
         return options
