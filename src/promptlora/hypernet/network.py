@@ -87,8 +87,9 @@ class HyperNetwork(nn.Module):
     ) -> LoRAWeights:
         """One adapter for each context of :meth:`context`; the other arguments are those of :meth:`forward`."""
         if self.config.context_flag and self.encoder is not None:
-            flag = torch.as_tensor(in_context, device=context.device).expand(len(context))
-            context = context + flag.reshape(-1, *[1] * (context.dim() - 1)) * self.in_context
+            # A plain bool becomes no tensor: on an accelerator that would wait for the device.
+            flag = in_context if isinstance(in_context, bool) else in_context.reshape(-1, *[1] * (context.dim() - 1))
+            context = context + flag * self.in_context
         lora: LoRAWeights = self.generator(context, generated=generated, strength=strength)
         return lora
 
