@@ -17,8 +17,10 @@ import torch
 
 from promptlora import HyperNetwork, HyperNetworkConfig, find_projections
 from promptlora.data import Row
+from promptlora.errors import DataError
 from promptlora.models import load_meta
 from promptlora.settings import from_dict
+from tests.training_helpers import write_jsonl
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -172,6 +174,33 @@ def test_heads_that_are_said_to_be_as_large_as_the_full_one_are(benches):
         assert size(name) == pytest.approx(size("reference"), rel=0.01)
 
 
+def test_a_reader_is_scored_by_the_nearest_neighbours_of_prompts(benches):
+    reader = benches("reader")
+    meanings = torch.tensor([[0.0, 9.0], [9.0, 0.0], [9.0, 9.0]]).repeat_interleave(2, dim=0)
+    near = meanings + torch.tensor([[0.0, 0.1], [0.1, 0.0]]).repeat(3, 1)
+    groups = [0, 0, 1, 1, 2, 2]
+    assert reader.hits(near, groups).tolist() == [1.0] * 6
+    assert reader.hits(near, [0, 1, 1, 2, 2, 0]).tolist() == [0.0] * 6
+    large = near * torch.tensor([1.0, 1e4]) + 1e5  # neither scale nor offset of a channel plays a part
+    assert reader.hits(large, groups).tolist() == [1.0] * 6
+    half = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    assert reader.interval(half, [0, 0, 1, 1]) == [0.5, 0.5]
+    assert reader.interval(torch.tensor([1.0, 1.0, 0.0, 0.0]), [0, 0, 1, 1]) == [0.0, 1.0]
+
+
+def test_the_wordings_of_a_task_are_different_and_as_many_for_each(benches, tmp_path):
+    reader = benches("reader")
+    row = {"input": "x", "outputs": ["y"]}
+    tasks = write_jsonl(
+        tmp_path / "rows.jsonl", [{"task": t, "prompt": f"own {t}", **row} for t in ("a", "a", "b", "c")]
+    )
+    lines = [{"task": "a", "prompts": ["own a ", "other a", "more a"]}, {"task": "b", "prompts": ["other b"]}]
+    files = [write_jsonl(tmp_path / "words.jsonl", [*lines, {"task": "z", "prompts": ["no", "such"]}])]
+    assert reader.read_wordings([tasks], files, 0, 2) == {"a": ["own a", "other a"], "b": ["own b", "other b"]}
+    with pytest.raises(DataError, match="1 of 3 tasks with 3 wordings"):
+        reader.read_wordings([tasks], files, 0, 3)
+
+
 def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
     (tmp_path / "empty").mkdir()
     with gzip.open(tmp_path / "empty" / "heldout.jsonl.gz", "wt"):
@@ -188,6 +217,7 @@ def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
         ("ablations.py", [tmp_path / "empty", "-o", tmp_path / "out", "--report"], "train.jsonl.gz: no such file"),
         ("padding.py", [tmp_path / "empty"], "train.jsonl.gz: no such file"),
         ("strength.py", [tmp_path / "nowhere.toml"], "nowhere.toml"),
+        ("reader.py", ["--tasks", tmp_path / "empty"], "empty: it holds no row"),
         ("writing.py", ["--rounds", "x"], "'x'; expected a whole number"),
         ("documents.py", ["--report", tmp_path / "nowhere.json"], "nowhere.json: "),
         ("documents.py", ["--report", tmp_path / "text.json"], "expected report.json of promptlora eval"),

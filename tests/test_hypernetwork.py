@@ -450,6 +450,46 @@ def test_the_shipped_network_of_before_these_options_gives_the_adapters_it_gave(
         assert delta[:, 3, 5].tolist() == pytest.approx(values, abs=2e-6)
 
 
+# --- contexts, and the prompt in context too ----------------------------------------------------------------
+
+
+def test_context_and_write_are_forward():
+    hypernetwork = make(alive=True)
+    states = batch(4, 2)
+    context = hypernetwork.context(*states)
+    assert context.shape == (2, 16)
+    assert_same(hypernetwork.write(context), hypernetwork(*states), rtol=0, atol=0)
+    assert_same(hypernetwork.write(context, strength=0.5), hypernetwork(*states, strength=0.5), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("source", ["hidden", "layers"])
+def test_the_flag_starts_without_effect_and_learns(source):
+    config = small(context_flag=True, source=source)
+    states, mask = batch(4, 2, 3)
+    if source == "layers":
+        states = states[:, :, None].expand(-1, -1, 2, -1)
+    started = make(config)
+    assert_same(started(states, mask, True), started(states, mask), rtol=0, atol=0)
+    hypernetwork = make(config, alive=True)
+    shown = torch.tensor([True, False, True])
+    lora = hypernetwork(states, mask, shown)
+    with_prompt, without = hypernetwork(states, mask, True), hypernetwork(states, mask, False)
+    for name in lora:
+        assert not torch.equal(with_prompt[name][0], without[name][0])
+    for i, each in enumerate(shown.tolist()):
+        assert_same(lora.select(i), (with_prompt if each else without).select(i), **EXACT)
+    sum(b.pow(2).sum() for _, b in lora.values()).backward()
+    assert hypernetwork.in_context.grad.abs().max() > 0
+
+
+def test_the_flag_belongs_to_the_trunk_and_to_networks_that_have_it():
+    assert "in_context" in dict(make(small(context_flag=True)).parameter_groups()["trunk"])
+    for without in (small(), small(context_flag=True, generated=False)):
+        hypernetwork = make(without)
+        assert "in_context" not in dict(hypernetwork.named_parameters())
+        assert_same(hypernetwork(*batch(3), True), hypernetwork(*batch(3)), rtol=0, atol=0)
+
+
 # --- files --------------------------------------------------------------------------------------------------
 
 
@@ -471,6 +511,19 @@ def test_save_and_load_is_bitwise(tmp_path, make_model):
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     states = batch(5, 2, dtype=torch.float32)
     assert_same(loaded(*states), hypernetwork.eval()(*states), rtol=0, atol=0)
+
+
+def test_the_fingerprint_of_the_embedder_is_kept(tmp_path):
+    config, embedder = small(source="embedder+hidden", embedder="some/id"), {"model_type": "bert", "weights": "abc"}
+    hypernetwork = HyperNetwork(config, find_projections(tiny_llama()), STATE + 1, {"weights": "x"}, embedder)
+    hypernetwork.save_pretrained(tmp_path / "saved")
+    loaded = HyperNetwork.from_pretrained(tmp_path / "saved")
+    assert (loaded.embedder, loaded.config, loaded.state_size) == (embedder, config, STATE + 1)
+    make(dtype=torch.float32).save_pretrained(tmp_path / "without")
+    assert "embedder" not in {
+        k for k in json.loads((tmp_path / "without" / "config.json").read_text()) if k != "config"
+    }
+    assert HyperNetwork.from_pretrained(tmp_path / "without").embedder == {}
 
 
 def test_bfloat16_storage_rounds_once_and_is_read_as_float32(tmp_path):

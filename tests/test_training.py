@@ -227,18 +227,18 @@ def test_the_loss_is_that_of_the_whole_model_with_the_adapters_on(make_trainer):
 def test_each_prompt_is_encoded_once_a_batch_and_run_through_the_base_once_a_run(make_trainer, monkeypatch):
     encoded: list[int] = []
     through: Counter[str] = Counter()
-    forward, states = HyperNetwork.forward, PromptStates.one
+    forward, load = HyperNetwork.forward, PromptStates._load
 
     def counted(self, prompt_states, mask, **options):
         encoded.append(prompt_states.shape[0])
         return forward(self, prompt_states, mask, **options)
 
-    def one(self, prompt):
-        through[prompt] += prompt not in self._kept
-        return states(self, prompt)
+    def counted_load(self, prompts):
+        through.update(prompts)
+        return load(self, prompts)
 
     monkeypatch.setattr(HyperNetwork, "forward", counted)
-    monkeypatch.setattr(PromptStates, "one", one)
+    monkeypatch.setattr(PromptStates, "_load", counted_load)
     trainer = make_trainer(margin_every=5)
     for _ in range(5):
         trainer.train_step()

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from promptlora.data import Row, hold_out, one_prompt_a_task, read_paraphrases, read_rows
-from promptlora.data.labels import exchanged_tasks
-from promptlora.data.wordings import wordings
 from promptlora.errors import ConfigError, DataError
 from promptlora.train.config import TrainConfig
 
@@ -68,11 +66,15 @@ def read_training_data(config: TrainConfig) -> TrainingData:
         for task, others in read_paraphrases(file, prompts).items():
             prompts[task] += others
     if data.wordings:
+        from promptlora.data.wordings import wordings
+
         for several in prompts.values():
             missing = data.wordings + 1 - len(several)
             if missing > 0:
                 several += [text for text in wordings(several[0], missing) if text not in several]
     if data.exchange_labels:
+        from promptlora.data.labels import exchanged_tasks
+
         for rows in sources:
             for task, changed, several in exchanged_tasks(rows, prompts):
                 rows.extend(changed)

@@ -38,7 +38,7 @@ from promptlora.losses.contrastive import contrastive_loss
 from promptlora.models import load_base
 from promptlora.settings import to_dict
 from promptlora.teacher import OnlineTeacher, TeacherCache, check_same_tokenizer
-from promptlora.text import PromptStates, encode_prompt, gibberish
+from promptlora.text import PromptStates, gibberish
 from promptlora.train.checkpoints import (
     FINAL_FOLDER,
     METRICS_FILE,
@@ -191,7 +191,9 @@ class Trainer:
             base=self.base.fingerprint,
         )
         if config.objective == "reconstruct":
-            library = Reconstruct(config.data.train, self.injector.projections, config.prompts_per_batch, config.seed)
+            library = Reconstruct(
+                config.data.sources[0], self.injector.projections, config.prompts_per_batch, config.seed
+            )
             self.objective: Objective = library
             prompts = {str(folder): [prompt] for _, prompt, folder in library.entries}
             say(f"{len(library.entries)} adapters")
@@ -202,17 +204,21 @@ class Trainer:
         for task, several in prompts.items():  # now, not when the order comes to it
             for prompt in several:
                 try:
-                    encode_prompt(self.tokenizer, prompt, config.hypernetwork.max_prompt_tokens)
+                    self.states.encode(prompt)
                 except PromptError as error:
                     raise PromptError(f"task {task!r}: {error}") from error
         self.validation = Validation(self.base, data.held, config) if data.held else None
         set_seed(config.seed)  # what was loaded before has no part in the initial weights
         hypernetwork = HyperNetwork(
-            config.hypernetwork, self.injector.projections, self.base.hidden_size, self.base.fingerprint
+            config.hypernetwork,
+            self.injector.projections,
+            self.states.state_size,
+            self.base.fingerprint,
+            self.states.fingerprint,
         ).to(self.accelerator.device)  # statistics are taken from states that are there already
         if hypernetwork.encoder is not None:
             wordings = [prompt for several in prompts.values() for prompt in several[:3]]
-            hypernetwork.encoder.fit_statistics([self.states.one(prompt) for prompt in wordings[:_STATISTICS_PROMPTS]])
+            hypernetwork.encoder.fit_statistics(self.states.several(wordings[:_STATISTICS_PROMPTS]))
         optimizer = make_optimizer(hypernetwork, config.optim)
         groups = hypernetwork.parameter_groups()
         self._named = dict(member for members in groups.values() for member in members)
@@ -289,7 +295,7 @@ class Trainer:
         adapter = None
         if options.adapter:
             teacher = HyperNetwork.from_pretrained(options.adapter).to(self.accelerator.device).requires_grad_(False)
-            adapter = teacher, PromptStates(self.model, self.tokenizer, teacher.config)
+            adapter = teacher, PromptStates(self.model, self.tokenizer, teacher.config, embedder=teacher.embedder)
         own = OnlineTeacher(self.model, self.tokenizer, lm_head=self.base.lm_head)
         return Distill(self.base, self.batches, config, own, adapter)
 
