@@ -1,6 +1,6 @@
 """Find and load a base model: the embedded default, a Hugging Face id, or a folder.
 
-It knows where models come from and what identifies them; nothing of LoRA or hypernetworks.
+It knows where models come from; nothing of LoRA or hypernetworks.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from transformers import (
 
 from promptlora.errors import ModelError, OutputError, one_line
 from promptlora.files import creating_folder
-from promptlora.loading import describe_mismatch as describe_mismatch
-from promptlora.loading import loading_options, model_fingerprint, quiet
+from promptlora.fingerprint import base_fingerprint as base_fingerprint
+from promptlora.fingerprint import describe_mismatch as describe_mismatch
+from promptlora.loading import loading_options, quiet
 
 EMBEDDED = "smollm2-135m-instruct"
 QWEN3_CODER_NEXT = "qwen3-coder-next"  # a built-in configuration: its shapes are known without a download
@@ -261,8 +262,3 @@ def load_meta(model: str | Path | None = None, progress: Progress | None = None)
             "expected the configuration of one"
         ) from error
     return made
-
-
-def base_fingerprint(model: PreTrainedModel) -> dict[str, str | int]:
-    """What identifies a base; see :func:`promptlora.loading.model_fingerprint`."""
-    return model_fingerprint(model)

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.errors import ModelError, PromptError, one_line
-from promptlora.loading import loading_options, model_fingerprint, quiet
+from promptlora.fingerprint import base_fingerprint
+from promptlora.loading import loading_options, quiet
 from promptlora.text.chat import encode_prompt
 
 EMBEDDER = "all-minilm-l6-v2"
@@ -55,7 +56,7 @@ class TextEmbedder:
         longest = [int(tokenizer.model_max_length), getattr(model.config, "max_position_embeddings", None)]
         special = int(tokenizer.num_special_tokens_to_add())
         self.max_tokens = min(n for n in longest if n) - special
-        self.fingerprint = model_fingerprint(model)
+        self.fingerprint = base_fingerprint(model)
 
     @classmethod
     def load(cls, name: str = "", device: str | torch.device = "cpu") -> TextEmbedder:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.errors import CheckpointError, PromptError
 from promptlora.files import replacing_file
-from promptlora.loading import describe_mismatch
+from promptlora.fingerprint import describe_mismatch
 from promptlora.text.base_states import prompt_states
 from promptlora.text.chat import encode_prompt
 from promptlora.text.embedder import EMBEDDER, TextEmbedder
