@@ -16,10 +16,23 @@ from typing import Any, TypeVar
 
 import tomli_w
 
-from promptlora.errors import ConfigError
+from promptlora.errors import ConfigError, PromptLoRAError
 from promptlora.files import replacing_file
 
 T = TypeVar("T")
+
+
+def whole(
+    name: str, value: Any, *, low: int = 1, high: int = 1 << 31, error: type[PromptLoRAError] = ConfigError
+) -> int:
+    """A whole number within bounds; a float, a bool or a text is refused, never rounded or converted.
+
+    Raises:
+        PromptLoRAError: Of the class ``error``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise error(f"{name}={value!r}. Expected a whole number from {low} to {high}.")
+    return value
 
 
 def positive(owner: object, *names: str) -> None:
