@@ -201,7 +201,7 @@ class TaskOrder:
 
     def groups(self, step: int) -> list[Group]:
         """The groups of a step, counted from 0; those of near length beside each other."""
-        groups = []
+        groups: list[Group] = []
         for source, places in enumerate(self.places):
             for place in range(step * places, (step + 1) * places):
                 number, at = divmod(place, len(self.sources[source]))
