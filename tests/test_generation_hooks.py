@@ -153,10 +153,13 @@ def counter() -> CompileCounterWithBackend:
     torch._dynamo.reset()
 
 
-def test_a_compiled_model_follows_the_switch(model: PreTrainedModel, counter: CompileCounterWithBackend) -> None:
+@pytest.mark.parametrize("form", ["free", "core"])
+def test_a_compiled_model_follows_the_switch(
+    model: PreTrainedModel, counter: CompileCounterWithBackend, form: str
+) -> None:
     ids = token_ids(2, 6)
     with HookBasedLoRAInjector(model) as injector, torch.no_grad():
-        one, two = (random_lora(injector.projections, 2, seed=seed) for seed in (1, 2))
+        one, two = (FORMS[form](injector.projections, 2, seed=seed) for seed in (1, 2))
         expected = []
         for lora in (None, one, two):
             with injector.apply(lora):

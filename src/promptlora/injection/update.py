@@ -26,22 +26,20 @@ class RowPlan:
     """How the rows of a batch share adapters: a grid of lines, each line one adapter and some rows.
 
     Attributes:
-        index: For each row of the batch, its stored adapter; the batch is a multiple of these rows.
+        rows: The number of rows that the batch is a multiple of. Hooks read it, and not ``index``: a compiled model would be
+            compiled again for every other index.
+        index: For each of these rows, its stored adapter.
         lines: For each line of the grid, its stored adapter.
         gather: For each cell of the grid, the row that goes there, int64 ``[lines * cells]``; None when the
             rows lie in the order of the grid already and a reshape is enough.
         scatter: For each row, its cell, int64 ``[rows]``; None with ``gather``.
     """
 
+    rows: int
     index: tuple[int, ...]
     lines: tuple[int, ...]
     gather: Tensor | None = None
     scatter: Tensor | None = None
-
-    @property
-    def rows(self) -> int:
-        """The number of rows that the batch is a multiple of."""
-        return len(self.index)
 
 
 def plan_rows(index: Sequence[int], device: torch.device | str = "cpu") -> RowPlan:
@@ -57,7 +55,7 @@ def plan_rows(index: Sequence[int], device: torch.device | str = "cpu") -> RowPl
         own.setdefault(adapter, []).append(row)
     rows, cells = len(index), max(map(len, own.values()))
     if [row for of_one in own.values() for row in of_one] == list(range(rows)) and rows == cells * len(own):
-        return RowPlan(index=index, lines=tuple(own))
+        return RowPlan(rows=rows, index=index, lines=tuple(own))
     if cells * len(own) > 2 * rows:
         cells = -(-rows // len(own))
     lines: list[int] = []
@@ -71,6 +69,7 @@ def plan_rows(index: Sequence[int], device: torch.device | str = "cpu") -> RowPl
             gather += some + [some[0]] * (cells - len(some))
             lines.append(adapter)
     return RowPlan(
+        rows=rows,
         index=index,
         lines=tuple(lines),
         gather=torch.tensor(gather, device=device),
