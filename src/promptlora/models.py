@@ -1,6 +1,6 @@
 """Find and load a base model: the embedded default, a Hugging Face id, or a folder.
 
-It knows where models come from and what identifies them; nothing of LoRA or hypernetworks.
+It knows where models come from; nothing of LoRA or hypernetworks.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from transformers.utils import logging as transformers_logging
 
 from promptlora.errors import ModelError, OutputError, one_line
 from promptlora.files import creating_folder
+from promptlora.fingerprint import base_fingerprint as base_fingerprint
+from promptlora.fingerprint import describe_mismatch as describe_mismatch
 
 EMBEDDED = "smollm2-135m-instruct"
 QWEN3_CODER_NEXT = "qwen3-coder-next"  # a built-in configuration: its shapes are known without a download
@@ -302,39 +304,3 @@ def load_meta(model: str | Path | None = None, progress: Progress | None = None)
             "expected the configuration of one"
         ) from error
     return made
-
-
-def base_fingerprint(model: PreTrainedModel) -> dict[str, str | int]:
-    """What identifies a base: its type and sizes, and a hash over a sample of its weights.
-
-    The sample is up to 4096 values of each of 16 to 31 parameters, spread evenly, in bfloat16, so that float32 and
-    bfloat16 copies of the same weights agree. It tells models apart; it is no proof against a change of a single
-    value. On the meta device ``weights`` is empty.
-    """
-    config = model.config.get_text_config()
-    named = sorted((name, p) for name, p in model.named_parameters() if p.is_floating_point())
-    digest = hashlib.sha256()
-    for name, parameter in named:
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-    weights = ""
-    if not any(p.is_meta for _, p in named):
-        for _, parameter in named[:: max(1, len(named) // 16)]:
-            flat = parameter.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 4096)][:4096]
-            digest.update(sample.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
-        weights = digest.hexdigest()
-    return {
-        "model_type": str(config.model_type),
-        "hidden_size": int(config.hidden_size),
-        "num_hidden_layers": int(config.num_hidden_layers),
-        "vocab_size": int(config.vocab_size),
-        "weights": weights,
-    }
-
-
-def describe_mismatch(expected: dict[str, str | int], found: dict[str, str | int]) -> str | None:
-    """How two fingerprints differ, in words; None when they agree."""
-    for key, value in expected.items():
-        if found.get(key) != value and not (key == "weights" and not found.get(key)):
-            return f"{key} is {str(found.get(key))[:16]}, expected {str(value)[:16]}"
-    return None
