@@ -6,9 +6,10 @@
 Rows with split ``eval`` are answered by the base, by each hypernetwork and by each multi-task LoRA, under all
 conditions of the table; rows of other splits serve as examples and for the second constant answer. Runs are folders of
 finished hypernetworks (or of training runs with ``final`` in them); nothing is trained here. Everything runs in one
-process with one base. ``--oracle`` takes a folder with one LoRA per task, ``--wordings`` files with further wordings of
-the prompts. A benchmark that was stopped, by Ctrl-C or by ``--minutes``, resumes from its answers; ``--report`` writes
-the table of what is done. Results: ``benchmarks/results/unseen_tasks.json``, ``.md``.
+process with one base; on a GPU use ``--batch-size 512``. ``--oracle`` takes a folder with one LoRA per task,
+``--wordings`` files with further wordings of the prompts. A benchmark that was stopped, by Ctrl-C or by ``--minutes``,
+resumes from its answers; ``--report`` writes the table of what is done. Results:
+``benchmarks/results/unseen_tasks.json``, ``.md``.
 """
 
 from __future__ import annotations

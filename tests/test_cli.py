@@ -184,6 +184,7 @@ def test_eval_prints_the_report(data, hypernetwork, tmp_path, capsys):
     assert (tmp_path / "o" / "report.md").is_file()
     line = fails(capsys, "eval", data, data, "-o", tmp_path / "p", "--split", "")
     assert "Expected each task in one file" in line
+    assert "output folder '': it is empty" in fails(capsys, "eval", data, "-o", "", "--split", "", "--report")
     assert not (tmp_path / "p").exists()
 
 

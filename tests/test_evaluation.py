@@ -382,7 +382,12 @@ def test_what_cannot_be_evaluated_is_said_before_the_first_answer(tiny, tmp_path
 
 def test_an_output_that_is_no_folder_is_refused(tiny, tmp_path):
     (tmp_path / "file").write_text("mine")
-    for folder, words in ((tmp_path / "file", "is a file"), ("", "it is empty")):
+    for folder, words in (
+        (tmp_path / "file", "is a file"),
+        ("", "it is empty"),
+        (tmp_path / ("n" * 5000), "not a path"),
+        ("a\0b", "not a path"),
+    ):
         with pytest.raises(OutputError, match=words):
             evaluate(tiny, toy("t"), folder, conditions=["base"])
     assert (tmp_path / "file").read_text() == "mine"

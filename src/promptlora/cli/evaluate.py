@@ -29,7 +29,7 @@ def evaluate(
         list[str], typer.Argument(help="JSONL, JSONL.gz, Parquet, a folder of them, or a dataset id; one or more.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for answers and report; resumes if it exists.")
+        str, typer.Option("--output", "-o", help="Folder for answers and report; resumes if it exists.")
     ],
     split: Annotated[str, typer.Option(help="Score rows whose split is this; empty scores all.")] = "eval",
     conditions: Annotated[
@@ -74,7 +74,7 @@ def evaluate(
         rows, other = evaluation.read_tasks(data, split, rows_per_task)
         if report:
             result = evaluation.rescore(rows, output, other=other)
-            result.write(output)
+            result.write(Path(output))
     if not report:
         lm = load(hypernetwork, base, dtype, device, force)
         with progress_bar() as progress:

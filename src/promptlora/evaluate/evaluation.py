@@ -16,7 +16,7 @@ import torch
 
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.data import Row
-from promptlora.errors import DataError, OutputError, PromptError
+from promptlora.errors import DataError, OutputError, PromptError, one_line
 from promptlora.evaluate.answers import ANSWERS_FILE, Answer, AnswerFile, read_answers, reuse_baselines
 from promptlora.evaluate.conditions import CONDITIONS, DEFAULT_CONDITIONS, Condition
 from promptlora.evaluate.prompts import Prompts
@@ -69,17 +69,18 @@ def evaluate(
         PromptError: A prompt or an input that is too long, or empty; its task is named.
         OutputError: A folder that holds another evaluation or cannot be written.
     """
+    output = _output(folder)
     run = _Run(lm, rows, other, conditions, examples, max_new_tokens, batch_size, seed, vectors)
     identity = run.identity()
     taken = [] if reuse is None else reuse_baselines(Path(reuse) / ANSWERS_FILE, identity)
-    file = AnswerFile(_output(folder) / ANSWERS_FILE, identity)
+    file = AnswerFile(output / ANSWERS_FILE, identity)
     fresh = [a for a in taken if a.condition in conditions and (a.condition, a.row) not in file.answers]
     if fresh:
         file.add(fresh)
     for condition in conditions:
         run.answer(condition, file, on_progress)
     report = summarize(rows, file.answers, conditions, identity, seed, other)
-    report.write(Path(folder))
+    report.write(output)
     return report
 
 
@@ -105,7 +106,7 @@ def complete_answers(rows: Sequence[Row], folder: str | Path) -> tuple[dict[str,
     Raises:
         OutputError: No answers there, or answers to other rows.
     """
-    path = Path(folder) / ANSWERS_FILE
+    path = _output(folder) / ANSWERS_FILE
     identity, answers = read_answers(path)
     if identity.get("data") != _digest(rows) or identity.get("rows") != len(rows):
         raise OutputError(
@@ -120,11 +121,23 @@ def complete_answers(rows: Sequence[Row], folder: str | Path) -> tuple[dict[str,
 
 
 def _output(folder: str | Path) -> Path:
+    """The output folder, which need not exist.
+
+    Raises:
+        OutputError: An empty path, a file, or a path that the file system does not take.
+    """
     if not str(folder).strip():
-        raise OutputError("output folder '': it is empty. Expected a path. Fix: pass --output FOLDER")
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise OutputError(f"{folder}: is a file. Expected a folder. Fix: choose another path")
-    return Path(folder)
+        raise OutputError("output folder '': it is empty. Expected a path. Fix: pass a folder")
+    path = Path(folder)
+    try:
+        is_file = path.exists() and not path.is_dir()
+    except (OSError, ValueError) as error:  # a name that is too long, or has a null character
+        raise OutputError(
+            f"{str(path)[:80]}: not a path ({one_line(error)[:80]}). Expected a folder. Fix: choose another name"
+        ) from error
+    if is_file:
+        raise OutputError(f"{path}: is a file. Expected a folder. Fix: choose another path")
+    return path
 
 
 def _digest(rows: Sequence[Row]) -> str:
