@@ -17,8 +17,10 @@ import torch
 from promptlora import HyperNetwork, HyperNetworkConfig, find_projections
 from promptlora.data import Row
 from promptlora.errors import DataError
+from promptlora.lora import LoRAWeights
 from promptlora.models import base_fingerprint, load_base, load_meta
 from promptlora.settings import from_dict
+from tests.helpers import tiny_llama
 from tests.training_helpers import write_jsonl
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -273,6 +275,7 @@ def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
         ("strength.py", [tmp_path / "nowhere.toml"], "nowhere.toml"),
         ("reader.py", ["--tasks", tmp_path / "empty"], "empty: it holds no row"),
         ("writing.py", ["--rounds", "x"], "'x'; expected a whole number"),
+        ("gpu.py", ["--device", "cpu", "--quick", "--base", tmp_path / "nowhere"], "nowhere"),
         ("documents.py", ["--report", tmp_path / "nowhere.json"], "nowhere.json: "),
         ("documents.py", ["--report", tmp_path / "text.json"], "expected report.json of promptlora eval"),
     ):
@@ -289,6 +292,52 @@ def test_ctrl_c_is_a_line_and_exit_code_130(benches, capfd):
 
     assert benches("runs").told(stopped) == 130
     assert capfd.readouterr().err == "stopped; nothing was written\n"
+
+
+def test_the_gpu_bench_runs_on_a_cpu_and_finds_the_same_results_by_every_way(toy_base, tmp_path):
+    result = tmp_path / "gpu.json"
+    done = bench("gpu.py", "--device", "cpu", "--quick", "--base", toy_base, "-o", result)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(result.read_text())
+    assert set(report["parity"]) == {"ok", "float64", "float32", "generate", "base"}
+    assert all(part is True or part["ok"] is True for part in report["parity"].values())
+    assert {row["phase"] for row in report["injection"]} == {"prefill", "decode"}
+    assert all(set(row["ratio"]) == {"hooks", "einsum", "peft"} for row in report["injection"])
+    (training,) = report["training"]
+    assert set(training["stages_ms"]) == {"batch", "adapters", "forward", "backward", "optimizer", "rest"}
+    assert min(training["stages_ms"].values()) > 0
+    assert training["step_tokens_per_second"] > 0
+    assert report["left_out"] == []
+    assert "parity float32  ok" in done.stdout
+    late = bench("gpu.py", "--device", "cpu", "--quick", "--base", toy_base, "--minutes", "0")
+    assert late.returncode == 1, late.stderr  # no parity check ran
+    assert late.stdout.count("left out, no time") == 3
+
+
+def test_a_device_that_is_not_there_is_said(benches, capsys):
+    for device, says in (("tpu", "'tpu'; expected cpu or cuda"), ("cuda", "cuda: torch finds no CUDA device")):
+        if device == "cuda" and torch.cuda.is_available():
+            continue
+        with pytest.raises(SystemExit) as stopped:
+            benches("gpu").parse(["--device", device])
+        assert stopped.value.code == 2
+        assert says in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_gpu_bench_finds_a_hook_that_does_something_else(benches, monkeypatch):
+    gpu = benches("gpu")
+    model = tiny_llama(torch.float32)
+    assert gpu.parity(model, "cpu", True)["ok"]
+    right = gpu.injected
+
+    def louder(model, lora):
+        return right(model, LoRAWeights(dict(lora.items()), 1.01 * lora.scaling, projections=lora.projections))
+
+    monkeypatch.setattr(gpu, "injected", louder)
+    wrong = gpu.parity(model, "cpu", True)
+    assert not wrong["ok"]
+    assert not wrong["float32"]["ok"]
+    assert wrong["base"]["ok"]
 
 
 @pytest.mark.parametrize(
