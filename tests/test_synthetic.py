@@ -63,7 +63,9 @@ def _check(task, most):
     for prompt in task.wordings:
         assert prompt == " ".join(prompt.split()), prompt
         assert prompt[0].isupper() and prompt[-1] in ".?!", prompt
-        assert not any(left in prompt for left in ("{x}", "{k", "PHRASES", "\n")) and ".." not in prompt.replace("...", ""), prompt
+        assert not any(left in prompt for left in ("{x}", "{k", "PHRASES", "\n")) and ".." not in prompt.replace(
+            "...", ""
+        ), prompt
         assert "the the" not in prompt and "the a " not in prompt, prompt
         assert len(prompt) < 420, prompt
     assert 10 <= len(task.rows) <= most
@@ -140,7 +142,7 @@ def test_a_longer_run_starts_with_the_shorter_one_and_another_seed_differs():
 
 def test_the_first_task_is_as_it_was():
     task = next(make_tasks(1, rows=8))
-    assert GOLDEN == {"name": task.name, "prompt": task.wordings[0], "first": [task.rows[0].input, task.rows[0].output]}
+    assert {"name": task.name, "prompt": task.wordings[0], "first": [task.rows[0].input, task.rows[0].output]} == GOLDEN
 
 
 def test_what_is_excluded_does_not_come_back_through_other_families():
@@ -192,9 +194,11 @@ def test_synth_writes_files_that_training_reads(tmp_path, capsys):
     command = ["synth", "-o", str(rows), "--tasks", "12", "--rows", "8", "--wordings", str(wordings), "--json"]
     assert main(command) == 0
     counted = json.loads(capsys.readouterr().out)
-    assert counted["tasks"] == 12 and counted["rows"] == 96
+    assert counted["tasks"] == 12
+    assert counted["rows"] == 96
     read = read_rows(rows)
-    assert len(read) == 96 and {row.metric for row in read} == {"exact_match"}
+    assert len(read) == 96
+    assert {row.metric for row in read} == {"exact_match"}
     assert len(read_rows(rows, "train")) == 72
     others = read_paraphrases(wordings, {row.task for row in read})
     assert set(others) == {row.task for row in read}
@@ -239,7 +243,8 @@ def test_synth_says_bad_input_in_one_line_and_writes_nothing(arguments, said, tm
     monkeypatch.chdir(tmp_path)
     assert main(["synth", *arguments]) == 2
     error = capsys.readouterr().err
-    assert said in error and len(error.strip().splitlines()) == 1
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
