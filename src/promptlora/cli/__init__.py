@@ -22,6 +22,7 @@ from promptlora.cli.targets import targets
 from promptlora.cli.teach import teach
 from promptlora.cli.train import train
 from promptlora.cli.ui import ui
+from promptlora.cli.wordings import wordings
 from promptlora.cli.write import generate, run
 from promptlora.errors import PromptLoRAError
 
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (demo, run, chat, generate, train, synth, teach, plot, targets, inspect, ui):
+for command in (demo, run, chat, generate, train, synth, wordings, teach, plot, targets, inspect, ui):
     app.command()(command)
 app.command(name="eval")(evaluate)
 
