@@ -28,8 +28,9 @@ class Goal:
 
     Attributes:
         pool: Where the inputs come from.
-        do: Imperative phrases ("sort {x}") and questions ("How long is {x}?"); ``{x}`` stands for the input.
-        give: Noun phrases for the answer ("{x} in capital letters").
+        do: Imperative phrases ("sort {x}") and questions ("How long is {x}?"); ``{x}`` stands for the input. Lines after
+            the first are sentences that follow the phrase.
+        give: Noun phrases for the answer ("{x} in capital letters"), with further lines as in ``do``.
         note: Sentences that say what the phrases leave open; each wording carries one of them.
         answer: The right answer, or None for an input that the task does not take.
         key: What tells two tasks of the family apart.
@@ -156,7 +157,7 @@ def mapping_phrases(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], 
         pairs: Answers, each with the condition under which it is right.
     """
     ifs = [f"{label} if {condition}" for label, condition in pairs]
-    do = (
+    do: tuple[str, ...] = (
         f"answer {_listed(ifs, 'and')}",
         f"check {{x}}: {'; '.join(f'if {condition}, answer {label}' for label, condition in pairs)}",
         f"write {_listed([f'{label} when {c}' for label, c in pairs], 'and')}",
@@ -167,7 +168,7 @@ def mapping_phrases(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], 
         do += (f"answer {one} if {condition}, otherwise {other}", f"say {one} when {condition} and {other} when not")
     give = (
         f"one answer: {_listed(ifs, 'or')}",
-        f"the answer {_listed(ifs, 'and the answer')}",
+        f"the label {_listed(ifs, 'and the label')}",
         "the right label (" + "; ".join(f"{label}: {condition}" for label, condition in pairs) + ")",
     )
     return do, give
@@ -222,7 +223,7 @@ def choice(
             uses = _listed([f"{label} for {old}" for old, label in to_label.items()], "and")
             short = ", ".join(f"{old} = {label}" for old, label in to_label.items())
             tails = (f"Use {uses}.", f"Answer {uses}.", f"Codes: {short}.", f"Write {uses}.")
-        do += tuple(f"{phrase} // {tail}" for phrase in questions for tail in tails)
+        do += tuple(f"{phrase}\n{tail}" for phrase in questions for tail in tails)
         shown = " ".join(f"{old}={label}" for old, label in sorted(to_label.items()))
         key = " ".join([pool, *(f"{k}={v}" for k, v in values.items()), shown])
         return Goal(pool=pool, do=do, give=give, answer=answer, key=key, labels=tuple(labels))
@@ -249,14 +250,16 @@ def choice(
     return Family(name, category, natural), Family(f"{name}-relabelled", "label exchange", relabelled, (name,))
 
 
-def constrained(goal: Goal, name: str, change: Callable[[str, str], str | None], note: str, key: str) -> Goal:
+def constrained(
+    goal: Goal, name: str, change: Callable[[str, str], str | None], tails: Sequence[str], key: str
+) -> Goal:
     """A goal whose answers get another form.
 
     Args:
         goal: The goal that is changed.
         name: Name of its family, which the new goal is built from.
         change: The new answer, from the text of the input and the old answer; None leaves the input out.
-        note: Sentences that ask for the form, separated by ``|``.
+        tails: Sentences that ask for the form; each wording carries one of them.
         key: What tells the form apart from other forms.
     """
     old = goal.answer
@@ -265,11 +268,10 @@ def constrained(goal: Goal, name: str, change: Callable[[str, str], str | None],
         plain = old(item)
         return None if plain is None else change(item.text, plain)
 
-    tails = phrases(note)
     return replace(
         goal,
-        do=tuple(f"{phrase} // {tail}" for phrase in goal.do for tail in tails),
-        give=tuple(f"{phrase} // {tail}" for phrase in goal.give for tail in tails),
+        do=tuple(f"{phrase}\n{tail}" for phrase in goal.do for tail in tails),
+        give=tuple(f"{phrase}\n{tail}" for phrase in goal.give for tail in tails),
         answer=answer,
         key=f"{name}: {goal.key}: {key}",
         labels=(),

@@ -104,7 +104,7 @@ def _answered(goal: Goal, deal: str, count: int) -> list[tuple[str, str]]:
         answer = goal.answer(item)
         if answer is None:
             continue
-        most = len(found) // len(goal.labels) + 2 if goal.labels else max(2, 2 * len(found) // 5)
+        most = len(found) // len(goal.labels) + 2 if goal.labels else 2 * len(found) // 5 + 2
         if given[answer] >= most:
             continue
         given[answer] += 1

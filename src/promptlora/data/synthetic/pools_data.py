@@ -373,9 +373,7 @@ def _quiz(rng: Random) -> Item:
     """Questions of four topics with their answers."""
     topic = rng.choice(("fruit", "geography", "arithmetic", "animals"))
     if topic == "fruit":
-        fruit = rng.choice(
-            [thing for thing in ("banana", "lemon", "strawberry", "cherry", "apricot", "tangerine", "blueberry")]
-        )
+        fruit = rng.choice(("banana", "lemon", "strawberry", "cherry", "apricot", "tangerine", "blueberry"))
         asked = rng.choice(
             ("What colour is a ripe {}?", "Tell me the colour of a ripe {}.", "Which colour does a ripe {} have?")
         )
@@ -419,12 +417,12 @@ DATA_POOLS: dict[str, Entry] = {
     "number": ("the number", "a number", _number(10, 9999)),
     "small": ("the number", "a number", _number(2, 99)),
     "big": ("the number", "a large number", _number(1000, 9_999_999)),
-    "signed": ("the number", "a positive or negative number", lambda rng: (lambda n: Item(str(n), n))(rng.choice((-1, 1)) * rng.randint(1, 99))),
+    "signed": ("the number", "a positive or negative number", lambda rng: (lambda n: Item(str(n), n))(rng.choice((-1, -1, 1)) * rng.randint(1, 99))),
     "decimal": ("the number", "a number between 0 and 1", _decimal),
     "percent": ("the percentage", "a percentage", _percent),
     "spelled": ("the number", "a number in words", _spelled),
-    "roman": ("the number", "a number in Roman numerals", _roman),
-    "binary": ("the number", "a binary number", _binary),
+    "roman": ("the numeral", "a number in Roman numerals", _roman),
+    "binary": ("the binary number", "a binary number", _binary),
     "large": ("the number", "a large number", _scientific),
     "numbers": ("the list", "a list of numbers separated by commas", _numbers),
     "number-pair": ("the pair", "two numbers", _number_pair),
@@ -437,11 +435,11 @@ DATA_POOLS: dict[str, Entry] = {
     "date": ("the date", "a date such as 2021-03-05", _date(str)),
     "written-date": ("the date", "a date such as 5 March 2021", _date(written_date)),
     "dates": ("the pair", "two dates", _date_pair),
-    "weekday": ("the day", "a description of a weekday", _weekday_shift),
+    "weekday": ("the expression", "a description of a weekday", _weekday_shift),
     "year": ("the year", "a year", _year),
     "time": ("the time", "a time of day such as 14:05", _time(clock)),
     "time12": ("the time", "a time of day such as 2:05 PM", _time(clock12)),
-    "times": ("the period", "a period such as 09:00-10:30", _time_pair),
+    "times": ("the period", "a period of time such as 09:00-10:30", _time_pair),
     "measure": ("the quantity", "a quantity with its unit", _measure),
     "measures": ("the pair", "two quantities", _measure_pair),
     "price": ("the price", "a price in dollars", _price),

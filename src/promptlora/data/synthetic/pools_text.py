@@ -201,7 +201,7 @@ def _word_list(rng: Random) -> Item:
 
 def _repeated_list(rng: Random) -> Item:
     kinds = rng.sample(words.PLAIN, rng.randint(2, 4))
-    chosen = [*kinds, *(rng.choice(kinds) for _ in range(rng.randint(1, 3)))]
+    chosen = [*kinds, *(rng.choice(kinds) for _ in range(rng.choice((0, 0, 1, 1, 2, 3))))]
     rng.shuffle(chosen)
     return Item(", ".join(chosen), tuple(chosen))
 
@@ -263,10 +263,16 @@ def _labelled_pool(options: Mapping[str, Sequence[str]]) -> Callable[[Random], I
     def draw(rng: Random) -> Item:
         label, text = labelled(options, rng)
         if text[:1].islower():
-            text = rng.choice((text, capital(text), f"{capital(text)}."))
+            text = f"{capital(text)}."
         return Item(text, label)
 
     return draw
+
+
+def _feeling(rng: Random) -> Item:
+    """A message in a chat: who says it, and what."""
+    label, text = labelled(texts.EMOTIONS, rng)
+    return Item(f"{rng.choice(people.FIRST)}: {text}", label)
 
 
 def _row_pool(rows: Sequence[Any], text: Callable[[Any], str]) -> Callable[[Random], Item]:
@@ -339,7 +345,7 @@ TEXT_POOLS: dict[str, Entry] = {
     "review": ("the review", "a product review", _review),
     "ticket": ("the ticket", "a message from a customer", _ticket),
     "headline": ("the headline", "a headline", _labelled_pool(texts.HEADLINES)),
-    "feeling": ("the message", "a message", _labelled_pool(texts.EMOTIONS)),
+    "feeling": ("the message", "a message in a chat", _feeling),
     "request": ("the request", "what a user says to an assistant", _labelled_pool(texts.INTENTS)),
     "mail": ("the mail", "the text of a mail", _labelled_pool({"spam": texts.SPAM, "ham": texts.HAM})),
     "register": ("the message", "a message", _labelled_pool({"formal": texts.FORMAL, "informal": texts.CASUAL})),

@@ -35,7 +35,7 @@ _IMPERATIVE = (
     "You are a {kind} bot that gets {in}. {Do}.",
     "In this task you get {in}. You have to {do}.",
     "I want you to {do}.",
-    "{In} follows. {Do}.",
+    "Next comes {in}. {Do}.",
     "Whenever you get {in}, {do}.",
     "The next message holds {in}. {Do}.",
 )
@@ -89,7 +89,7 @@ def _capital(phrase: str) -> str:
 def write_wording(goal: Goal, rng: Random) -> str:
     """One prompt for a goal: the phrase, the template and the clauses are drawn."""
     kind = rng.random()
-    asked = [p for p in goal.do if "?" in p.split("//")[0]]
+    asked = [p for p in goal.do if p[0].isupper() and p.split("\n")[0].endswith("?")]
     told = [p for p in goal.do if p not in asked]
     if goal.give and kind < 0.4:
         phrase, template = rng.choice(goal.give), rng.choice(_NOMINAL)
@@ -97,11 +97,11 @@ def write_wording(goal: Goal, rng: Random) -> str:
         phrase, template = rng.choice(asked), rng.choice(_QUESTION)
     else:
         phrase, template = rng.choice(told), rng.choice(_IMPERATIVE)
-    phrase, *tails = (part.strip() for part in phrase.split("//"))
+    phrase, *tails = phrase.split("\n")
     pool = POOLS[goal.pool]
     reference = rng.choice(_REFERENCES).format(noun=pool.noun, bare=pool.noun.removeprefix("the "))
     notes = [rng.choice(goal.note)] if goal.note else []
-    closing = [rng.choice(_CLOSING)] if rng.random() < 0.35 else []
+    closing = [rng.choice(_CLOSING)] if rng.random() < 0.35 and "nothing else" not in template else []
     values = {
         "do": phrase,
         "Do": _capital(phrase),

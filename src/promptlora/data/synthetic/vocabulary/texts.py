@@ -157,6 +157,11 @@ I cannot stop smiling today
 this is the best day of my life
 we won the match, what a great feeling
 my best friend is coming, I am delighted
+my son took his first steps, what a joy
+the sun is out and I feel great
+I could dance with happiness
+we got the house, I am over the moon
+this concert makes me so happy
 """),
     "sadness": lines("""
 my grandmother died and I miss her
@@ -167,6 +172,11 @@ we had to say goodbye to our old dog
 I lost my best friend
 my heart is broken
 I feel empty and down
+my cat ran away and I weep for her
+the funeral was on Monday, I still grieve
+I am so unhappy in this town
+tears run down my face again
+nobody came to my party, I am heartbroken
 """),
     "anger": lines("""
 how dare you read my letters
@@ -177,6 +187,11 @@ this is outrageous, I will not accept it
 they cheated us and I am fuming
 I am sick of your excuses
 who scratched my car, I am livid
+this noise makes my blood boil
+get this out of my sight, I am enraged
+they broke their promise and I am outraged
+I hate how you treat me
+he insulted my mother, I am so mad
 """),
     "fear": lines("""
 I heard steps behind me and I am scared
@@ -187,6 +202,11 @@ there is someone in the dark garden
 I am afraid to walk home alone
 I panic whenever the lift stops
 the storm frightens me
+I dread the night
+a shadow moved and I froze in terror
+please stay, I am afraid of the dark
+spiders give me the creeps, I am petrified
+what if I fail, I am so anxious
 """),
 }
 
@@ -217,6 +237,16 @@ Stop talking nonsense.
 That was a stupid question.
 Move your car or else.
 Nobody asked you.
+Go away and leave me alone.
+You are too slow, as always.
+What a dumb idea.
+Pick it up yourself.
+You smell, sit somewhere else.
+I told you, fool.
+Don't waste my time.
+Your cooking is disgusting.
+Get lost.
+Who let you in here?
 """)
 POLITE = lines("""
 Could you please pass me the keys?
@@ -229,6 +259,16 @@ May I ask you a question?
 That is very kind of you.
 Would you please move your car?
 I appreciate your advice.
+Pardon me, is this seat free?
+You are most welcome.
+Would it be possible to meet tomorrow?
+I beg your pardon.
+After you, please.
+Thank you for waiting.
+May I offer you some tea?
+I am sorry to disturb you.
+It would be lovely to see you again.
+Please let me know if I can help.
 """)
 
 QUESTIONS = ("Where does {first} live?", "Did you see {first} in {city}?", "How old is your {noun}?", "What time does the {noun} open?", "Is {city} a big city?", "Who took my {noun}?", "Can {first} swim?", "Why is the {noun} so heavy?")  # fmt: skip

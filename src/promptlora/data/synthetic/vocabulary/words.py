@@ -94,7 +94,7 @@ useful: more useful: most useful; expensive: more expensive: most expensive; dan
 beautiful: more beautiful: most beautiful; difficult: more difficult: most difficult; patient: more patient: most patient
 """)
 
-#: Word to its opposite; both directions hold.
+#: Word to its opposite.
 ANTONYMS = pairs("""
 hot: cold; big: small; tall: short; fast: slow; young: old; happy: sad; rich: poor; strong: weak; hard: soft; loud: quiet
 deep: shallow; dark: bright; cheap: expensive; clean: dirty; sweet: bitter; heavy: light; thick: thin; wide: narrow
