@@ -187,7 +187,12 @@ def injection_cases(quick: bool) -> Iterator[tuple[str, int, int, tuple[str, ...
     for dtype in ("bfloat16", "float32"):
         for rank in (16, 64):
             for rows in (1, 16, 64):
-                yield dtype, rank, rows, ("core", "einsum", "peft") if rows <= 16 and dtype == "bfloat16" else ("core", "einsum")
+                yield (
+                    dtype,
+                    rank,
+                    rows,
+                    ("core", "einsum", "peft") if rows <= 16 and dtype == "bfloat16" else ("core", "einsum"),
+                )
 
 
 @torch.no_grad()
