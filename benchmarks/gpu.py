@@ -187,7 +187,12 @@ def injection_cases(quick: bool) -> Iterator[tuple[str, int, int, tuple[str, ...
     for dtype in ("bfloat16", "float32"):
         for rank in (16, 64):
             for rows in (1, 16, 64):
-                yield dtype, rank, rows, ("einsum", "peft") if rows <= 16 and dtype == "bfloat16" else ("einsum",)
+                yield (
+                    dtype,
+                    rank,
+                    rows,
+                    ("core", "einsum", "peft") if rows <= 16 and dtype == "bfloat16" else ("core", "einsum"),
+                )
 
 
 @torch.no_grad()
@@ -197,7 +202,7 @@ def injection(
     """Prefill and decode of one case."""
     dtype, rank, rows, others = case
     twin = model if getattr(torch, dtype) == model.dtype else copy.deepcopy(model).to(getattr(torch, dtype))
-    lora = random_lora(find_projections(twin), rows, rank, device, twin.dtype)
+    lora = random_lora(find_projections(twin), rows, rank, device, twin.dtype, shared=True)
     ids = torch.randint(3, model.config.vocab_size, (rows, 8 if quick else 128), device=device)
     found = contestants(twin, lora, others)
     check(found, ids[:, :8])

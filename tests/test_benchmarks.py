@@ -347,3 +347,30 @@ def test_every_bench_says_how_it_is_used(name):
     done = bench(name, "--help")
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout.lower()
+
+
+def test_sizes_of_adapters_are_those_that_are_stated(benches, tmp_path, capsys):
+    benches("adapter_sizes").main(["--adapters", "20", "-o", str(tmp_path / "sizes.json")])
+    report = json.loads((tmp_path / "sizes.json").read_text())
+    sizes = {(row["form"], row["rank"]): row["bytes"] for row in report["one_adapter"]}
+    assert sizes["free", 8] == 1_843_200
+    assert sizes["core", 16] == 120 * 16 * 16 * 2 <= 64_000
+    assert sizes["diagonal", 16] == 120 * 16 * 2
+    assert report["resident"]["bytes"] == 20 * sizes["core", 16]
+    assert {row["head"] for row in report["hypernetworks"]["heads"]} >= {"full", "core", "diagonal"}
+    assert "core       rank  16      61.4 kB a prompt" in capsys.readouterr().out
+
+
+def test_the_committed_sizes_hold_ten_thousand_prompts_in_a_gigabyte():
+    report = json.loads((BENCHMARKS / "results" / "adapter_sizes.json").read_text())
+    assert report["resident"]["adapters"] == 10_000
+    assert report["resident"]["process_after"] < 1e9
+
+
+def test_the_forms_that_the_bench_of_injection_compares_are_the_same_updates(benches):
+    injection = benches("injection")
+    lora = injection.random_lora(find_projections(load_meta(None))[:4], 3, 2, shared=True)
+    free = injection.free_lora(lora)
+    assert (lora.is_shared, free.is_shared) == (True, False)
+    assert all(torch.allclose(lora.delta(name), free.delta(name), atol=1e-6) for name in lora)
+    assert all(A.is_contiguous() and B.is_contiguous() for A, B in free.stored.values())
