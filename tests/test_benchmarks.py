@@ -248,6 +248,8 @@ def test_the_wordings_of_a_task_are_different_and_as_many_for_each(benches, tmp_
     lines = [{"task": "a", "prompts": ["own a ", "other a", "more a"]}, {"task": "b", "prompts": ["other b"]}]
     files = [write_jsonl(tmp_path / "words.jsonl", [*lines, {"task": "z", "prompts": ["no", "such"]}])]
     assert reader.read_wordings([tasks], files, 0, 2) == {"a": ["own a", "other a"], "b": ["own b", "other b"]}
+    made = reader.read_wordings([tasks], [], 3, 3)
+    assert [len(set(several)) for several in made.values()] == [3, 3, 3]
     with pytest.raises(DataError, match="1 of 3 tasks with 3 wordings"):
         reader.read_wordings([tasks], files, 0, 3)
 
