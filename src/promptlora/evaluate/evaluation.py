@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,9 @@ def _output(folder: str | Path) -> Path:
         raise OutputError("output folder '': it is empty. Expected a path. Fix: pass a folder")
     path = Path(folder)
     try:
-        is_file = path.exists() and not path.is_dir()
+        is_file = not stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return path
     except (OSError, ValueError) as error:  # a name that is too long, or has a null character
         raise OutputError(
             f"{str(path)[:80]}: not a path ({one_line(error)[:80]}). Expected a folder. Fix: choose another name"
