@@ -303,12 +303,10 @@ class _Run:
     @torch.no_grad()
     def _adapt(self, texts: list[str], *, in_context: bool) -> LoRAWeights:
         """One adapter for each text. Function vectors stand for a prompt that is not in the context."""
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"in_context": in_context}
         vectors = 0.0 if in_context else self.vectors
         if vectors != self._default_vectors:
             options["vectors"] = vectors
-        if in_context and getattr(self.config, "context_flag", False):
-            options["in_context"] = True
         return self.lm.adapt(texts, **options)
 
 
