@@ -94,6 +94,7 @@ def unseen_run(tmp_path, toy_base):
     tiny_network(tmp_path / "oracle" / "one-x", toy_base, 3, generated=False)
     return [
         "--data", *files, "--hypernetworks", f"seed0={networks[0]}", f"seed1={networks[1]}",
+        "--by-tasks", f"8={networks[0]}", f"30-a={networks[0]}", f"30-b={networks[1]}",
         "--multitask", f"seed0={multitask.parent}", "--oracle", tmp_path / "oracle", "--wordings", wordings,
         "--base", toy_base, "-o", tmp_path / "runs", "--max-new-tokens", "3", "--batch-size", "2",
     ]  # fmt: skip
@@ -102,8 +103,10 @@ def unseen_run(tmp_path, toy_base):
 def test_the_whole_benchmark_of_unseen_tasks(benches, tmp_path, unseen_run, monkeypatch, capfd):
     unseen, runs = benches("unseen_tasks"), benches("runs")
     monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(unseen, "FIGURE", tmp_path / "figure.svg")
     arguments = list(map(str, unseen_run))
     assert unseen.main([*arguments, "--only", "base"]) == 0
+    assert not (tmp_path / "figure.svg").exists()
     assert unseen.main([*arguments, "--report"]) == 0  # what is done so far
     values = json.loads((tmp_path / "results" / "unseen_tasks.json").read_text())
     assert set(values["results"]) == {name for name, (kind, _) in unseen.TABLE.items() if kind == "base"}
@@ -121,6 +124,10 @@ def test_the_whole_benchmark_of_unseen_tasks(benches, tmp_path, unseen_run, monk
     assert "| oracle: a LoRA trained on each task (1 tasks) |" in table
     left_out = 1 - any(values["results"]["multi-task LoRA, prompt in context"]["tasks"].values())  # a ratio to 0
     assert len(values["differences"]) == len(benches("unseen_table").COMPARISONS) - left_out
+    runs_by_count = {count: len(of) for count, of in values["by_training_tasks"].items()}
+    assert runs_by_count == {"8": 1, "30": 2}
+    assert values["by_training_tasks"]["30"][0] == values["by_training_tasks"]["8"][0]  # the same network
+    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
     asked = values["wordings"]
     assert set(asked) == set(benches("unseen_table").REWORDED)
     assert asked["hypernetwork, adapter only"]["tasks"] == 1  # the other task has no wordings
@@ -343,7 +350,12 @@ def test_the_gpu_bench_finds_a_hook_that_does_something_else(benches, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "name", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in ("runs.py", "unseen_table.py"))
+    "name",
+    sorted(
+        path.name
+        for path in BENCHMARKS.glob("*.py")
+        if path.name not in ("runs.py", "unseen_report.py", "unseen_table.py")
+    ),
 )
 def test_every_bench_says_how_it_is_used(name):
     done = bench(name, "--help")
