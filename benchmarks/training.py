@@ -69,7 +69,7 @@ def stages(trainer: Trainer, clock: Callable[[], float]) -> Iterator[dict[str, f
     spent: dict[str, float] = {}
     with ExitStack() as stack:
         for stage, (owner, name) in {
-            "batch": (trainer.objective, "part"),
+            "batch": (trainer, "_next_parts"),
             "adapters": (trainer, "adapters"),
             "forward": (trainer.objective, "loss"),
             "backward": (trainer.accelerator, "backward"),
@@ -125,13 +125,13 @@ def measure(
     }  # fmt: skip
     with Trainer(from_dict(TrainConfig, merged(values, options))) as trainer:
         for step in range(2 * rounds + 2):  # the states of all prompts are known, as they are in a long run
-            trainer.states.batch(trainer.objective.part(step, 0, 1).prompts)
+            trainer.states.batch(trainer.objective.parts(step, 1)[0].prompts)
         trainer.train_step()  # the allocator is warm after these
         trainer.train_step()
         bare, whole, tokens = [], [], []
         shown = f"{prompts} x {per_prompt} rows, {dtype}"
         for _ in track(range(rounds), shown, console=console):
-            batch = trainer.objective.part(trainer.step, 0, 1)
+            batch = trainer.objective.parts(trainer.step, 1)[0]
             bare.append(timed(lambda batch=batch: bare_step(trainer, batch), clock))
             whole.append(timed(trainer.train_step, clock))
             tokens.append(batch.tokens)

@@ -16,10 +16,23 @@ from typing import Any, TypeVar
 
 import tomli_w
 
-from promptlora.errors import ConfigError
+from promptlora.errors import ConfigError, PromptLoRAError
 from promptlora.files import replacing_file
 
 T = TypeVar("T")
+
+
+def whole(
+    name: str, value: Any, *, low: int = 1, high: int = 1 << 31, error: type[PromptLoRAError] = ConfigError
+) -> int:
+    """A whole number within bounds; a float, a bool or a text is refused, never rounded or converted.
+
+    Raises:
+        PromptLoRAError: Of the class ``error``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise error(f"{name}={value!r}. Expected a whole number from {low} to {high}.")
+    return value
 
 
 def positive(owner: object, *names: str) -> None:
@@ -75,8 +88,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}={value!r}; expected a table [{where}]")
         return from_dict(hint, value, where)
-    if isinstance(hint, types.UnionType):
-        hint = typing.get_args(hint)[0]
+    if isinstance(hint, types.UnionType):  # a value, or a list of them
+        several = [one for one in typing.get_args(hint) if typing.get_origin(one) is tuple]
+        hint = several[0] if several and isinstance(value, (list, tuple)) else typing.get_args(hint)[0]
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}={value!r} is a {type(value).__name__}; expected a list")
+        return tuple(_convert(typing.get_args(hint)[0], one, f"{where}[{i}]") for i, one in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)
@@ -88,8 +106,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The plain values of a configuration, nested tables included."""
-    return dataclasses.asdict(config)
+    """The plain values of a configuration, nested tables included; what is None is left out: TOML has no such value."""
+    return dataclasses.asdict(config, dict_factory=lambda items: {key: v for key, v in items if v is not None})
 
 
 def load_toml(kind: type[T], path: str | Path) -> T:

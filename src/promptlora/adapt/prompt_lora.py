@@ -6,6 +6,7 @@ It knows how to ask for text; nothing of training, scores or servers.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -23,11 +24,13 @@ from transformers import (
 )
 
 from promptlora.adapt.function_vectors import add_function_vectors
-from promptlora.errors import CheckpointError, ConfigError, LoRAError, PromptError
+from promptlora.adapt.generation import generation_options
+from promptlora.errors import CheckpointError, ConfigError, LoRAError, PromptError, PromptLoRAError, one_line
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
 from promptlora.models import Progress, base_fingerprint, describe_mismatch, load_base
+from promptlora.settings import whole
 from promptlora.text import PromptStates, encode_chat, pad_left, render_chat
 
 Chat = str | Sequence[dict[str, str]]
@@ -75,15 +78,16 @@ class PromptLoRA:
                 f"this hypernetwork was trained for another base: {mismatch}; load that base, or override with --force "
                 "(force=True)"
             )
-        if hypernetwork.state_size != model.config.get_text_config().hidden_size:
+        expected = {} if force else hypernetwork.embedder
+        self.states = PromptStates(model, tokenizer, hypernetwork.config, embedder=expected)
+        if hypernetwork.state_size != self.states.state_size:
             raise CheckpointError(
                 f"this hypernetwork reads states of width {hypernetwork.state_size}; the base has "
-                f"{model.config.get_text_config().hidden_size}; load the base that it was trained for"
+                f"{self.states.state_size}; load the base that it was trained for"
             )
         self.model, self.tokenizer = model, tokenizer
         self.hypernetwork = hypernetwork.to(model.device).eval().requires_grad_(False)
         self.injector = HookBasedLoRAInjector(model, hypernetwork.projections)
-        self.states = PromptStates(model, tokenizer, hypernetwork.config)
 
     @classmethod
     def from_pretrained(
@@ -129,6 +133,7 @@ class PromptLoRA:
         generated: bool = True,
         strength: float | None = None,
         vectors: float | None = None,
+        in_context: bool = False,
     ) -> LoRAWeights:
         """Write one adapter for each prompt, in one forward of the hypernetwork.
 
@@ -139,6 +144,8 @@ class PromptLoRA:
             vectors: How much of each prompt's function vector is added, as one more rank of the middle o projections, for
                 which the base reads the prompt before a few neutral inputs; by default as the hypernetwork says, and
                 none for the static part.
+            in_context: Whether the base will also have the prompts in its context. It has no effect on a hypernetwork
+                without ``context_flag``.
 
         Returns:
             As many adapters as prompts, in the base's dtype.
@@ -154,8 +161,9 @@ class PromptLoRA:
             raise PromptError("no prompt was given; expected at least one")
         with self.injector.apply(None):  # states are those of the base, whatever is on outside
             states, mask = self.states.batch(texts)
-        lora: LoRAWeights = self.hypernetwork(states, mask, generated=generated, strength=strength)
-        lora = lora.to(self.model.dtype)
+        lora: LoRAWeights = self.hypernetwork(
+            states, mask, in_context, generated=generated, strength=strength, dtype=self.model.dtype
+        )
         if vectors is None:
             vectors = self.hypernetwork.config.vectors if generated else 0.0
         return add_function_vectors(self.model, self.tokenizer, self.injector, lora, texts, vectors)
@@ -190,7 +198,10 @@ class PromptLoRA:
         if adapter_index is not None:
             if len(adapter_index) != count:
                 raise LoRAError(f"adapter_index has {len(adapter_index)} entries for {count} inputs; expected one each")
-            return [int(i) for i in adapter_index]
+            try:
+                return [operator.index(i) for i in adapter_index]
+            except TypeError as error:
+                raise LoRAError(f"adapter_index={list(adapter_index)[:8]!r}. Expected whole numbers.") from error
         if lora.adapters == 1:
             return [0] * count
         if lora.adapters == count:
@@ -208,7 +219,7 @@ class PromptLoRA:
         adapter_index: Sequence[int] | None = None,
         in_context: str | Sequence[str | None] | None = None,
         place: str = "user",
-        max_new_tokens: int = 64,
+        max_new_tokens: int | None = None,
         batch_size: int = 32,
         on_batch: Callable[[int], None] | None = None,
         **options: Any,
@@ -221,11 +232,11 @@ class PromptLoRA:
             adapter_index: Input i uses adapter ``adapter_index[i]``.
             in_context: A prompt to put in the context as well, for controls: one for all, or one for each.
             place: Where it goes: the ``user`` or the ``system`` turn.
-            max_new_tokens: Longest answer.
+            max_new_tokens: Longest answer; by default what a ``generation_config`` says, else 64.
             batch_size: Inputs that run at once; batches are made of inputs of near length.
             on_batch: Called with the number of inputs done after each batch.
-            **options: Go to ``model.generate`` (``do_sample``, ``num_beams``, ``num_return_sequences``, …);
-                greedy by default.
+            **options: Go to ``model.generate`` (``do_sample``, ``num_beams``, ``num_return_sequences``,
+                ``generation_config``, …); a keyword overrides ``generation_config``; greedy by default.
 
         Returns:
             The answers in the order of the inputs; ``num_return_sequences`` answers of an input stand together.
@@ -233,18 +244,18 @@ class PromptLoRA:
         Raises:
             LoRAError: Numbers of adapters and inputs that do not fit.
             PromptError: An input longer than the base takes.
+            ConfigError: An option that transformers refuses.
         """
         # A list of messages is one conversation; a list of texts or of conversations is many.
         one = isinstance(inputs, str) or (len(inputs) > 0 and isinstance(inputs[0], dict))
         texts = cast("list[Chat]", [inputs] if one else list(inputs))
-        if max_new_tokens < 1 or batch_size < 1:
-            raise PromptError(f"max_new_tokens={max_new_tokens}, batch_size={batch_size}; expected 1 or more")
+        whole("batch_size", batch_size, error=PromptError)
+        settings = generation_options(options, max_new_tokens, 64, self._pad)
         rows = self._rows(lora, len(texts), adapter_index)
         shown = [in_context] * len(texts) if in_context is None or isinstance(in_context, str) else list(in_context)
         if len(shown) != len(texts):
             raise PromptError(f"in_context has {len(shown)} prompts for {len(texts)} inputs; expected one each")
-        encoded = self._encode(texts, shown, place, max_new_tokens)
-        copies = int(options.get("num_return_sequences", 1))
+        encoded = self._encode(texts, shown, place, settings["generation_config"].max_new_tokens)
         answers: list[list[str]] = [[] for _ in texts]
         # Rows of near length stand together, and in a batch rows of one adapter: hooks then need no gather.
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
@@ -252,7 +263,8 @@ class PromptLoRA:
         for start in range(0, len(order), batch_size):
             chosen = sorted(order[start : start + batch_size], key=lambda i: rows[i])
             ids, mask = pad_left([encoded[i] for i in chosen], self._pad)
-            output = self._run(ids, mask, lora, [rows[i] for i in chosen], max_new_tokens, options)
+            output = self._run(ids, mask, lora, [rows[i] for i in chosen], settings)
+            copies = len(output) // len(chosen)  # as many as were returned, whoever asked for them
             texts_out = self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
             for at, i in enumerate(chosen):
                 answers[i] = [text.strip() for text in texts_out[at * copies : (at + 1) * copies]]
@@ -271,20 +283,20 @@ class PromptLoRA:
         mask: Tensor,
         lora: LoRAWeights | None,
         rows: Sequence[int],
-        max_new_tokens: int,
-        options: dict[str, Any],
+        settings: dict[str, Any],
     ) -> Tensor:
+        """Token ids ``[rows · answers of each, tokens]``, the input's included."""
         device = self.model.device
         with self.injector.apply(lora, None if lora is None else rows):
             generate: Any = self.model.generate
-            output: Tensor = generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                max_new_tokens=max_new_tokens,
-                pad_token_id=self._pad,
-                **{"do_sample": False, **options},
-            )
-        return output
+            try:
+                output: Any = generate(input_ids=ids.to(device), attention_mask=mask.to(device), **settings)
+            except PromptLoRAError:
+                raise
+            except ValueError as error:  # how transformers refuses settings and unknown keywords
+                raise ConfigError(f"generation options: {one_line(error)}") from error
+        sequences: Tensor = getattr(output, "sequences", output)  # an object with return_dict_in_generate
+        return sequences
 
     def stream(
         self,
@@ -293,7 +305,7 @@ class PromptLoRA:
         *,
         in_context: str | None = None,
         place: str = "user",
-        max_new_tokens: int = 256,
+        max_new_tokens: int | None = None,
         **options: Any,
     ) -> Iterator[str]:
         """Answer one input or conversation piece by piece.
@@ -303,25 +315,33 @@ class PromptLoRA:
             lora: One adapter; None is the base.
             in_context: A prompt to put in the context as well.
             place: Where it goes: the ``user`` or the ``system`` turn.
-            max_new_tokens: Longest answer.
-            **options: Go to ``model.generate``.
+            max_new_tokens: Longest answer; by default what a ``generation_config`` says, else 256.
+            **options: As for :meth:`generate`; one answer without beams.
 
         Raises:
             LoRAError: More than one adapter.
             PromptError: An input longer than the base takes.
+            ConfigError: Several answers or beams, or an option that transformers refuses.
         """
         rows = self._rows(lora, 1, None)
-        encoded = self._encode([text], [in_context], place, max_new_tokens)
+        settings = generation_options(options, max_new_tokens, 256, self._pad)
+        config = settings["generation_config"]
+        if config.num_beams > 1 or config.num_return_sequences > 1:
+            raise ConfigError(
+                f"stream: num_beams={config.num_beams}, num_return_sequences={config.num_return_sequences}. Expected 1 "
+                "each: pieces of one answer. Fix: use generate."
+            )
+        encoded = self._encode([text], [in_context], place, config.max_new_tokens)
         ids, mask = pad_left(encoded, self._pad)
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failed: list[BaseException] = []
         left = _Left()
-        options["stopping_criteria"] = StoppingCriteriaList([left, *options.get("stopping_criteria", [])])
+        settings["stopping_criteria"] = StoppingCriteriaList([left, *settings.get("stopping_criteria", [])])
 
         @torch.no_grad()
         def work() -> None:
             try:
-                self._run(ids, mask, lora, rows, max_new_tokens, {**options, "streamer": streamer})
+                self._run(ids, mask, lora, rows, {**settings, "streamer": streamer})
             except BaseException as error:
                 failed.append(error)
                 streamer.end()
@@ -346,7 +366,11 @@ class PromptLoRA:
             lora: One adapter; None is the base.
             **options: As for :meth:`generate`.
         """
-        (answer,) = self.generate([list(messages)], lora, **options)
+        answer, *others = self.generate([list(messages)], lora, **options)
+        if others:
+            raise ConfigError(
+                f"chat: num_return_sequences={1 + len(others)}. Expected 1: a conversation has one answer."
+            )
         return [*messages, {"role": "assistant", "content": answer}]
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from promptlora.errors import DataError, one_line
 from promptlora.files import replacing_file
+from promptlora.fingerprint import SAMPLE
 from promptlora.losses import TeacherTargets
 from promptlora.teacher.identity import Manifest, read_manifest, template_digest, tokenizer_digest
 
@@ -162,7 +163,7 @@ class TeacherCache:
                 f"{folder}: its prompts stand in the {manifest.config.place} turn, expected {place}; {again}"
             )
         for name, value in (teacher or {}).items():
-            if name != "name" and manifest.teacher.get(name) != value:
+            if name not in ("name", SAMPLE) and manifest.teacher.get(name) != value:
                 found = str(manifest.teacher.get(name))[:12]
                 raise DataError(
                     f"{folder}: of another teacher ({name} is {found}, expected {str(value)[:12]}); {again}"

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from promptlora.errors import ConfigError, DataError, ModelError, one_line
 from promptlora.files import replacing_file
+from promptlora.fingerprint import SAMPLE
 from promptlora.text import PLACES, render_chat
 
 FORMAT = 1
@@ -136,10 +137,10 @@ class Manifest:
         return -(-self.rows // self.config.rows_per_shard)
 
     def flat(self) -> dict[str, Any]:
-        """Every value by its name, settings first, but for the teacher's name."""
+        """Every value by its name, settings first, but for the teacher's name and the sample of its weights."""
         values = asdict(self)
         config, teacher = values.pop("config"), values.pop("teacher")
-        return {**config, **{f"teacher {k}": v for k, v in teacher.items() if k != "name"}, **values}
+        return {**config, **{f"teacher {k}": v for k, v in teacher.items() if k not in ("name", SAMPLE)}, **values}
 
     def difference(self, other: Manifest) -> str | None:
         """The first value of another manifest that is not this one's, in words; None when they agree."""

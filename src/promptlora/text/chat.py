@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from promptlora.errors import PromptError, one_line
 
 PLACES = ("user", "system")
+SYSTEM_TURNS = ("empty", "default", "none")
 _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 
@@ -25,6 +26,7 @@ def render_chat(
     prompt: str | None = None,
     *,
     place: str = "user",
+    system_turn: str = "empty",
 ) -> str:
     """One user turn, or a whole conversation, in the base's chat template, ready for the answer.
 
@@ -38,12 +40,16 @@ def render_chat(
         prompt: An instruction to put in the context, for the in-context control.
         place: Where it goes: before the input in the ``user`` turn, or in the ``system`` turn (before what a
             conversation has there).
+        system_turn: What stands for a system turn where there is nothing to say in it: ``empty``, a turn without text;
+            ``default``, what the template writes by itself; ``none``, no such turn.
 
     Raises:
-        PromptError: An unknown ``place``, messages of no use, or a conversation that the template refuses.
+        PromptError: An unknown ``place`` or ``system_turn``, messages of no use, or a conversation that the template refuses.
     """
     if place not in PLACES:
         raise PromptError(f"place={place!r}; expected one of {', '.join(PLACES)}")
+    if system_turn not in SYSTEM_TURNS:
+        raise PromptError(f"system_turn={system_turn!r}; expected one of {', '.join(SYSTEM_TURNS)}")
     messages = _messages(text)
     system = [m["content"] for m in messages[:1] if m["role"] == "system" and m["content"]]
     turns = messages[1:] if messages[0]["role"] == "system" else messages
@@ -55,8 +61,11 @@ def render_chat(
     if not tokenizer.chat_template:
         return "\n\n".join(part for part in (spoken, *(m["content"] for m in turns)) if part) + "\n"
     try:
+        if not spoken and system_turn == "default":
+            return _apply_template(tokenizer, turns)
         try:
-            return _apply_template(tokenizer, [{"role": "system", "content": spoken}, *turns])
+            rendered = _apply_template(tokenizer, [{"role": "system", "content": spoken}, *turns])
+            return _without_system(tokenizer, rendered) if not spoken and system_turn == "none" else rendered
         except TemplateError:
             return _apply_template(tokenizer, _before_user(turns, spoken) if spoken else turns)
     except TemplateError as error:
@@ -84,6 +93,19 @@ def _before_user(turns: list[dict[str, str]], prompt: str) -> list[dict[str, str
     first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
     written = {**turns[first], "content": f"{prompt}\n\n{turns[first]['content']}"}
     return [*turns[:first], written, *turns[first + 1 :]]
+
+
+def _without_system(tokenizer: PreTrainedTokenizerBase, rendered: str) -> str:
+    """A rendered chat without its empty system turn; as it is where the template does not render that turn by itself."""
+    try:
+        alone = str(
+            tokenizer.apply_chat_template(
+                [{"role": "system", "content": ""}], tokenize=False, add_generation_prompt=False
+            )
+        )
+    except TemplateError:
+        return rendered
+    return rendered.removeprefix(alone)
 
 
 def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:

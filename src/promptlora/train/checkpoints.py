@@ -37,6 +37,7 @@ _FREE_KEYS = (
     "activation_checkpointing",
     "shard_base",
     "prompt_states",
+    "workers",
 )
 _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError)
 
