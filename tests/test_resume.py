@@ -29,7 +29,8 @@ SCRIPT = """
 import sys, time
 import torch
 torch.set_num_threads(1)
-from promptlora.config import TrainConfig, load_toml
+from promptlora.settings import load_toml
+from promptlora.train.config import TrainConfig
 from promptlora.training import Trainer
 def show(metrics):
     print(metrics.step, flush=True)

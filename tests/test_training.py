@@ -64,7 +64,7 @@ def test_the_rate_is_never_0_nor_above_1(steps, warmup, final, data):
 
 def test_one_batch_is_overfitted(make_trainer):
     trainer = make_trainer(rows=toy_rows(2, 3), steps=40, prompts_per_batch=2, rows_per_prompt=3)
-    assert trainer.batches.per_epoch == 1
+    assert trainer.batches.order.per_epoch == 1
     losses = [trainer.train_step().loss for _ in range(40)]
     assert losses[0] == pytest.approx(math.log(97), rel=0.5)  # the base's, as the delta is zero at first
     assert losses[-1] < 0.3

@@ -28,9 +28,7 @@ def evaluate(
     data: Annotated[
         list[str], typer.Argument(help="JSONL, JSONL.gz, Parquet, a folder of them, or a dataset id; one or more.")
     ],
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="Folder for answers and report; resumes if it exists.")
-    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for answers and report; resumes if it exists.")],
     split: Annotated[str, typer.Option(help="Score rows whose split is this; empty scores all.")] = "eval",
     conditions: Annotated[
         str,

@@ -30,6 +30,8 @@ class HyperNetworkConfig:
         encoder_heads: Attention heads of each.
         pooling_queries: Learned queries of the attention pooling.
         trunk_layers: Residual blocks between context + projection embedding and the heads.
+        reads_tokens: Whether, before each of these blocks, every projection attends to the prompt's encoded tokens, so that
+            not all that a projection needs to know must pass through the one context.
         head: Kind of weight head: ``full``, ``shared``, ``rankwise`` or ``lowrank`` write A and B for each prompt; ``core``
             and ``diagonal`` learn A and B once for all prompts and write the core between them, ``A @ C @ B``.
         head_bottleneck: Inner width of a ``lowrank`` head.
@@ -60,6 +62,7 @@ class HyperNetworkConfig:
     encoder_heads: int = 4
     pooling_queries: int = 4
     trunk_layers: int = 2
+    reads_tokens: bool = False
     head: str = "full"
     head_bottleneck: int = 64
     rank: int = 8
@@ -97,6 +100,11 @@ class HyperNetworkConfig:
             raise ConfigError(
                 f"embedder={self.embedder!r}: not used by source={self.source!r}. Expected a source with an embedder. "
                 "Fix: set source to 'embedder', 'embedder+embeddings' or 'embedder+hidden'."
+            )
+        if self.reads_tokens and (self.source == "layers" or not self.trunk_layers):
+            raise ConfigError(
+                f"reads_tokens=true with source={self.source!r}, trunk_layers={self.trunk_layers}. Expected another source "
+                "than 'layers' and at least one block. Fix: change one of them."
             )
         not_negative(self, "vectors")
         if not -20 <= self.bound_start <= 20:

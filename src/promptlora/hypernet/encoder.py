@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,6 +31,14 @@ def sinusoidal_positions(positions: Int[Tensor, "p t"], width: int) -> Float[Ten
     rates = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-math.log(10000.0) / width))
     angles = positions[..., None] * rates
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]
+
+
+class Encoded(NamedTuple):
+    """Prompts as the generator takes them: a context each, and the encoded tokens with the mask of the real ones."""
+
+    context: Float[Tensor, "prompts *layers d"]
+    tokens: Float[Tensor, "prompts tokens d"]
+    mask: Bool[Tensor, "prompts tokens"]
 
 
 class _Block(nn.Module):
@@ -164,6 +173,12 @@ class PromptEncoder(nn.Module):
     def forward(
         self, prompt_states: Float[Tensor, "prompts tokens *layers state"], prompt_mask: Bool[Tensor, "prompts tokens"]
     ) -> Float[Tensor, "prompts *chosen d"]:
+        """The contexts alone; see :meth:`encode`."""
+        return self.encode(prompt_states, prompt_mask).context
+
+    def encode(
+        self, prompt_states: Float[Tensor, "prompts tokens *layers state"], prompt_mask: Bool[Tensor, "prompts tokens"]
+    ) -> Encoded:
         """Encode; ``prompt_mask`` is True where a token is real, on either side of the padding."""
         mean_of, std_of = self.prompt_mean, self.prompt_std
         if self.two_parts:
@@ -184,4 +199,6 @@ class PromptEncoder(nn.Module):
             x = block(x, prompt_mask)
         mean = ((mean - mean_of) / std_of).clamp(-5, 5)
         context: Tensor = self.norm_out(self.pool(x, prompt_mask) + self.project_mean(mean))
-        return context if self.layers is None else context.unflatten(0, (-1, len(self.layers)))
+        if self.layers is not None:
+            context = context.unflatten(0, (-1, len(self.layers)))
+        return Encoded(context, x, prompt_mask)

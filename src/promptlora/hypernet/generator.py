@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from promptlora.errors import ConfigError
 from promptlora.hypernet.config import HyperNetworkConfig
+from promptlora.hypernet.encoder import Encoded
 from promptlora.hypernet.heads import head_parameters, make_head
 from promptlora.lora import Free, LoRAWeights, Shared
 from promptlora.lora.forms import Form
@@ -38,6 +39,28 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mixed: Tensor = x + self.mlp(self.norm(x))
         return mixed
+
+
+class _TokenReading(nn.Module):
+    """Projections attend to the encoded tokens of their prompt; what they gather is added."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm, self.norm_tokens = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, x: Float[Tensor, "p n d"], tokens: Float[Tensor, "p t d"], mask: Bool[Tensor, "p t"]
+    ) -> Float[Tensor, "p n d"]:
+        q = self.query(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [p, heads, n, d / heads]
+        k, v = self.key_value(self.norm_tokens(tokens)).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        gathered = F.scaled_dot_product_attention(
+            q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask[:, None, None, :]
+        )
+        read: Tensor = x + self.out(gathered.transpose(1, 2).flatten(2))
+        return read
 
 
 def _gate_map(width: int) -> nn.Sequential:
@@ -92,6 +115,10 @@ class ShapeGroupedLoRAGenerator(nn.Module):
             self.context = nn.Linear(width, width)
             self.trunk = nn.Sequential(*(_ResidualBlock(width) for _ in range(config.trunk_layers)))
             self.norm = nn.LayerNorm(width)
+            if config.reads_tokens:
+                self.reading = nn.ModuleList(
+                    _TokenReading(width, config.encoder_heads) for _ in range(config.trunk_layers)
+                )
             nn.init.normal_(self.context.weight, std=1 / math.sqrt(width))  # as large as the embeddings
             self.gate_map = _gate_map(width) if config.gates else None
         layers = context_layers(config, self.projections) or ()
@@ -119,11 +146,28 @@ class ShapeGroupedLoRAGenerator(nn.Module):
                 self.static_B[key] = nn.Parameter(torch.zeros(n, rank, d_out))
         self._cast_factors: dict[tuple[str, torch.dtype, bool], tuple[Tensor, Tensor]] = {}
 
-    def features(self, context: Float[Tensor, "prompts *layers d"]) -> Float[Tensor, "prompts n d"]:
-        """What enters the heads, for each prompt and projection; never zero, as it leaves a LayerNorm."""
-        each: Tensor = self.context(context)
+    def features(self, prompts: Tensor | Encoded) -> Float[Tensor, "prompts n d"]:
+        """What enters the heads, for each prompt and projection; never zero, as it leaves a LayerNorm.
+
+        Args:
+            prompts: The contexts ``[prompts, *layers, d]``; with ``config.reads_tokens`` the encoded tokens too.
+
+        Raises:
+            ConfigError: Contexts alone where tokens are read.
+        """
+        each: Tensor = self.context(prompts.context if isinstance(prompts, Encoded) else prompts)
         each = each[:, None, :] if self._layer_index is None else each[:, self._layer_index]
-        mixed: Tensor = self.norm(self.trunk(each + self.embeddings))
+        x: Tensor = each + self.embeddings
+        if self.config.reads_tokens:
+            if not isinstance(prompts, Encoded):
+                raise ConfigError(
+                    "reads_tokens=true needs the encoded tokens. Fix: pass what PromptEncoder.encode gives"
+                )
+            for read, block in zip(self.reading, self.trunk, strict=True):
+                x = block(read(x, prompts.tokens, prompts.mask))
+        else:
+            x = self.trunk(x)
+        mixed: Tensor = self.norm(x)
         return F.normalize(mixed, dim=-1) * math.sqrt(mixed.shape[-1]) if self.config.normalises else mixed
 
     def gate(self, context: Float[Tensor, "prompts *layers d"]) -> Float[Tensor, " prompts"]:
@@ -138,10 +182,11 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         gate: Tensor = torch.sigmoid(each.flatten(1).mean(1) if each.ndim > 1 else each)
         return gate
 
-    def _generated(self, context: Tensor, strength: float) -> dict[str, tuple[Tensor, ...]]:
+    def _generated(self, prompts: Tensor | Encoded, strength: float) -> dict[str, tuple[Tensor, ...]]:
         """What the heads write, by shape: A and B, or the cores, each ``[prompts, n, ...]``."""
+        context = prompts.context if isinstance(prompts, Encoded) else prompts
         gate = self.gate(context) if self.config.gates else None
-        parts = self.features(context).split([len(group) for group in self.groups.values()], dim=1)
+        parts = self.features(prompts).split([len(group) for group in self.groups.values()], dim=1)
         found = {}
         for part, (key, head) in zip(parts, self.heads.items(), strict=True):
             written: tuple[Tensor, ...] = head(part)
@@ -155,7 +200,7 @@ class ShapeGroupedLoRAGenerator(nn.Module):
 
     def forward(
         self,
-        context: Float[Tensor, "prompts *layers d"],
+        context: Tensor | Encoded,
         *,
         generated: bool = True,
         strength: float | None = None,
@@ -166,7 +211,8 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         Shared factors are views of the parameters, not copies: of later training steps they see the result.
 
         Args:
-            context: The encoded prompts; with ``config.source = "layers"`` a context for each layer.
+            context: The contexts ``[prompts, d]``, with ``config.source = "layers"`` one for each layer; or what
+                :meth:`PromptEncoder.encode` gives.
             generated: False leaves the static part alone: multi-task LoRA, the same for every prompt.
             strength: Factor of what the heads write; by default as configured.
             dtype: Dtype of the LoRA, by default that of the parameters; cast by shape, not by projection.
@@ -176,7 +222,7 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         """
         if not generated and not self.config.static:
             raise ConfigError("generated=False needs a static part; this hypernetwork has static=False")
-        prompts = context.shape[0]
+        prompts = (context.context if isinstance(context, Encoded) else context).shape[0]
         strength = self.config.strength if strength is None else strength
         written = self._generated(context, strength) if generated and self.config.generated else {}
         forms: dict[str, Form] = {}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from promptlora.errors import CheckpointError, one_line
 from promptlora.files import creating_folder
 from promptlora.hypernet.config import HyperNetworkConfig
-from promptlora.hypernet.encoder import PromptEncoder
+from promptlora.hypernet.encoder import Encoded, PromptEncoder
 from promptlora.hypernet.generator import ShapeGroupedLoRAGenerator, context_layers
 from promptlora.lora import LoRAWeights
 from promptlora.projections import Projection
@@ -72,27 +72,37 @@ class HyperNetwork(nn.Module):
         prompt_states: Float[Tensor, "prompts tokens *layers state"],
         prompt_mask: Bool[Tensor, "prompts tokens"],
     ) -> Float[Tensor, "prompts *chosen d"]:
-        """The encoded prompts; with ``config.source = "layers"`` a context for each layer, with ``generated = False`` of width 0."""
+        """The contexts of prompts; with ``config.source = "layers"`` one for each layer, with ``generated = False`` of width 0."""
+        return self.encode(prompt_states, prompt_mask).context
+
+    def encode(
+        self,
+        prompt_states: Float[Tensor, "prompts tokens *layers state"],
+        prompt_mask: Bool[Tensor, "prompts tokens"],
+    ) -> Encoded:
+        """The contexts of prompts, and their encoded tokens for a generator that reads them."""
         if self.encoder is None:
-            return prompt_mask.new_zeros(len(prompt_mask), 0, dtype=torch.float32)  # only its length counts
-        context: Tensor = self.encoder(prompt_states, prompt_mask)
-        return context
+            nothing = prompt_mask.new_zeros(len(prompt_mask), 0, dtype=torch.float32)  # only its length counts
+            return Encoded(nothing, nothing[:, None], prompt_mask)
+        return self.encoder.encode(prompt_states, prompt_mask)
 
     def write(
         self,
-        context: Float[Tensor, "prompts *chosen d"],
+        prompts: Tensor | Encoded,
         in_context: Bool[Tensor, " prompts"] | bool = False,
         *,
         generated: bool = True,
         strength: float | None = None,
         dtype: torch.dtype | None = None,
     ) -> LoRAWeights:
-        """One adapter for each context of :meth:`context`; the other arguments are those of :meth:`forward`."""
+        """One adapter for each prompt of :meth:`encode`, or each context; the other arguments are those of :meth:`forward`."""
+        context = prompts.context if isinstance(prompts, Encoded) else prompts
         if self.config.context_flag and self.encoder is not None:
             # A plain bool becomes no tensor: on an accelerator that would wait for the device.
             flag = in_context if isinstance(in_context, bool) else in_context.reshape(-1, *[1] * (context.dim() - 1))
             context = context + flag * self.in_context
-        lora: LoRAWeights = self.generator(context, generated=generated, strength=strength, dtype=dtype)
+        given = prompts._replace(context=context) if isinstance(prompts, Encoded) else context
+        lora: LoRAWeights = self.generator(given, generated=generated, strength=strength, dtype=dtype)
         return lora
 
     def forward(
@@ -116,8 +126,8 @@ class HyperNetwork(nn.Module):
             strength: Factor of the generated part; by default as configured.
             dtype: Of the adapters, cast for all projections of a shape at once; by default that of the parameters.
         """
-        context = self.context(prompt_states, prompt_mask)
-        return self.write(context, in_context, generated=generated, strength=strength, dtype=dtype)
+        encoded = self.encode(prompt_states, prompt_mask)
+        return self.write(encoded, in_context, generated=generated, strength=strength, dtype=dtype)
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Parameters by how they should move.

@@ -1,0 +1,121 @@
+"""What can be copied or read out of texts: people, orders, addresses, logs, records, tables, file paths."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from promptlora.data.synthetic.family import choice, family
+from promptlora.data.synthetic.pools_data import money
+
+_p = partial(family, "extraction from texts")
+_r = partial(family, "extraction from records")
+_t = partial(family, "look-up in tables")
+_c = partial(choice, "questions about records")
+_DIGITS = "Use digits.|Write a number in digits."
+_NUMBER = "Write only the number.|Digits only."
+_COMMAS = "Separate them with commas.|Use commas."
+
+#: Keys of a record about a person.
+_KEYS = ("name", "age", "city", "job")
+_PERSONAL = "intro csv"
+
+EXTRACTION = (
+    _p("full-name", _PERSONAL, lambda v: v["name"], "copy the full name of the person|find the name in {x}|What is the name of the person?", "the full name of the person in {x}"),
+    _p("first-name", _PERSONAL, lambda v: v["first name"], "copy the first name of the person|What is the first name of the person?", "the first name of the person in {x}"),
+    _p("last-name", _PERSONAL, lambda v: v["last name"], "copy the family name of the person|What is the family name of the person?", "the family name of the person in {x}"),
+    _p("age", _PERSONAL, lambda v: v["age"], "copy the age of the person|How old is the person?", "the age of the person in {x}", _NUMBER),
+    _p("city", _PERSONAL, lambda v: v["city"], "copy the city where the person lives|Which city is named in {x}?", "the city named in {x}"),
+    _p("job", _PERSONAL, lambda v: v["job"], "copy the job of the person|What is the job of the person?", "the job of the person in {x}, without an article"),
+    _p("hobby", _PERSONAL, lambda v: v["hobby"], "copy the hobby of the person|What is the hobby of the person?", "the hobby of the person in {x}"),
+    _p("initials-of-person", _PERSONAL, lambda v: v["first name"][0] + v["last name"][0], "give the two initials of the person, joined, without full stops|write the initials of the name in {x} as in AB", "the two initials of the person in {x}, as in AB"),
+    _p("listed-name", _PERSONAL, lambda v: f"{v['last name']}, {v['first name']}", "copy the name of the person as family name, comma, first name|list the person of {x} in the form Miller, Tom", "the name in {x} in the form Miller, Tom"),
+    _p("age-later", _PERSONAL, lambda v, k: int(v["age"]) + k, "compute how old the person will be in {k} years|How old will the person be in {k} years?", "the age of the person in {k} years", _NUMBER, k=(1, 2, 5, 10)),
+    _p("two-facts", _PERSONAL, lambda v, a, b, s: f"{v[a]}{s}{v[b]}" if a != b else None, 'copy the {a} and the {b} of the person, with "{s}" between|extract the {a}, then "{s}", then the {b}', 'the {a} and the {b} of the person with "{s}" between', a=("name", "first name", "job"), b=("city", "age", "hobby"), s=(": ", "; ", "/", " | ", " - ")),
+    _p("short-profile", "intro csv json", lambda v: f"{v['name']}, {v['job']} ({v['city']})", "write the person as name, job and city in the form Tom Reed, baker (Lyon)|summarise {x} in the form Tom Reed, baker (Lyon)", "name, job and city of the person in the form Tom Reed, baker (Lyon)"),
+    _p("greeting", "intro csv json", lambda v, hi: f"{hi} {v['name'].split()[0]}!", 'greet the person by first name with "{hi}" and an exclamation mark|write "{hi}", the first name and an exclamation mark', 'a greeting of "{hi}", the first name of the person and !', hi=("Hello", "Hi", "Welcome,", "Dear", "Good morning,")),
+    _p("about-city", "intro json", lambda v, t: t.replace("C", v["city"]).replace("N", v["name"].split()[0]), 'fill in "{t}" with N = the first name and C = the city of the person|replace N by the first name and C by the city from {x} in "{t}"', 'the text "{t}" with the first name of the person for N and the city for C', t=("N is from C", "C greets N", "N, C", "in C with N", "N @ C")),
+    _p("order-number", "order", lambda v: v["number"], "copy the order number|Which number does the order have?", "the order number of {x}", _NUMBER),
+    _p("product", "order", lambda v: v["product"], "copy the product that is ordered|Which product is ordered in {x}?", "the product that is ordered in {x}, one word"),
+    _p("quantity", "order", lambda v: v["count"], "copy how many items are ordered|How many items are ordered?", "the number of items in {x}", _NUMBER),
+    _p("customer", "order", lambda v: v["name"], "copy the name of the customer|Who is the customer in {x}?", "the name of the customer in {x}"),
+    _p("total", "order", lambda v: money(v["cents"]), "copy the total amount with its currency sign|What does the whole order cost?", "the total amount of {x} with the $ sign"),
+    _p("unit-price", "order", lambda v: money(v["cents"] // v["count"]), "compute the price of one item, total divided by quantity|What does a single item of the order cost?", "the price of one item of {x}, as in $12.00"),
+    _p("order-date", "order", lambda v: v["day"], "copy the date of {x}|Which date is given in {x}?", "the date in {x} as it is written"),
+    _p("item-line", "order", lambda v, s: f"{v['count']}{s}{v['product']}", 'write quantity and product with "{s}" between, without spaces|shorten {x} to quantity, "{s}", product, no spaces', 'quantity and product of {x} with "{s}" between, no spaces', s=("x", "*", ":", "-", "/")),
+    _p("order-tag", "order", lambda v, s: f"{s}{v['number']}", 'write "{s}" directly before the order number|copy the order number with "{s}" attached in front', 'the order number of {x} after "{s}", without a space', s=("NO-", "ID:", "#", "ord_", "N")),
+    _p("mail-address", "contact", lambda v: v["mail"], "copy the e-mail address|Which e-mail address stands in {x}?", "the e-mail address in {x}"),
+    _p("phone", "contact", lambda v: v["phone"], "copy the phone number|Which phone number stands in {x}?", "the phone number in {x}"),
+    _p("mail-user", "contact", lambda v: v["user"], "copy the part of the e-mail address before the @|What stands before the @ of the e-mail address?", "the part of the e-mail address before the @"),
+    _p("mail-domain", "contact", lambda v: v["domain"], "copy the part of the e-mail address after the @|What is the domain of the e-mail address?", "the part of the e-mail address after the @"),
+    _p("contact-name", "contact", lambda v: v["first"], "copy the first name of the person to contact|What is the first name of the person in {x}?", "the first name of the person in {x}"),
+    _p("hide-phone", "contact", lambda v, s: f"{s}{v['phone'][-2:]}", 'copy the phone number with "{s}" for everything but the last two digits|write "{s}" and the last two digits of the phone number', '"{s}" followed by the last two digits of the phone number', s=("***", "xxx-xx", "...", "#")),
+    _p("appointment-day", "event", lambda v: v["day"], "copy the weekday of {x}|On which weekday is the appointment?", "the weekday of {x}"),
+    _p("appointment-time", "event", lambda v: v["time"], "copy the time of {x}|At what time is the appointment?", "the time of {x}"),
+    _p("appointment-person", "event", lambda v: v["name"], "copy the name of the person in {x}|With whom is the appointment?", "the name of the person in {x}"),
+    _p("appointment-kind", "event", lambda v: v["what"], "copy the word that says what kind of appointment it is|What kind of appointment is {x}?", "the kind of appointment in {x}, one word"),
+    _p("room", "event", lambda v: v["room"], "copy the number of the room|In which room is the appointment?", "the number of the room in {x}", _NUMBER),
+    _p("when", "event", lambda v, s: f"{v['day'][:3]}{s}{v['time']}", 'write the first three letters of the weekday, "{s}" and the time|shorten day and time of {x} to three letters, "{s}" and the time', 'the weekday of {x} in three letters, "{s}" and the time', s=(" ", "/", "@", " - ", ", ")),
+    _p("hashtag-list", "post", lambda v: " ".join(v["tags"]), "copy the hashtags, separated by spaces|list all hashtags of {x} with spaces between", "the hashtags of {x}, separated by spaces"),
+    _p("first-hashtag", "post", lambda v: v["tags"][0][1:], "copy the first hashtag without the # sign|What is the first hashtag, without #?", "the first hashtag of {x} without the # sign"),
+    _p("count-hashtags", "post", lambda v: len(v["tags"]), "count the hashtags of {x}|How many hashtags does {x} have?", "the number of hashtags in {x}", _DIGITS),
+    _p("without-hashtags", "post", lambda v: v["text"], "remove the hashtags from {x}|copy {x} without its hashtags", "{x} without hashtags"),
+    _p("reviewed-product", "review", lambda v: v["product"], "copy the product that the review is about|Which product is reviewed?", "the product that {x} is about, one word"),
+    _p("signature", "ticket", lambda v: v["name"], "copy the name that stands at the end of {x}|Who wrote {x}?", "the name of the person who wrote {x}"),
+    _r("domain", "url", lambda v: v["domain"], "copy the domain without www, shop, blog or docs in front|extract the domain of {x}: the last two parts of the host name", "the last two parts of the host name in {x}, as in site.com"),
+    _r("host", "url", lambda v: f"{v['sub']}.{v['domain']}", "copy the full host name of {x}|extract what stands between // and the next slash", "the full host name in {x}"),
+    _r("scheme", "url", lambda v, s: f"{v['scheme']}{s}{v['id']}", 'write the protocol of {x}, "{s}" and the id, without spaces|join protocol and id of {x} with "{s}"', 'the protocol and the id of {x} with "{s}" between', s=("-", "/", "_", "+")),
+    _r("url-path", "url", lambda v: v["path"], "copy the path of {x} without slashes and query|extract the word between the host name and the question mark", "the path of {x} without the slash and the query"),
+    _r("url-id", "url", lambda v: v["id"], "copy the value of id in {x}|Which value does id have in {x}?", "the value of id in {x}", _NUMBER),
+    _r("without-query", "url", lambda v: f"{v['scheme']}://{v['sub']}.{v['domain']}/{v['path']}", "remove the question mark and all that follows from {x}|copy {x} up to the question mark, which is left out", "{x} without its query"),
+    _r("log-level", "log", lambda v, s: f"{s}{v['level'].lower()}", 'write "{s}" and the level of {x} in lower case, without a space|copy the level of {x} in lower case, with "{s}" attached in front', '"{s}" with the level of {x} in lower case attached', s=("level=", "#", "log-", "@")),
+    _r("log-part", "log", lambda v: v["part"], "copy the name of the component that stands before the colon of the message|Which component wrote {x}?", "the component in {x}, the word directly before the message"),
+    _r("log-event", "log", lambda v: v["event"], "copy the message of {x}, the part after the component and its colon|extract the text of the event from {x}", "the message at the end of {x}"),
+    _r("log-date", "log", lambda v: v["day"], "copy the date of {x}|On which date was {x} written?", "the date of {x} as it is written"),
+    _r("log-time", "log", lambda v: v["time"], "copy the time of {x}|At which time was {x} written?", "the time of {x} as it is written"),
+    _r("log-short", "log", lambda v, s: f"{v['part']}{s}{v['event']}", 'write component, "{s}" and message of {x}|shorten {x} to the component, then "{s}", then the message', 'component and message of {x} with "{s}" between', s=(" - ", " > ", "/", " says ")),
+    _r("csv-field", "csv", lambda v, k: (v["name"], v["age"], v["city"], v["job"], v["hobby"])[k - 1], "copy field number {k} of {x}|take the {k:th} value of {x}", "the value in column {k} of {x}", k=(1, 2, 3, 4, 5)),
+    _r("csv-reorder", "csv", lambda v, a, b: f"{v[a]},{v[b]}" if a != b else None, "keep only the {a} and the {b} of {x}, in this order, with a comma and no space|write the columns {a},{b} of {x}", "the {a} and the {b} of {x} as CSV, without a space", a=("city", "job", "age"), b=("name", "city", "hobby")),
+    _r("csv-separator", "csv", lambda v, s: s.join((v["name"], v["age"], v["city"], v["job"], v["hobby"])), 'replace the commas of {x} by "{s}"|write the fields of {x} with "{s}" as their separator', '{x} with "{s}" instead of commas', s=(";", "|", "/", " - ", "~", "::")),
+    _r("csv-to-json", "csv json", lambda v, key: f'{{"{key}": "{v[key]}"}}', 'make a JSON object with the single key "{key}" and the {key} of the person as a string|write the {key} from {x} as JSON with one key, "{key}", and a string', 'a JSON object that holds only the {key} of {x}, as a string', key=("name", "city", "job", "age")),
+    _r("json-value", "json", lambda v, key: v[key], 'copy the value of "{key}" without quotes|What is the value of the key "{key}"?', 'the value of "{key}" in {x}, without quotes', key=_KEYS),
+    _r("json-keys", "json", lambda v: v["keys"], "list the keys of {x} in their order, without quotes|Which keys does {x} have, in order?", "the keys of {x} in their order, without quotes", _COMMAS),
+    _r("json-kth-key", "json", lambda v, k: v["keys"][k - 1], "name the {k:th} key of {x} without quotes|Which key stands at place {k} in {x}?", "key number {k} of {x}, without quotes", k=(1, 2, 3, 4)),
+    _r("json-line", "json", lambda v, key, s: f"{key}{s}{v[key]}", 'write the key {key}, "{s}" and its value, without quotes|copy the {key} of {x} in the form key{s}value', 'key and value of "{key}" in the form key{s}value, without quotes', key=_KEYS, s=("=", ": ", " -> ", "/")),
+    _r("file-name", "path", lambda v: f"{v['stem']}.{v['ending']}", "copy the file name of {x} with its extension|What is the file name at the end of {x}?", "the file name of {x} with its extension"),
+    _r("extension", "path", lambda v: v["ending"], "copy the extension of {x} without the dot|Which extension does the file have, without the dot?", "the extension of {x} without the dot"),
+    _r("stem", "path", lambda v: v["stem"], "copy the file name of {x} without folder and extension|What is the file called, without its extension?", "the file name of {x} without its extension"),
+    _r("folder", "path", lambda v: v["folder"], "name the folder that directly holds the file|Which folder is the file of {x} in?", "the name of the folder that holds the file of {x}"),
+    _r("owner", "path", lambda v: v["user"], "copy the name of the user from {x}, the folder after home|Whose home folder is {x} in?", "the user name in {x}"),
+    _r("parent-path", "path", lambda v: f"/home/{v['user']}/{v['folder']}", "copy {x} without its last slash and the file name|give the path of the folder that holds the file, without a slash at the end", "{x} without the last slash and the file name"),
+    _r("new-extension", "path", lambda v, e: f"{v['stem']}.{e}" if v["ending"] != e else None, "give the file name of {x} with the extension {e} instead of its own|rename the file of {x} to .{e} and write only the name", "the file name of {x} with the extension .{e}", e=("bak", "md", "json", "html", "xml", "old")),
+    _r("major", "version", lambda v: v[0], "copy the major number of {x}|give the first number of {x} without the v", "the first number of {x}", _NUMBER),
+    _r("minor", "version", lambda v: v[1], "copy the minor number of {x}|give the second number of {x}", "the second number of {x}", _NUMBER),
+    _r("next-patch", "version", lambda v: f"v{v[0]}.{v[1]}.{v[2] + 1}", "raise the last number of {x} by one|give the next patch version after {x}", "the next patch version after {x}"),
+    _r("next-minor", "version", lambda v: f"v{v[0]}.{v[1] + 1}.0", "raise the second number of {x} by one and set the last to 0|give the next minor version after {x}", "the next minor version after {x}, last number 0"),
+    _r("next-major", "version", lambda v: f"v{v[0] + 1}.0.0", "raise the first number of {x} by one and set the others to 0|give the next major version after {x}", "the next major version after {x}, other numbers 0"),
+    _r("version-bare", "version", lambda v, s: f"{v[0]}{s}{v[1]}", 'write the first two numbers of {x} with "{s}" between, without the v|shorten {x} to its first two numbers, joined by "{s}"', 'the first two numbers of {x} joined by "{s}"', s=(".", "-", "_", "/")),
+    _t("look-up", "look-up", lambda v: v["stock"][v["asked"]], "give the count of the product on the last line|find the product of the last line in the list and copy its number", "the number that the list gives for the product on the last line", _NUMBER),
+    _t("sold-one", "look-up", lambda v, k: max(v["stock"][v["asked"]] - k, 0), "give the count of the product on the last line after {k} are sold, at least 0|subtract {k} from the number of the product on the last line; never below 0", "how many of the product on the last line are left after {k} are sold, 0 at least", _NUMBER, k=(1, 2, 3)),
+    _t("asked-line", "look-up", lambda v, s: f"{v['asked']}{s}{v['stock'][v['asked']]}", 'write the product of the last line, "{s}" and its count|copy product and count for the last line in the form product{s}count', 'the product of the last line and its count with "{s}" between', s=("=", " x ", "/", " -> ", ": ")),
+    _t("value-of-first", "stock", lambda v: next(iter(v.values())), "copy the number of the first product|How many of the first product are there?", "the number of the first product in {x}", _NUMBER),
+    _t("most-stocked", "stock", lambda v: max(v, key=v.__getitem__), "name the product of {x} with the largest number|Which product is there most of?", "the product with the highest count in {x}"),
+    _t("least-stocked", "stock", lambda v: min(v, key=v.__getitem__), "name the product of {x} with the smallest number|Which product is there least of?", "the product with the lowest count in {x}"),
+    _t("total-stock", "stock", lambda v: sum(v.values()), "add up all numbers of {x}|How many items are there in all?", "the total number of items in {x}", _NUMBER),
+    _t("product-names", "stock", list, "list the products of {x} without their numbers|copy only the product names of {x}", "the products of {x} without numbers", _COMMAS),
+    _t("stock-numbers", "stock", lambda v: list(v.values()), "list the numbers of {x} without the products|copy only the counts of {x}", "the counts of {x} in order, without products", _COMMAS),
+    _t("scarce", "stock", lambda v, n: [k for k, c in v.items() if c < n] or None, "list the products of {x} with fewer than {n}|Which products of {x} have a count below {n}?", "the products of {x} with a count below {n}", _COMMAS, n=(15, 20, 25, 30)),
+    _t("winner", "scores", lambda v: max(v, key=v.__getitem__), "name the person with the most points|Who has the most points?", "the name with the most points in {x}"),
+    _t("loser", "scores", lambda v: min(v, key=v.__getitem__), "name the person with the fewest points|Who has the fewest points?", "the name with the fewest points in {x}"),
+    _t("best-score", "scores", lambda v: max(v.values()), "copy the highest number of points|How many points does the winner have?", "the highest number of points in {x}", _NUMBER),
+    _t("ranking", "scores", lambda v: sorted(v, key=v.__getitem__, reverse=True), "list the names from most to fewest points|rank the names of {x} by points, best first", "the names of {x} from the most to the fewest points", _COMMAS),
+    _t("lead", "scores", lambda v: sorted(v.values())[-1] - sorted(v.values())[-2], "compute how many points the first is ahead of the second best|By how many points does the best beat the second best?", "the lead of the best over the second best in points", _NUMBER),
+    _t("row-at", "scores", lambda v, k: list(v)[k - 1], "copy the name in row {k} of {x}|Whose name stands in row {k}?", "the name in row {k} of {x}", k=(1, 2, 3)),
+    _t("count-rows", "scores stock", lambda v, n: sum(c > n for c in v.values()), "count the entries of {x} with a number above {n}|How many entries have a number above {n}?", "how many entries of {x} have a number above {n}", _DIGITS, n=(15, 20, 25, 30)),
+    *_c("alarming", "log", lambda v: "yes" if v["level"] in ("ERROR", "WARNING") else "no", {"yes": "the level of {x} is ERROR or WARNING", "no": "it is not"}, "say whether {x} is a warning or an error|Is the level of {x} WARNING or ERROR?"),
+    *_c("log-level-choice", "log", lambda v: v["level"], {"INFO": "the level is INFO", "WARNING": "the level is WARNING", "ERROR": "the level is ERROR", "DEBUG": "the level is DEBUG"}, "copy the level of {x}|Which level does {x} have?"),
+    *_c("older-than", "intro csv json", lambda v, n: "yes" if int(v["age"]) > n else "no", {"yes": "the person is older than {n}", "no": "the person is not"}, "say whether the person is older than {n}|Is the person older than {n}?", n=(40, 45, 50, 55)),
+    *_c("file-type", "path", lambda v: {"jpg": "image", "png": "image", "mp3": "sound", "pdf": "document", "txt": "document"}.get(v["ending"]), {"image": "the file ends in .jpg or .png", "sound": "the file ends in .mp3", "document": "the file ends in .pdf or .txt"}, "say what kind of file it is: image (jpg, png), sound (mp3) or document (pdf, txt)|Is it an image (jpg, png), a sound (mp3) or a document (pdf, txt)?"),
+    *_c("secure-address", "url", lambda v: "yes" if v["scheme"] == "https" else "no", {"yes": "{x} starts with https", "no": "it does not"}, "say whether {x} is encrypted, that is, starts with https|Does {x} use https?"),
+    *_c("big-order", "order", lambda v, n: "large" if v["cents"] > n * 100 else "small", {"large": "the total is above ${n}", "small": "the total is ${n} or less"}, "call the order large if its total is above ${n}, else small|Is the order large (above ${n}) or small?", n=(150, 200, 250)),
+    *_c("enough", "look-up", lambda v, n: "yes" if v["stock"][v["asked"]] >= n else "no", {"yes": "there are at least {n} of the product on the last line", "no": "there are fewer"}, "say whether at least {n} of the product on the last line are there|Are there {n} or more of the product on the last line?", n=(20, 25, 30)),
+)  # fmt: skip
