@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -316,11 +317,29 @@ def test_the_gpu_bench_runs_on_a_cpu_and_finds_the_same_results_by_every_way(toy
     assert set(training["stages_ms"]) == {"batch", "adapters", "forward", "backward", "optimizer", "rest"}
     assert min(training["stages_ms"].values()) > 0
     assert training["step_tokens_per_second"] > 0
-    assert report["left_out"] == []
+    assert report["left_out"] == report["failed"] == []
     assert "parity float32  ok" in done.stdout
     late = bench("gpu.py", "--device", "cpu", "--quick", "--base", toy_base, "--minutes", "0")
     assert late.returncode == 1, late.stderr  # no parity check ran
     assert late.stdout.count("left out, no time") == 3
+
+
+def test_a_case_that_fails_is_named_and_the_others_are_measured(benches, monkeypatch, tmp_path, toy_base, capsys):
+    gpu = benches("gpu")
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("no memory\nat all")
+
+    monkeypatch.setattr(gpu, "training_case", full)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # main sets it; as before after the test
+    with warnings.catch_warnings():
+        arguments = ["--device", "cpu", "--quick", "--base", str(toy_base), "-o", str(tmp_path / "gpu.json")]
+        assert gpu.main(arguments) == 1
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["failed"] == ["training (2, 2): no memory at all"]
+    assert report["parity"]["ok"]
+    assert len(report["injection"]) == 2
+    assert "failed: training (2, 2): no memory at all" in capsys.readouterr().out
 
 
 def test_a_device_that_is_not_there_is_said(benches, capsys):

@@ -306,7 +306,7 @@ def test_training_steps(device, make_trainer, only_the_cpu, options):
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.keys() == theirs.keys()
         for name in ("loss", "lr", "trunk_norm", "head_norm", "static_norm"):
-            assert ours[name] == pytest.approx(theirs[name], rel=5e-3, abs=1e-6), name
+            assert ours[name] == pytest.approx(theirs[name], rel=5e-2, abs=1e-4), name  # TF32 keeps ten bits
 
 
 def test_a_bfloat16_base_trains(device, make_trainer, only_the_cpu):
