@@ -7,7 +7,7 @@ from functools import partial
 from random import Random
 
 from promptlora.data.synthetic.family import Family, Goal, choice, family
-from promptlora.data.synthetic.pools_data import UNITS, in_words, money
+from promptlora.data.synthetic.pools_numbers import UNITS, in_words, money
 
 _u = partial(family, "units")
 _m = partial(family, "money")
