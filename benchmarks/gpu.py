@@ -7,7 +7,8 @@ Three parts, on the real base:
 2. injection: time of a forward with an adapter for each row, as a ratio to the bare model (``benchmarks/injection.py``);
 3. training: tokens per second of a training step, and where its time goes (``benchmarks/training.py``).
 
-Cases that would begin after ``--minutes`` are left out and named. The exit code is 0 only if all parity checks hold.
+Cases that would begin after ``--minutes`` are left out and named, and so is a case that fails. The exit code is 0 if all
+parity checks hold and no case failed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -41,6 +43,7 @@ from injection import (
     random_lora,
 )
 from injection import measure as measure_injection
+from promptlora.errors import one_line
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
 from promptlora.lora.peft import merge_lora
@@ -55,8 +58,9 @@ example:
   python benchmarks/gpu.py --base /tmp/base --data rows.jsonl -o gpu.json
 """
 
-# Largest distance of logits over their largest value; of gradients over their norm.
-TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
+# Largest distance of logits over their largest value, and of a matrix's gradient over its norm. Through 30 layers, float32
+# gradients are 5e-5 from those of float64.
+TOLERANCES = {"float64": (1e-9, 1e-8), "float32": (1e-4, 1e-3)}
 TIE = 1e-3  # nats between two words that float32 may swap when the shape of the batch changes
 
 
@@ -154,7 +158,7 @@ def parity(model: PreTrainedModel, device: str, quick: bool) -> dict[str, Any]:
     with torch.no_grad():
         before = logits(model, ids)
     found: dict[str, Any] = {}
-    for name, tolerance in TOLERANCES.items():
+    for name, (near_logits, near_gradients) in TOLERANCES.items():
         dtype = getattr(torch, name)
         twin = model if dtype == model.dtype else copy.deepcopy(model).to(dtype)
         lora = random_lora(projections, rows, 8, device, dtype)
@@ -167,8 +171,9 @@ def parity(model: PreTrainedModel, device: str, quick: bool) -> dict[str, Any]:
                 "moved": distance(hooks, logits(twin, ids)),
             }
         found[name]["gradients"] = gradient_distance(twin, lora, ids)
-        near = all(found[name][key] <= tolerance for key in ("merged", "loop", "gradients"))
-        found[name] |= {"tolerance": tolerance, "ok": near and found[name]["moved"] > 0.01}
+        near = max(found[name]["merged"], found[name]["loop"]) <= near_logits
+        near = near and found[name]["gradients"] <= near_gradients
+        found[name]["ok"] = near and found[name]["moved"] > 0.01
         del twin, lora, hooks
     found["generate"] = generation(model, random_lora(projections, rows, 8, device), tokens, 4 if quick else 24)
     with torch.no_grad():
@@ -187,7 +192,12 @@ def injection_cases(quick: bool) -> Iterator[tuple[str, int, int, tuple[str, ...
     for dtype in ("bfloat16", "float32"):
         for rank in (16, 64):
             for rows in (1, 16, 64):
-                yield dtype, rank, rows, ("einsum", "peft") if rows <= 16 and dtype == "bfloat16" else ("einsum",)
+                yield (
+                    dtype,
+                    rank,
+                    rows,
+                    ("core", "einsum", "peft") if rows <= 16 and dtype == "bfloat16" else ("core", "einsum"),
+                )
 
 
 @torch.no_grad()
@@ -197,7 +207,7 @@ def injection(
     """Prefill and decode of one case."""
     dtype, rank, rows, others = case
     twin = model if getattr(torch, dtype) == model.dtype else copy.deepcopy(model).to(getattr(torch, dtype))
-    lora = random_lora(find_projections(twin), rows, rank, device, twin.dtype)
+    lora = random_lora(find_projections(twin), rows, rank, device, twin.dtype, shared=True)
     ids = torch.randint(3, model.config.vocab_size, (rows, 8 if quick else 128), device=device)
     found = contestants(twin, lora, others)
     check(found, ids[:, :8])
@@ -261,6 +271,8 @@ def table(report: dict[str, Any]) -> Iterator[str]:
             f"training {row['prompts']} x {row['rows_per_prompt']}: {row['step_tokens_per_second']:.0f} tok/s, "
             f"ratio to bare {row['ratio']:.2f}{peak}; ms: {parts}"
         )
+    for case in report["failed"]:
+        yield f"failed: {case}"
     for case in report["left_out"]:
         yield f"left out, no time: {case}"
 
@@ -277,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "device": device_name(options.device), "torch": torch.__version__, "cuda": torch.version.cuda,
         "transformers": transformers.__version__, "base": model.config.model_type,
         "layers": model.config.num_hidden_layers, "quick": options.quick, "parity": {}, "injection": [], "training": [],
-        "left_out": [],
+        "left_out": [], "failed": [],
     }  # fmt: skip
 
     def done() -> None:  # after each case: what is measured stays if the machine is taken back
@@ -292,7 +304,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 report["left_out"].append(f"{name} {case}")
                 continue
             console.print(f"{time.perf_counter() - started:5.0f} s  {name} {case}", highlight=False)
-            work(case)
+            try:
+                work(case)
+            except (
+                Exception
+            ) as error:  # too few rows, too little memory, a fault: the other cases are measured all the same
+                traceback.print_exc()
+                report["failed"].append(f"{name} {case}: {one_line(error)}")
             done()
 
     each(["checks"], "parity", lambda _: report["parity"].update(parity(model, options.device, options.quick)))
@@ -312,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done()
     print(f"{report['device']}, torch {report['torch']}, {report['seconds']:.0f} s")
     print("\n".join(table(report)))
-    return 0 if report["parity"].get("ok") else 1
+    return 0 if report["parity"].get("ok") and not report["failed"] else 1
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ all of them on the same weights and with the same adapters, which is checked bef
 each round every one runs once, in a rotating order, and is divided by the bare model *of that round*; the
 median over rounds is reported, so that a busy machine blurs the figures but does not shift them.
 
+``core`` is the injector with factors that all adapters share and a core for each; ``hooks`` and the others have the same
+updates with an A and a B of its own for each adapter.
+
 Two bases: the real SmolLM2-135M (separate projections), and a small random Qwen3-Next, whose DeltaNet keeps
 q, k and v in one interleaved module. There ``scattered`` is the other exact form: A concatenated along rank,
 B scattered once over the whole fused output.
@@ -47,7 +50,7 @@ EXAMPLE = """
 example:
   python benchmarks/injection.py --quick
   python benchmarks/injection.py -o benchmarks/results/injection.json
-  python benchmarks/injection.py --device cuda --dtype bfloat16 --base smollm2 --batch 1 16 64 --against einsum
+  python benchmarks/injection.py --device cuda --dtype bfloat16 --base smollm2 --batch 1 16 64 --against core einsum
 """
 
 Run = Callable[..., Any]
@@ -60,16 +63,30 @@ def random_lora(
     rank: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    *,
+    shared: bool = False,
 ) -> LoRAWeights:
+    """Random adapters, each with an A and a B, or with cores between factors that all share."""
     torch.manual_seed(0)  # seeds every device
+    options: dict[str, Any] = {"device": device, "dtype": dtype}
+    many = () if shared else (adapters,)
     matrices = {
         p.name: (
-            torch.randn(adapters, p.in_features, rank, device=device, dtype=dtype) / p.in_features**0.5,
-            torch.randn(adapters, rank, p.out_features, device=device, dtype=dtype) * 0.1,
+            torch.randn(*many, p.in_features, rank, **options) / p.in_features**0.5,
+            torch.randn(*many, rank, p.out_features, **options) * 0.1,
         )
         for p in projections
     }
-    return LoRAWeights(matrices, 0.5, projections=projections)
+    if not shared:
+        return LoRAWeights(matrices, 0.5, projections=projections)
+    cores = {p.name: torch.randn(adapters, rank, rank, **options) / rank**0.5 for p in projections}
+    return LoRAWeights.shared(matrices, cores, 0.5, projections=projections)
+
+
+def free_lora(lora: LoRAWeights) -> LoRAWeights:
+    """The same updates with an A and a B for each adapter, in memory of their own."""
+    matrices = {name: (A.contiguous(), B.contiguous()) for name, (A, B) in lora.items()}
+    return LoRAWeights(matrices, lora.scaling, projections=lora.projections)
 
 
 def physical_lora(model: nn.Module, lora: LoRAWeights) -> LoRAWeights:
@@ -139,22 +156,25 @@ def peft_model(model: PreTrainedModel, lora: LoRAWeights) -> peft.PeftModel:
     return wrapped.eval()
 
 
-OTHERS = ("einsum", "peft", "scattered")
+OTHERS = ("core", "einsum", "peft", "scattered")
 
 
 def contestants(model: PreTrainedModel, lora: LoRAWeights, others: Sequence[str] = OTHERS) -> dict[str, Contestant]:
-    """The bare model, the injector, and those of ``others`` that exist for this model."""
+    """The bare model, the injector with the free form, and those of ``others`` that exist for this model and LoRA."""
+    free = free_lora(lora)
     found: dict[str, Contestant] = {
         "bare": (model, nullcontext, {}),
-        "hooks": (model, lambda: injected(model, lora), {}),
+        "hooks": (model, lambda: injected(model, free), {}),
     }
+    if "core" in others and lora.is_shared:
+        found["core"] = (model, lambda: injected(model, lora), {})
     if "einsum" in others:
-        found["einsum"] = (model, lambda: einsum_hooks(model, lora), {})
+        found["einsum"] = (model, lambda: einsum_hooks(model, free), {})
     if "peft" in others:
         names = [str(i) for i in range(lora.adapters)]
-        found["peft"] = (peft_model(model, physical_lora(model, lora)), nullcontext, {"adapter_names": names})
+        found["peft"] = (peft_model(model, physical_lora(model, free)), nullcontext, {"adapter_names": names})
     if "scattered" in others and any(p.rows is not None for p in lora.projections or ()):
-        fused = physical_lora(model, lora)
+        fused = physical_lora(model, free)
         found["scattered"] = (model, lambda: injected(model, fused), {})
     return found
 
@@ -258,7 +278,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=formatter)
     parser.add_argument("--base", nargs="+", choices=["smollm2", "qwen3_next"], default=["smollm2", "qwen3_next"])
     parser.add_argument("--phase", nargs="+", choices=["prefill", "decode"], default=["prefill", "decode"])
-    parser.add_argument("--batch", nargs="+", type=int, default=None, help="rows, each with its adapter (1 4 8 16)")
+    parser.add_argument("--batch", nargs="+", type=int, default=None, help="rows, each with its adapter (1 4 8 16 64)")
     parser.add_argument("--rank", nargs="+", type=int, default=None, help="ranks (8 16 64)")
     parser.add_argument("--tokens", type=int, default=128, help="tokens of the prefill and of the cache")
     parser.add_argument(
@@ -275,7 +295,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("-o", "--output", type=Path, help="also write the JSON to this file")
     options = parser.parse_args(arguments)
-    options.batch = options.batch or ([1, 8] if options.quick else [1, 4, 8, 16])
+    options.batch = options.batch or ([1, 8] if options.quick else [1, 4, 8, 16, 64])
     options.rank = options.rank or ([16] if options.quick else [8, 16, 64])
     options.rounds = options.rounds or (3 if options.quick else 12)
     if min(*options.batch, *options.rank, options.rounds - 1, options.tokens) < 1:
@@ -302,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for base in options.base:
         model = (load_base()[0] if base == "smollm2" else qwen3_next()).to(options.device, dtype)
         for rank, batch in itertools.product(options.rank, options.batch):
-            lora = random_lora(find_projections(model), batch, rank, options.device, dtype)
+            lora = random_lora(find_projections(model), batch, rank, options.device, dtype, shared=True)
             ids = torch.randint(3, model.config.vocab_size, (batch, options.tokens), device=options.device)
             found = contestants(model, lora, options.against)
             check(found, ids[:, :8])
@@ -325,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         print(text)
         return
-    names = ["hooks", "einsum", "peft", "scattered"]
+    names = ["hooks", *options.against]
     print(
         f"torch {torch.__version__}, {report['threads']} threads, {report['device']}; ratio to the bare model (medians)"
     )

@@ -1,12 +1,17 @@
 """How well the reader of a hypernetwork tells tasks apart, whatever their wording.
 
-``python benchmarks/reader.py --tasks DATA/heldout.jsonl.gz --made 4 --hypernetwork runs/shipped/final``
+``python benchmarks/reader.py --tasks DATA/train.jsonl.gz --split train --wordings DATA/paraphrases.jsonl.gz --hypernetwork
+src/promptlora/pretrained`` (``results/reader.json``, with both data folders)
+
+``python benchmarks/reader.py --tasks DATA/heldout.jsonl.gz --split eval --made 4 --layers --hypernetwork src/promptlora/pretrained
+-o benchmarks/results/reader_heldout.json``
 
 For each reader, how often the nearest neighbour of a prompt is another wording of its own task: vectors centred and
 standardised over all prompts, cosine. The readers are the mean state of the base after several layers, the mean state of
 the text embedder, and the context of each given hypernetwork. A task's wordings are its own prompt, those of the files
 (``--wordings``, lines of ``{task, prompts}``) and those made from parts (``--made``); every task has as many
-(``--per-task``), and tasks with fewer are left out. The interval is the 95 % one of a bootstrap over tasks.
+(``--per-task``), and tasks with fewer are left out. Wordings made from parts copy most words of the prompt, so they are much
+easier to match than those that people wrote. The interval is the 95 % one of a bootstrap over tasks.
 """
 
 from __future__ import annotations
@@ -20,6 +25,8 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from promptlora.data import read_paraphrases, read_rows
+from promptlora.data.wordings import wordings
 from promptlora.errors import DataError
 from promptlora.hypernet.config import HyperNetworkConfig
 from promptlora.hypernet.network import HyperNetwork
@@ -38,16 +45,12 @@ def read_wordings(
     Raises:
         DataError: Files that cannot be read, or fewer than two tasks with so many wordings.
     """
-    from promptlora.data import read_paraphrases, read_rows
-
     own = {row.task: row.prompt for path in tasks for row in read_rows(path, split, labelled=False)}
     found = {task: [prompt] for task, prompt in own.items()}
     for path in files:
         for task, prompts in read_paraphrases(path, own).items():
             found[task] += prompts
     if made:
-        from promptlora.data.wordings import wordings
-
         for task, prompt in own.items():
             found[task] += wordings(prompt, made, seed=0)
     different = {task: list(dict.fromkeys(map(str.strip, prompts))) for task, prompts in found.items()}

@@ -69,7 +69,7 @@ def stages(trainer: Trainer, clock: Callable[[], float]) -> Iterator[dict[str, f
     spent: dict[str, float] = {}
     with ExitStack() as stack:
         for stage, (owner, name) in {
-            "batch": (trainer.objective, "part"),
+            "batch": (trainer, "_next_parts"),
             "adapters": (trainer, "adapters"),
             "forward": (trainer.objective, "loss"),
             "backward": (trainer.accelerator, "backward"),

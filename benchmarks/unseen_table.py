@@ -1,4 +1,4 @@
-"""The tables of ``unseen_tasks.py``: from the answers in its folders to scores, differences and agreement.
+"""The results of ``unseen_tasks.py``: from the answers in its folders to scores, differences and agreement.
 
 It knows answers and rows; it loads no model.
 """
@@ -104,6 +104,9 @@ COMPARISONS = (
 )
 
 
+BY_TASKS = ("adapter", "static")  # what runs with fewer training tasks are asked for
+
+
 def slug(task: str) -> str:
     """The folder's name of a task."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in task)
@@ -129,6 +132,7 @@ class Answered:
     def __init__(self, folder: Path, rows: Sequence[Row]) -> None:
         self.folder, self.rows = folder, rows
         self.vectors = False
+        self.identities: dict[str, dict[str, Any]] = {}  # folder to what answered there
         self._read: dict[Path, dict[str, Any]] = {}
 
     def names(self, kind: str, under: Path | None = None) -> list[str]:
@@ -145,6 +149,9 @@ class Answered:
                 return None
             identity, self._read[path] = complete_answers(rows, path)
             self.vectors |= bool(identity.get("vectors"))
+            kept = ("base", "dtype", "hypernetwork", "vectors", "template", "examples", "max_new_tokens")
+            name = path.relative_to(self.folder).as_posix()
+            self.identities[name] = {key: identity[key] for key in kept if key in identity}
         return self._read[path].get(condition)
 
     def scores(self, kind: str, name: str, condition: str) -> dict[str, Any] | None:
@@ -202,6 +209,8 @@ def report(
                 "of_each_seed": found,
             }
     constants = _constants(rows, other)
+    by_tasks = _by_tasks(answered)
+    agreement = _agreement(answered, rows, wordings) if wordings else {}
     strict = {name: dict(row["tasks"]) for name, row in results.items()} | constants
     return {
         "rows": len(rows),
@@ -219,8 +228,29 @@ def report(
             for aim in COMPARISONS
             if strict.get(aim.ours) and strict.get(aim.theirs) and (any(strict[aim.theirs].values()) or not aim.ratio)
         ],
-        "wordings": _agreement(answered, rows, wordings) if wordings else {},
+        "by_training_tasks": by_tasks,
+        "wordings": agreement,
+        "answered_by": answered.identities,
     }
+
+
+def _by_tasks(answered: Answered) -> dict[str, list[dict[str, float]]]:
+    """Number of training tasks to the runs with so many: the strict scores of adapter and static part."""
+    found: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for name in sorted(answered.names("by-tasks"), key=count_of):
+        scores = {condition: answered.scores("by-tasks", name, condition) for condition in BY_TASKS}
+        if all(scores.values()):
+            found[str(count_of(name))].append({condition: of["strict"] for condition, of in scores.items() if of})
+    return dict(found)
+
+
+def count_of(name: str) -> int:
+    """The number of training tasks in the name of a run, ``COUNT`` or ``COUNT-…``.
+
+    Raises:
+        ValueError: A name that does not start with a number.
+    """
+    return int(name.partition("-")[0])
 
 
 def _by_group(tasks: Mapping[str, float], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
@@ -289,62 +319,3 @@ def _spread(rows: Sequence[Row], texts: Sequence[Sequence[str]]) -> dict[str, An
     each = [fmean(of.values()) for of in scores]
     spread = fmean(pstdev([of[task] for of in scores]) for task in scores[0])
     return {"each": each, "mean": fmean(each), "spread": spread, "agreement": 100 * fmean(equal)}
-
-
-def markdown(values: Mapping[str, Any]) -> str:
-    """The tables for people, the constant answers first."""
-    groups = list(values["data"])
-    shown = [f"{name} ({count})" for name, count in values["data"].items()] if len(groups) > 1 else []
-    lines = [
-        f"{values['tasks']} tasks, {values['rows']} rows; mean over tasks, seeds averaged.",
-        "",
-        f"| row | seeds | strict | each seed | {''.join(f'{name} | ' for name in shown)}first line | ROUGE-L | tokens read |",
-        "|---|---:|---:|---|" + "---:|" * (len(shown) + 3),
-    ]
-
-    def by_data(row: Mapping[str, Any]) -> str:
-        return (
-            "".join(f"{row['by_data'][name]:.1f} | " if name in row["by_data"] else "| " for name in groups)
-            if shown
-            else ""
-        )
-
-    def some(count: int) -> str:
-        return "" if count == values["tasks"] else f" ({count} tasks)"
-
-    for name, row in values["constants"].items():
-        lines.append(
-            f"| {name}{some(len(row['tasks']))} | | {row['strict']:.1f} | | {by_data(row)}{row['strict']:.1f} | | |"
-        )
-    for name, row in values["results"].items():
-        seeds = [scores["strict"] for scores in row["of_each_seed"].values()]
-        each = ", ".join(f"{value:.1f}" for value in seeds) if len(seeds) > 1 else ""
-        vectors = ", with function vectors" if values["function_vectors"] and name in WITH_VECTORS else ""
-        lines.append(
-            f"| {name}{vectors}{some(len(row['tasks']))} | {len(seeds)} | {row['strict']:.1f} | {each} | {by_data(row)}"
-            f"{row['first_line']:.1f} | {row['rougeL']:.1f} | {row['tokens']:.0f} |"
-        )
-    lines += ["", "| comparison (strict) | aim | value | 95 % interval over tasks | |", "|---|---|---:|---|---|"]
-    for d in values["differences"]:
-        form = "{:.0f} %" if d["ratio"] else "{:+.1f}"
-        verdict = {True: "reached", False: "missed", None: ""}[d["reached"]]
-        lines.append(
-            f"| {d['ours']} {'÷' if d['ratio'] else '−'} {d['theirs']}{some(d['tasks'])} | {d['aim']} | "
-            f"{form.format(d['points'])} | {form.format(d['low'])} … {form.format(d['high'])} | {verdict} |"
-        )
-    if values["wordings"]:
-        lines += [
-            "",
-            f"Agreement over {WORDINGS} wordings of each prompt: the score with each wording, the standard deviation over "
-            "wordings (mean over tasks), and the share of pairs of wordings that give the same answer to an input.",
-            "",
-            "| row | tasks | seeds | strict, each wording | mean | spread | same answer |",
-            "|---|---:|---:|---|---:|---:|---:|",
-        ]
-        for name, row in values["wordings"].items():
-            each = ", ".join(f"{value:.1f}" for value in row["each"])
-            lines.append(
-                f"| {name} | {row['tasks']} | {row['seeds']} | {each} | {row['mean']:.1f} | {row['spread']:.1f} | "
-                f"{row['agreement']:.0f} % |"
-            )
-    return "\n".join(lines) + "\n"

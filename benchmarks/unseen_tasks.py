@@ -7,9 +7,9 @@ Rows with split ``eval`` are answered by the base, by each hypernetwork and by e
 conditions of the table; rows of other splits serve as examples and for the second constant answer. Runs are folders of
 finished hypernetworks (or of training runs with ``final`` in them); nothing is trained here. Everything runs in one
 process with one base; on a GPU use ``--batch-size 512``. ``--oracle`` takes a folder with one LoRA per task,
-``--wordings`` files with further wordings of the prompts. A benchmark that was stopped, by Ctrl-C or by ``--minutes``,
-resumes from its answers; ``--report`` writes the table of what is done. Results:
-``benchmarks/results/unseen_tasks.json``, ``.md``.
+``--wordings`` files with further wordings of the prompts, ``--by-tasks`` runs with fewer or more training tasks, for
+``docs/figures/unseen-by-tasks.svg``. A benchmark that was stopped, by Ctrl-C or by ``--minutes``, resumes from its
+answers; ``--report`` writes the table of what is done. Results: ``benchmarks/results/unseen_tasks.json``, ``.md``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from promptlora.evaluate import complete_answers, evaluate, read_tasks
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.models import load_base
 from runs import console, positive, told, write_results
-from unseen_table import REWORDED, TABLE, WORDINGS, markdown, report, reworded, slug
+from unseen_report import draw_by_tasks, markdown
+from unseen_table import BY_TASKS, REWORDED, TABLE, WORDINGS, report, reworded, slug
+
+FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "unseen-by-tasks.svg"
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def make_jobs(options: argparse.Namespace, rows: list[Row], wordings: dict[str, 
     everything = [("base", "", networks[0][2]), *networks]
     for kind, name, network in everything:
         yield Job(f"{kind}/{name}".rstrip("/"), network, conditions_of(kind), rows)
+    for name, network in options.by_tasks:
+        yield Job(f"by-tasks/{name}", network, BY_TASKS, rows)
     if options.oracle is not None:
         for task in dict.fromkeys(row.task for row in rows):
             network = finished(options.oracle / slug(task))
@@ -96,6 +101,13 @@ def named_network(text: str) -> tuple[str, Path]:
     if network is None:
         raise argparse.ArgumentTypeError(f"{path}: no config.json; expected the folder of a finished hypernetwork")
     return name, network
+
+
+def counted_network(text: str) -> tuple[str, Path]:
+    """An argument ``COUNT=FOLDER`` or ``COUNT-NAME=FOLDER``."""
+    if not text.partition("=")[0].partition("-")[0].isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}; expected COUNT=FOLDER or COUNT-NAME=FOLDER, such as 120-seed1=RUN")
+    return named_network(text)
 
 
 def work(jobs: Sequence[Job], options: argparse.Namespace, other: Sequence[Row], until: float) -> None:
@@ -145,6 +157,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--multitask", nargs="*", type=named_network, default=[], metavar="NAME=FOLDER")
     parser.add_argument("--oracle", type=Path, help="folder with one LoRA per task, TASK or TASK/final")
     parser.add_argument("--wordings", nargs="*", default=[], help="JSONL of {task, prompts}: further wordings")
+    parser.add_argument(
+        "--by-tasks", nargs="*", type=counted_network, default=[], metavar="COUNT=FOLDER",
+        help="runs by number of training tasks; COUNT-NAME for several of one number",
+    )  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the answers")
     parser.add_argument("--results", default="unseen_tasks", help="name of the result files in benchmarks/results")
     parser.add_argument("--base", help="base model: folder or id; by default the embedded one")
@@ -184,6 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "runs": {kind: {name: str(path) for name, path in pairs} for kind, pairs in (("hypernetwork", options.hypernetworks), ("multitask", options.multitask))},
         **report(options.output, rows, other, groups_of(options.data, options.rows_per_task), wordings),
     }  # fmt: skip
+    if values["by_training_tasks"]:
+        draw_by_tasks(values, FIGURE)
     done = len(values["results"])
     write_results(options.results, values, markdown(values), done, len(TABLE))
     return 0 if whole else 1

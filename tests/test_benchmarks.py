@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,7 @@ def unseen_run(tmp_path, toy_base):
     tiny_network(tmp_path / "oracle" / "one-x", toy_base, 3, generated=False)
     return [
         "--data", *files, "--hypernetworks", f"seed0={networks[0]}", f"seed1={networks[1]}",
+        "--by-tasks", f"8={networks[0]}", f"30-a={networks[0]}", f"30-b={networks[1]}",
         "--multitask", f"seed0={multitask.parent}", "--oracle", tmp_path / "oracle", "--wordings", wordings,
         "--base", toy_base, "-o", tmp_path / "runs", "--max-new-tokens", "3", "--batch-size", "2",
     ]  # fmt: skip
@@ -102,8 +104,10 @@ def unseen_run(tmp_path, toy_base):
 def test_the_whole_benchmark_of_unseen_tasks(benches, tmp_path, unseen_run, monkeypatch, capfd):
     unseen, runs = benches("unseen_tasks"), benches("runs")
     monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(unseen, "FIGURE", tmp_path / "figure.svg")
     arguments = list(map(str, unseen_run))
     assert unseen.main([*arguments, "--only", "base"]) == 0
+    assert not (tmp_path / "figure.svg").exists()
     assert unseen.main([*arguments, "--report"]) == 0  # what is done so far
     values = json.loads((tmp_path / "results" / "unseen_tasks.json").read_text())
     assert set(values["results"]) == {name for name, (kind, _) in unseen.TABLE.items() if kind == "base"}
@@ -121,6 +125,10 @@ def test_the_whole_benchmark_of_unseen_tasks(benches, tmp_path, unseen_run, monk
     assert "| oracle: a LoRA trained on each task (1 tasks) |" in table
     left_out = 1 - any(values["results"]["multi-task LoRA, prompt in context"]["tasks"].values())  # a ratio to 0
     assert len(values["differences"]) == len(benches("unseen_table").COMPARISONS) - left_out
+    runs_by_count = {count: len(of) for count, of in values["by_training_tasks"].items()}
+    assert runs_by_count == {"8": 1, "30": 2}
+    assert values["by_training_tasks"]["30"][0] == values["by_training_tasks"]["8"][0]  # the same network
+    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
     asked = values["wordings"]
     assert set(asked) == set(benches("unseen_table").REWORDED)
     assert asked["hypernetwork, adapter only"]["tasks"] == 1  # the other task has no wordings
@@ -248,6 +256,8 @@ def test_the_wordings_of_a_task_are_different_and_as_many_for_each(benches, tmp_
     lines = [{"task": "a", "prompts": ["own a ", "other a", "more a"]}, {"task": "b", "prompts": ["other b"]}]
     files = [write_jsonl(tmp_path / "words.jsonl", [*lines, {"task": "z", "prompts": ["no", "such"]}])]
     assert reader.read_wordings([tasks], files, 0, 2) == {"a": ["own a", "other a"], "b": ["own b", "other b"]}
+    made = reader.read_wordings([tasks], [], 3, 3)
+    assert [len(set(several)) for several in made.values()] == [3, 3, 3]
     with pytest.raises(DataError, match="1 of 3 tasks with 3 wordings"):
         reader.read_wordings([tasks], files, 0, 3)
 
@@ -307,11 +317,29 @@ def test_the_gpu_bench_runs_on_a_cpu_and_finds_the_same_results_by_every_way(toy
     assert set(training["stages_ms"]) == {"batch", "adapters", "forward", "backward", "optimizer", "rest"}
     assert min(training["stages_ms"].values()) > 0
     assert training["step_tokens_per_second"] > 0
-    assert report["left_out"] == []
+    assert report["left_out"] == report["failed"] == []
     assert "parity float32  ok" in done.stdout
     late = bench("gpu.py", "--device", "cpu", "--quick", "--base", toy_base, "--minutes", "0")
     assert late.returncode == 1, late.stderr  # no parity check ran
     assert late.stdout.count("left out, no time") == 3
+
+
+def test_a_case_that_fails_is_named_and_the_others_are_measured(benches, monkeypatch, tmp_path, toy_base, capsys):
+    gpu = benches("gpu")
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("no memory\nat all")
+
+    monkeypatch.setattr(gpu, "training_case", full)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # main sets it; as before after the test
+    with warnings.catch_warnings():
+        arguments = ["--device", "cpu", "--quick", "--base", str(toy_base), "-o", str(tmp_path / "gpu.json")]
+        assert gpu.main(arguments) == 1
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["failed"] == ["training (2, 2): no memory at all"]
+    assert report["parity"]["ok"]
+    assert len(report["injection"]) == 2
+    assert "failed: training (2, 2): no memory at all" in capsys.readouterr().out
 
 
 def test_a_device_that_is_not_there_is_said(benches, capsys):
@@ -341,9 +369,41 @@ def test_the_gpu_bench_finds_a_hook_that_does_something_else(benches, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "name", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in ("runs.py", "unseen_table.py"))
+    "name",
+    sorted(
+        path.name
+        for path in BENCHMARKS.glob("*.py")
+        if path.name not in ("runs.py", "unseen_report.py", "unseen_table.py")
+    ),
 )
 def test_every_bench_says_how_it_is_used(name):
     done = bench(name, "--help")
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout.lower()
+
+
+def test_sizes_of_adapters_are_those_that_are_stated(benches, tmp_path, capsys):
+    benches("adapter_sizes").main(["--adapters", "20", "-o", str(tmp_path / "sizes.json")])
+    report = json.loads((tmp_path / "sizes.json").read_text())
+    sizes = {(row["form"], row["rank"]): row["bytes"] for row in report["one_adapter"]}
+    assert sizes["free", 8] == 1_843_200
+    assert sizes["core", 16] == 120 * 16 * 16 * 2 <= 64_000
+    assert sizes["diagonal", 16] == 120 * 16 * 2
+    assert report["resident"]["bytes"] == 20 * sizes["core", 16]
+    assert {row["head"] for row in report["hypernetworks"]["heads"]} >= {"full", "core", "diagonal"}
+    assert "core       rank  16      61.4 kB a prompt" in capsys.readouterr().out
+
+
+def test_the_committed_sizes_hold_ten_thousand_prompts_in_a_gigabyte():
+    report = json.loads((BENCHMARKS / "results" / "adapter_sizes.json").read_text())
+    assert report["resident"]["adapters"] == 10_000
+    assert report["resident"]["process_after"] < 1e9
+
+
+def test_the_forms_that_the_bench_of_injection_compares_are_the_same_updates(benches):
+    injection = benches("injection")
+    lora = injection.random_lora(find_projections(load_meta(None))[:4], 3, 2, shared=True)
+    free = injection.free_lora(lora)
+    assert (lora.is_shared, free.is_shared) == (True, False)
+    assert all(torch.allclose(lora.delta(name), free.delta(name), atol=1e-6) for name in lora)
+    assert all(A.is_contiguous() and B.is_contiguous() for A, B in free.stored.values())

@@ -82,3 +82,8 @@ def test_bad_arguments_are_one_line(shape, groups, temperature, expected):
     with pytest.raises(ConfigError, match=expected) as caught:
         contrastive_loss(torch.randn(shape), torch.tensor(groups), temperature)
     assert "\n" not in str(caught.value)
+
+
+def test_it_never_waits_for_the_device():
+    groups = torch.empty(4, dtype=torch.long, device="meta")  # a value that is asked for raises there
+    assert contrastive_loss(torch.empty(4, 3, device="meta"), groups).shape == ()

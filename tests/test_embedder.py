@@ -46,7 +46,7 @@ def make_states(folder):
 
 def test_its_states_are_those_of_transformers(folder):
     embedder = TextEmbedder.load(str(folder))
-    assert embedder.encode(" ab ", 9) == [1, 4, 5, 2]
+    assert embedder.encode(" ab ") == [1, 4, 5, 2]
     (states,) = embedder.states([[1, 4, 5, 2]])
     reference = AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -55,25 +55,37 @@ def test_its_states_are_those_of_transformers(folder):
     assert not states.requires_grad
     assert not any(parameter.requires_grad for parameter in embedder.model.parameters())
     assert not embedder.model.training
-    assert (embedder.hidden_size, embedder.max_tokens) == (24, 18)
+    assert embedder.hidden_size == 24
 
 
 def test_other_prompts_of_its_batch_change_a_state_by_rounding_alone(folder):
     embedder = TextEmbedder.load(str(folder))
-    ids = [embedder.encode(text, 18) for text in PROMPTS]
+    ids = [embedder.encode(text) for text in PROMPTS]
     for together, one in zip(embedder.states(ids), ids, strict=True):
         torch.testing.assert_close(together, embedder.states([one])[0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_prompt_that_is_too_long_for_it_is_refused(folder):
-    embedder = TextEmbedder.load(str(folder))
-    assert len(embedder.encode("a" * 18, 99)) == 20
-    with pytest.raises(PromptError, match=r"prompt of 19 tokens .*too long for the text embedder. Expected at most 18"):
-        embedder.encode("a" * 19, 99)
-    with pytest.raises(PromptError, match="expected at most 5"):
-        embedder.encode("a" * 6, 5)
-    with pytest.raises(PromptError, match="is empty"):
-        embedder.encode("  ", 5)
+def test_a_prompt_that_is_too_long_for_it_becomes_windows(folder):
+    embedder = TextEmbedder.load(str(folder))  # of 20 tokens, two of them special
+    letters = "abcdefghijklmnopqrstuvwxyz" * 2
+    windows = [embedder.encode(letters[start : start + 18]) for start in (0, 18, 36)]
+    assert [len(window) for window in windows] == [20, 20, 18]
+    assert embedder.encode(letters) == [token for window in windows for token in window]
+    short, whole = embedder.states([embedder.encode("abc"), embedder.encode(letters)])
+    torch.testing.assert_close(whole, torch.cat(embedder.states(windows)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(short, embedder.states([embedder.encode("abc")])[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_text_without_a_token_of_the_embedder_has_its_special_ones(folder):
+    assert TextEmbedder.load(str(folder)).encode("  ") == [1, 2]
+
+
+def test_the_longest_prompt_is_counted_in_tokens_of_the_base(make_states):
+    for source in PROMPT_SOURCES:
+        states = make_states(source)
+        states.one("a" * 16)
+        with pytest.raises(PromptError, match=r"prompt of 17 tokens .*expected at most 16"):
+            states.one("a" * 17)
 
 
 @pytest.mark.parametrize("name", ["", "all-minilm-l6-v2"])
@@ -131,7 +143,7 @@ def test_two_parts_stand_one_after_the_other_and_are_told_apart(folder, make_sta
     assert (one.shape, one.dtype) == ((6 + 5, 33), torch.float16)
     assert one[:, -1].tolist() == [0] * 6 + [1] * 5
     embedder = TextEmbedder.load(str(folder))
-    torch.testing.assert_close(one[:6, :24], embedder.states([embedder.encode("ab cd", 9)])[0].half())
+    torch.testing.assert_close(one[:6, :24], embedder.states([embedder.encode("ab cd")])[0].half())
     assert not one[:6, 24:].any()
     ids = torch.tensor([tiny_tokenizer()("ab cd", add_special_tokens=False)["input_ids"]])
     torch.testing.assert_close(one[6:, :32], prompt_states(model, ids, source.split("+")[1], 1)[0].half())
@@ -274,8 +286,8 @@ def test_the_embedder_of_the_wheel_groups_prompts_by_meaning():
         "Answer with one word: is the number even or odd?",
         "Tell me whether the number can be halved. Reply only with even or odd.",
     ]
-    vectors = torch.stack([embedder.states([embedder.encode(text, 64)])[0].mean(0) for text in texts])
+    vectors = torch.stack([embedder.states([embedder.encode(text)])[0].mean(0) for text in texts])
     vectors = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
     similar = (vectors @ vectors.T).fill_diagonal_(-1)
     assert similar.argmax(1).tolist() == [1, 0, 3, 2]
-    assert (embedder.hidden_size, embedder.max_tokens) == (384, 510)
+    assert embedder.hidden_size == 384

@@ -143,6 +143,17 @@ def test_statistics_standardise_tokens_without_the_first_and_the_means_of_prompt
     assert {"token_mean", "token_std", "prompt_mean", "prompt_std"} <= set(encoder.state_dict())
 
 
+@pytest.mark.parametrize("constant", [0.0, 0.1])
+def test_rounding_of_a_constant_channel_does_not_matter(constant):
+    states = random_states(6, 9, 7, 5, dtype=torch.float32)
+    for one in states:
+        one[:, 3] = constant
+    encoder = make_encoder(torch.float32)
+    encoder.fit_statistics(states)
+    for one in states:
+        torch.testing.assert_close(alone(encoder, one.half()), alone(encoder, one), rtol=0, atol=0.01)
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_statistics_of_fewer_than_two_prompts_are_refused(count):
     encoder = make_encoder()
@@ -239,3 +250,12 @@ def test_every_parameter_of_two_parts_has_a_finite_gradient(junk):
 def test_the_encoder_is_small():
     encoder = PromptEncoder(HyperNetworkConfig(source="embedder+hidden"), 577)
     assert sum(parameter.numel() for parameter in encoder.parameters()) < 3e6
+
+
+@pytest.mark.parametrize("source", ["hidden", "embedder+hidden", "layers"])
+def test_a_forward_never_waits_for_the_device(source):
+    encoder = PromptEncoder(HyperNetworkConfig(source=source), STATE, [0, 2] if source == "layers" else None).to("meta")
+    layers = [3] if source == "layers" else []
+    states = torch.empty(4, 7, *layers, STATE, device="meta")  # a value that is asked for raises there
+    context = encoder(states, torch.ones(4, 7, dtype=torch.bool, device="meta"))
+    assert context.shape == (4, *([2] if layers else []), 256)

@@ -220,20 +220,24 @@ def test_examples_of_a_prompt_come_from_rows_with_that_prompt():
 # --- evaluation on a tiny base ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def tiny(toy_base):
+def make_tiny(folder: Path, **options: object) -> PromptLoRA:
     """A tiny base with a hypernetwork of random weights whose adapters matter."""
-    model, tokenizer = load_base(toy_base)
+    model, tokenizer = load_base(folder)
     torch.manual_seed(0)
     config = HyperNetworkConfig(
         source_layer=1, max_prompt_tokens=32, context_size=16, encoder_layers=1, encoder_heads=2, pooling_queries=2,
-        trunk_layers=1, rank=2,
+        trunk_layers=1, rank=2, **options,
     )  # fmt: skip
     network = HyperNetwork(config, find_projections(model), 32, base_fingerprint(model))
     for name, parameter in network.generator.named_parameters():
         if name.endswith("B.weight") or "static_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)
-    made = PromptLoRA(model, tokenizer, network)
+    return PromptLoRA(model, tokenizer, network)
+
+
+@pytest.fixture
+def tiny(toy_base):
+    made = make_tiny(toy_base)
     yield made
     made.close()
 
@@ -309,22 +313,21 @@ def test_examples_are_read_by_the_hypernetwork_or_by_the_base(tiny, tmp_path, mo
         evaluate(tiny, rows, tmp_path / "o", other=other[:1], conditions=conditions, max_new_tokens=2)
 
 
-def test_a_hypernetwork_that_asks_is_told_that_the_prompt_is_in_the_context(tiny, tmp_path, monkeypatch):
-    told: list[object] = []
-    adapt = tiny.adapt
-
-    def note(texts, *, in_context="not said", **options):
-        told.append(in_context)
-        return adapt(texts, **options)
-
-    monkeypatch.setattr(tiny, "adapt", note)
-    conditions = ["adapter", "adapter_in_context", "static_in_context"]
-    evaluate(tiny, toy("t"), tmp_path / "without", conditions=conditions, max_new_tokens=1)
-    assert told == ["not said"] * 3
-    told.clear()
-    object.__setattr__(tiny.hypernetwork.config, "context_flag", True)
-    evaluate(tiny, toy("t"), tmp_path / "with", conditions=conditions, max_new_tokens=1)
-    assert told == ["not said", True, "not said"]
+def test_a_hypernetwork_that_asks_is_told_that_the_prompt_is_in_the_context(toy_base, tmp_path):
+    made = make_tiny(toy_base, context_flag=True)
+    torch.nn.init.normal_(made.hypernetwork.in_context, std=3.0)
+    rows = toy("t", "ab")
+    evaluate(made, rows, tmp_path, conditions=["adapter", "adapter_in_context", "static_in_context"], max_new_tokens=4)
+    for shown, condition in ((None, "adapter"), ("own", "adapter_in_context")):
+        for i, row in enumerate(rows):
+            context = None if shown is None else row.prompt
+            told = made.adapt(row.prompt, in_context=shown is not None)
+            alone = made.generate([row.input], told, in_context=context, max_new_tokens=4)
+            assert [answers_of(tmp_path, condition)[i]] == alone
+    untold = made.generate([row.input for row in rows], made.adapt([row.prompt for row in rows]),
+                           in_context=[row.prompt for row in rows], max_new_tokens=4)  # fmt: skip
+    assert untold != answers_of(tmp_path, "adapter_in_context")
+    made.close()
 
 
 def test_answers_of_another_base_or_configuration_are_refused(tiny, tmp_path):

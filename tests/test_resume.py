@@ -31,7 +31,7 @@ import torch
 torch.set_num_threads(1)
 from promptlora.settings import load_toml
 from promptlora.train.config import TrainConfig
-from promptlora.training import Trainer
+from promptlora.train import Trainer
 def show(metrics):
     print(metrics.step, flush=True)
     time.sleep(0.2)

@@ -10,6 +10,7 @@ from torch import nn
 
 from promptlora import HyperNetwork, HyperNetworkConfig, find_projections
 from promptlora.hypernet.config import HEAD_KINDS
+from promptlora.train.checkpoints import _moments
 from promptlora.train.config import OptimConfig
 from promptlora.train.schedule import make_optimizer, norm_and_clip
 from tests.helpers import tiny_llama
@@ -131,6 +132,15 @@ def test_multi_task_lora_alone_has_no_heads_and_no_trunk():
     norms = norm_and_clip(groups, OptimConfig(clip=1.0))
     assert norms["heads"] == norms["trunk"] == 0
     assert torch.cat([p.grad.flatten() for p in network.parameters()]).norm().item() == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_count_of_steps_of_a_resumed_run_is_where_the_optimizer_wants_it(fused):
+    parameter = nn.Parameter(torch.empty(3, device="meta"))
+    tensors = {"p|step": torch.tensor(5.0), "p|exp_avg": torch.zeros(3)}
+    state = _moments(tensors, {"p": parameter}, fused)[parameter]
+    assert state["exp_avg"].is_meta
+    assert state["step"].is_meta == fused
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

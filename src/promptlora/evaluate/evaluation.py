@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,9 @@ def _output(folder: str | Path) -> Path:
         raise OutputError("output folder '': it is empty. Expected a path. Fix: pass a folder")
     path = Path(folder)
     try:
-        is_file = path.exists() and not path.is_dir()
+        is_file = not stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return path
     except (OSError, ValueError) as error:  # a name that is too long, or has a null character
         raise OutputError(
             f"{str(path)[:80]}: not a path ({one_line(error)[:80]}). Expected a folder. Fix: choose another name"
@@ -300,12 +303,10 @@ class _Run:
     @torch.no_grad()
     def _adapt(self, texts: list[str], *, in_context: bool) -> LoRAWeights:
         """One adapter for each text. Function vectors stand for a prompt that is not in the context."""
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"in_context": in_context}
         vectors = 0.0 if in_context else self.vectors
         if vectors != self._default_vectors:
             options["vectors"] = vectors
-        if in_context and getattr(self.config, "context_flag", False):
-            options["in_context"] = True
         return self.lm.adapt(texts, **options)
 
 

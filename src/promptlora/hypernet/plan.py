@@ -27,24 +27,22 @@ _ADAM_BYTES = 16  # float32: weight, gradient, and Adam's two moments
 GIVES_UP = {
     "full": "nothing: every value of A and B has weights of its own on every feature",
     "shared": (
-        "A and B of a projection come from one map and differ by a learned offset of the feature and a gate a rank, so "
-        "the prompt moves both alike"
+        "separate maps for A and B: both come from one map and differ by a learned offset of the feature and one gate per "
+        "rank, so the prompt moves both alike"
     ),
     "rankwise": (
-        "the ranks share one map and differ by a learned offset of the feature before a nonlinearity: no rank has "
-        "weights of its own"
+        "separate weights for each rank: the ranks share one map and differ by a learned offset of the feature before a "
+        "nonlinearity"
     ),
     "lowrank": (
-        "features pass a bottleneck: all A (and all B) of a shape, over prompts and layers, lie in a space of as many "
-        "dimensions as the bottleneck is wide"
+        "the full space of A and B: features pass a bottleneck, so all A (and all B) of a shape, over prompts and layers, "
+        "lie in a space with as many dimensions as the bottleneck is wide"
     ),
     "core": (
-        "A and B are the same for all prompts: a prompt chooses within the column space of A and the row space of B that "
-        "training has found for each projection"
+        "an A and a B for each prompt: the prompt chooses only within the columns of A and the rows of B that training has "
+        "found for each projection"
     ),
-    "diagonal": (
-        "as core, and a prompt only weighs the ranks: the update is a sum of as many fixed matrices of rank one as the rank"
-    ),
+    "diagonal": "what core gives up, and any mixing of ranks: the prompt only weighs fixed matrices of rank one",
 }
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class RowPlan:
             compiled again for every other index.
         index: For each of these rows, its stored adapter.
         lines: For each line of the grid, its stored adapter.
+        index_at: ``index`` as a tensor.
+        lines_at: ``lines`` as a tensor.
         gather: For each cell of the grid, the row that goes there, int64 ``[lines * cells]``; None when the
             rows lie in the order of the grid already and a reshape is enough.
         scatter: For each row, its cell, int64 ``[rows]``; None with ``gather``.
@@ -38,6 +41,8 @@ class RowPlan:
     rows: int
     index: tuple[int, ...]
     lines: tuple[int, ...]
+    index_at: Tensor
+    lines_at: Tensor
     gather: Tensor | None = None
     scatter: Tensor | None = None
 
@@ -49,13 +54,14 @@ def plan_rows(index: Sequence[int], device: torch.device | str = "cpu") -> RowPl
     wide as the most used adapter; where that would waste more than half of the grid, an adapter with many
     rows gets several lines, so that neither the grid nor the matrices grow beyond twice their size.
     """
+    on_device = partial(torch.tensor, device=device)
     index = tuple(index)
     own: dict[int, list[int]] = {}  # adapter to its rows, by first appearance
     for row, adapter in enumerate(index):
         own.setdefault(adapter, []).append(row)
     rows, cells = len(index), max(map(len, own.values()))
     if [row for of_one in own.values() for row in of_one] == list(range(rows)) and rows == cells * len(own):
-        return RowPlan(rows=rows, index=index, lines=tuple(own))
+        return RowPlan(rows, index, tuple(own), on_device(index), on_device(tuple(own)))
     if cells * len(own) > 2 * rows:
         cells = -(-rows // len(own))
     lines: list[int] = []
@@ -72,8 +78,10 @@ def plan_rows(index: Sequence[int], device: torch.device | str = "cpu") -> RowPl
         rows=rows,
         index=index,
         lines=tuple(lines),
-        gather=torch.tensor(gather, device=device),
-        scatter=torch.tensor(scatter, device=device),
+        index_at=on_device(index),
+        lines_at=on_device(lines),
+        gather=on_device(gather),
+        scatter=on_device(scatter),
     )
 
 
@@ -124,9 +132,10 @@ def make_update(
     """
     period = 0 if spans is None else _period(spans, width)
     if C is not None:
-        C = take_rows(C, plan.lines if plan.gather is None else plan.index)
+        grouped = plan.gather is None
+        C = take_rows(C, plan.lines, plan.lines_at) if grouped else take_rows(C, plan.index, plan.index_at)
         return Update(name, A, B, scaling, plan, spans, period, C)
-    A, B = take_rows(A, plan.lines), take_rows(B, plan.lines)
+    A, B = (take_rows(matrix, plan.lines, plan.lines_at) for matrix in (A, B))
     if len(plan.lines) == 1:
         A, B = A[0], B[0]
     return Update(name, A, B, scaling, plan, spans, period)

@@ -132,12 +132,19 @@ class Shared(NamedTuple):
 Form = Free | Shared
 
 
-def take_rows(tensor: Tensor, index: tuple[int, ...]) -> Tensor:
-    """Rows of a tensor: the tensor itself or a view where they are a run, else a copy."""
+def take_rows(tensor: Tensor, index: tuple[int, ...], at: Tensor | None = None) -> Tensor:
+    """Rows of a tensor: the tensor itself or a view where they are a run, else a copy.
+
+    Args:
+        tensor: Any tensor.
+        index: Its rows.
+        at: The same rows as a tensor on its device, for callers that take them from many tensors: making it anew each
+            time would make an accelerator wait.
+    """
     low, high = min(index, default=0), max(index, default=-1)
     if index == tuple(range(low, high + 1)):
         return tensor if high + 1 - low == len(tensor) else tensor[low : high + 1]
-    return tensor.index_select(0, torch.tensor(index, device=tensor.device))
+    return tensor.index_select(0, torch.tensor(index, device=tensor.device) if at is None else at)
 
 
 def concatenated(forms: Sequence[Form]) -> Form:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
@@ -176,3 +177,18 @@ def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
         ids[i, longest - len(row) :] = torch.tensor(row)
         mask[i, longest - len(row) :] = 1
     return ids, mask
+
+
+def on_device(values: Sequence[Any], device: torch.device) -> Tensor:
+    """Whole numbers as a tensor on a device, without waiting for it."""
+    given = torch.tensor(values)
+    return given.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else given.to(device)
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids ``[rows, longest]`` and the mask of real tokens on a device, padded on the right."""
+    longest = max(map(len, rows))
+    ids = [[*row, *[pad] * (longest - len(row))] for row in rows]
+    mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+    both = on_device([ids, mask], device)
+    return both[0], both[1]

