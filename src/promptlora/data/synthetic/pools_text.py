@@ -87,6 +87,12 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def finished(text: str) -> str:
+    """The text as a sentence: a capital first, and a question mark or a full stop at the end."""
+    asks = text.split()[0] in ("how", "where", "why", "can", "do", "is", "when", "which", "what", "will")
+    return f"{capital(text)}{'?' if asks else '.'}"
+
+
 def in_tense(parts: Mapping[str, str], tense: str) -> str:
     """The sentence of an action in a tense: present, past, future or progressive."""
     verb = {
@@ -194,7 +200,7 @@ def _ticket(rng: Random) -> Item:
     urgent = rng.random() < 0.5
     name = rng.choice(people.FIRST)
     haste = rng.choice(texts.URGENT if urgent else texts.CALM)
-    text = f"{capital(said)}. {haste} {name}"
+    text = f"{finished(said)} {haste} {name}"
     return Item(text, {"team": team, "urgent": "yes" if urgent else "no", "name": name})
 
 
@@ -202,7 +208,7 @@ def _labelled_pool(options: Mapping[str, Sequence[str]]) -> Callable[[Random], I
     def draw(rng: Random) -> Item:
         label, text = labelled(options, rng)
         if text[:1].islower():
-            text = f"{capital(text)}."
+            text = finished(text)
         return Item(text, label)
 
     return draw
