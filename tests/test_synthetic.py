@@ -251,7 +251,7 @@ def test_synth_writes_nothing_when_it_is_stopped(tmp_path, monkeypatch):
         (["-o", "rows.jsonl", "--wordings", "rows.jsonl"], "other than --output"),
         (["-o", "rows.jsonl", "--wordings", "w.txt"], "w.txt"),
         (["--show", "sort-wrds"], "did you mean 'sort-words'"),
-        (["--show", "letters"], "not a category"),
+        (["--show", "letters"], "family: 'letters'"),
     ],
 )
 def test_synth_says_bad_input_in_one_line_and_writes_nothing(arguments, said, tmp_path, monkeypatch, capsys):
