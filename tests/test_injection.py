@@ -456,9 +456,9 @@ def test_a_linear_that_is_written_to_gives_what_it_gives_without(monkeypatch: py
     lora, ids = random_lora(find_projections(model), 2), token_ids(2, 5)
     with HookBasedLoRAInjector(model) as injector:
         with injector.apply(lora):
-            assert all(slot.owned for slot in injector._slots.values())
+            assert all(slot.plain for slot in injector._slots.values())
             written = logits(model, ids)
-        monkeypatch.setattr("promptlora.injection.injector._owns_output", lambda module: False)
+        monkeypatch.setattr("promptlora.injection.injector.is_plain", lambda module: False)
         with injector.apply(lora):
             assert torch.equal(logits(model, ids), written)
 

@@ -1,127 +1,34 @@
-"""Hooks on a frozen model, and the slots they read.
+"""Hooks on a frozen model, the slots they read, and who may fill the slots.
 
 Hooks are installed once and read a slot that says which LoRA is on, so that compiled models and activation
-checkpointing see what is meant. This file knows modules, ``LoRAWeights`` and ``Projection``; the arithmetic
-is in ``update``.
+checkpointing see what is meant. This file knows modules, ``LoRAWeights`` and ``Projection``; the hooks are in
+``hooks``, the arithmetic in ``update``, owners and turns in ``owner``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from promptlora.errors import LoRAError
-from promptlora.injection.update import RowPlan, Update, add_update, make_update, plan_rows
+from promptlora.injection.checkpointing import enable_checkpointing, refuse_foreign_checkpointing
+from promptlora.injection.hooks import SlotHook, Updates, is_plain
+from promptlora.injection.owner import Owner, turn_of
+from promptlora.injection.update import RowPlan, Update, make_update, plan_rows
+from promptlora.injection.uses import Uses
 from promptlora.lora import LoRAWeights, Shared
 from promptlora.lora.forms import Form
 from promptlora.projections import Projection, find_projections, module_shape
 
-Hook = Callable[..., Any]
-_Updates = tuple[Update, ...]
-_State = Mapping[str, _Updates]
+_State = Mapping[str, Updates]
 
 _WEIGHT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # others are storage formats
-
-
-def make_lora_hook(A: Float[Tensor, "d_in rank"], B: Float[Tensor, "rank d_out"], scaling: float = 1.0) -> Hook:
-    """A forward hook that adds one LoRA to every row: ``output + x @ A @ B * scaling``.
-
-    Register it with ``module.register_forward_hook(hook)``.
-
-    Raises:
-        LoRAError: A and B that are not ``[in, rank]`` and ``[rank, out]``.
-    """
-    if A.ndim != 2 or B.ndim != 2:
-        raise LoRAError(f"A {list(A.shape)}, B {list(B.shape)}; expected A [in, rank] and B [rank, out]")
-    return make_batched_lora_hook(A[None], B[None], scaling)
-
-
-def make_batched_lora_hook(
-    A: Float[Tensor, "adapters d_in rank"], B: Float[Tensor, "adapters rank d_out"], scaling: float = 1.0
-) -> Hook:
-    """A forward hook that adds a LoRA of its own to each row of the batch.
-
-    The same as ``output + einsum("bsi,bir,bro->bso", x, A, B) * scaling``; a batch that is a multiple of
-    ``adapters`` is grouped sample-major, as beam search lays it out.
-
-    Raises:
-        LoRAError: A and B that do not fit together; in the hook, a batch that does not fit.
-    """
-    if A.ndim != 3 or B.ndim != 3 or A.shape[0] != B.shape[0] or A.shape[2] != B.shape[1] or not A.shape[0]:
-        raise LoRAError(
-            f"A {list(A.shape)}, B {list(B.shape)}; expected A [adapters, in, rank] and B [adapters, rank, out], "
-            "at least one adapter"
-        )
-    updates = (make_update("hook", A, B, scaling, plan_rows(range(A.shape[0]))),)
-
-    def hook(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
-        kwargs = rest[0] if len(rest) == 2 else {}  # registered with_kwargs, or not
-        return _added(rest[-1], _input(args, kwargs, "hook"), updates, owned=False)
-
-    return hook
-
-
-def _input(args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> Tensor:
-    """The input of a module: its first argument, also when it was passed by name."""
-    x = args[0] if args else next(iter(kwargs.values()), None)
-    if not isinstance(x, Tensor):
-        raise LoRAError(f"{name}: called with {type(x).__name__}; expected the input tensor as the first argument")
-    return x
-
-
-def _added(output: Any, x: Tensor, updates: _Updates, owned: bool) -> Any:
-    """The output of a module with the updates added; of a tuple, its first element is the output."""
-    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
-        return (_added(output[0], x, updates, owned), *output[1:])
-    if not isinstance(output, Tensor):
-        raise LoRAError(f"{updates[0].name}: the module returned {type(output).__name__}; expected a tensor")
-    for update in updates:
-        output = add_update(output, x, update, owned=owned)
-        owned = owned or update.spans is not None  # add_update has made a copy
-    return output
-
-
-class _Slot:
-    """What the hook of one module adds at present.
-
-    ``updates`` is None for the base model. ``owned`` says that nobody else can see the module's output
-    before the hook does, so that it may be written to where no gradient is recorded.
-    """
-
-    __slots__ = ("owned", "updates")
-
-    def __init__(self) -> None:
-        self.updates: _Updates | None = None
-        self.owned = False
-
-
-def _slot_hook(slot: _Slot) -> Hook:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        updates = slot.updates
-        if updates is None:
-            return output
-        x = args[0] if args else _input(args, kwargs, updates[0].name)
-        owned = slot.owned and not torch.is_grad_enabled() and output.is_contiguous()
-        if len(updates) == 1 and isinstance(output, Tensor):
-            return add_update(output, x, updates[0], owned=owned)
-        return _added(output, x, updates, owned)
-
-    return hook
-
-
-def _owns_output(module: nn.Module) -> bool:
-    """Whether a module's output is a new tensor that no other hook has seen: a plain Linear or Conv1D."""
-    forward = type(module).forward
-    plain = forward is nn.Linear.forward or (
-        type(module).__name__ == "Conv1D" and forward.__module__ == "transformers.pytorch_utils"
-    )
-    return plain and "forward" not in vars(module) and len(module._forward_hooks) == 1
 
 
 def _execution_device(module: nn.Module) -> torch.device | None:
@@ -135,30 +42,55 @@ def _execution_device(module: nn.Module) -> torch.device | None:
     return None if tensor is None else tensor.device
 
 
-def _checkpointing_of(module: nn.Module) -> dict[str, Any]:
-    """The attributes of a module by which transformers switches activation checkpointing on."""
-    return {
-        key: v for key, v in vars(module).items() if "gradient_checkpointing" in key or "_require_grads_hook" in key
-    }
+def _links(model: nn.Module, paths: Iterable[str]) -> tuple[tuple[nn.Module, str, nn.Module], ...]:
+    """Every step (parent, name, child) on the paths from a model to its modules, once each."""
+    steps: dict[str, tuple[nn.Module, str, nn.Module]] = {}
+    for path in paths:
+        parent, walked = model, ""
+        for name in path.split("."):
+            walked = f"{walked}.{name}"
+            child = parent._modules.get(name)
+            if child is None:  # a wrapper that forwards attributes; it is looked at as a whole
+                break
+            steps[walked] = parent, name, child
+            parent = child
+    return tuple(steps.values())
 
 
-def _restore_checkpointing(before: list[tuple[nn.Module, dict[str, Any]]]) -> None:
-    for module, attributes in before:
-        for key in _checkpointing_of(module):
-            delattr(module, key)
-        for key, value in attributes.items():
-            setattr(module, key, value)
+def _forget_compiled_models() -> None:
+    """Drop what torch.compile has made so far: a model that was compiled without hooks never looks for them again."""
+    convert = sys.modules.get("torch._dynamo.convert_frame")
+    if convert is not None and convert.input_codes.seen:
+        torch._dynamo.reset()
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedLoRA:
+    """A LoRA that fits an injector's model, ready to be switched on often: once for each token, say.
+
+    Attributes:
+        state: Module to what its hook adds; None is the base model.
+    """
+
+    state: _State | None
 
 
 class HookBasedLoRAInjector:
     """Installs hooks on a model once, and switches LoRAs on and off.
 
-    ``with injector.apply(lora): …`` is good for forward, backward and generate; nested uses restore what
-    was on before; :meth:`remove` (or leaving ``with HookBasedLoRAInjector(model) as injector``) leaves the
-    model bitwise as found.
+    ``with injector.apply(lora): …`` works in forward, backward and generate; a nested use restores what was on
+    before; :meth:`remove` (or leaving ``with HookBasedLoRAInjector(model) as injector``) leaves the model bitwise
+    as found.
 
-    The slots belong to the model, not to a thread: one thread at a time may be inside ``apply``, and uses
-    must end in the reverse order of their beginning (mind generators that are left half-way).
+    The slots belong to the model, so ``apply`` has one owner: a thread, and in an event loop one asyncio task. While a
+    LoRA is on, ``apply`` by anyone else is refused, and so is running the model; ``PromptLoRA`` and ``Host`` make
+    callers wait instead. The owner's uses must end in the reverse order of their beginning. Leaving one before a
+    use inside of it is an error; the use that was left is gone then, and the inner one stays on until it ends.
+
+    A generator that yields inside of ``apply`` shares the thread of whoever iterates it: its LoRA is on for that
+    caller too, until the generator ends or is dropped.
+
+    Models that were compiled before are compiled again at their next call, since they would not see the hooks.
 
     Args:
         model: The model; nothing of it is changed but the hooks.
@@ -192,14 +124,18 @@ class HookBasedLoRAInjector:
                 )
             self._modules[projection.module] = module
             self._widths[projection.module] = width_out
-        self._slots = {name: _Slot() for name in self._modules}
-        self._state: _State | None = None
+        self._links = _links(model, self._modules)
+        self._hooks = {name: SlotHook(name) for name in self._modules}
+        self._slots = {name: hook.slot for name, hook in self._hooks.items()}
+        self._uses: Uses[_State] = Uses(self._fill)
         self._checkpointed = False
         with ExitStack() as stack:
             for name, module in self._modules.items():
-                handle = module.register_forward_hook(_slot_hook(self._slots[name]), with_kwargs=True)
+                stack.callback(self._hooks[name].close)
+                handle = module.register_forward_hook(self._hooks[name], with_kwargs=True)
                 stack.callback(handle.remove)
             self._installed = stack.pop_all()
+        _forget_compiled_models()
 
     def __enter__(self) -> HookBasedLoRAInjector:
         return self
@@ -208,44 +144,77 @@ class HookBasedLoRAInjector:
         self.remove()
 
     def remove(self) -> None:
-        """Take every hook off the model, and checkpointing that it switched on; harmless when called twice."""
-        self._set(None)
+        """Take every hook off the model, and checkpointing that it switched on; harmless when called twice.
+
+        Raises:
+            LoRAError: A LoRA of another thread or task is on; nothing is removed.
+        """
+        self._uses.close()
         self._installed.close()
+        for parent, name, _ in self._links:  # a module that took the place of another may have taken its hook too
+            hooks = getattr(parent._modules.get(name), "_forward_hooks", {})
+            for key in [key for key, hook in hooks.items() if hook in self._hooks.values()]:
+                del hooks[key]
 
     # --- the slots -------------------------------------------------------------------------------------
 
-    def _set(self, state: _State | None) -> None:
-        self._state = state
+    @property
+    def _state(self) -> _State | None:
+        """What is on."""
+        return self._uses.state
+
+    def _fill(self, state: _State | None, owner: Owner | None) -> None:
         for name, slot in self._slots.items():
             slot.updates = None if state is None else state.get(name)
+            slot.owner = owner
+
+    def prepare(self, lora: LoRAWeights | None, adapter_index: Sequence[int] | None = None) -> PreparedLoRA:
+        """Check a LoRA against the model and lay out its matrices, for an ``apply`` that is repeated.
+
+        Args:
+            lora: As for :meth:`apply`.
+            adapter_index: As for :meth:`apply`.
+
+        Raises:
+            LoRAError: As for :meth:`apply`.
+        """
+        return PreparedLoRA(None if lora is None else self._updates(lora, adapter_index))
 
     @contextmanager
-    def _holding(self, state: _State | None) -> Iterator[None]:
-        before = self._state
-        self._set(state)
-        try:
-            yield
-        finally:
-            self._set(before)
-
-    @contextmanager
-    def apply(self, lora: LoRAWeights | None, adapter_index: Sequence[int] | None = None) -> Iterator[None]:
+    def apply(
+        self, lora: LoRAWeights | PreparedLoRA | None, adapter_index: Sequence[int] | None = None
+    ) -> Iterator[None]:
         """Switch a LoRA on for what runs inside ``with``; None switches to the base model.
 
         Args:
-            lora: One adapter for all rows, or one for each row.
+            lora: One adapter for all rows, or one for each row; or what :meth:`prepare` made of them.
             adapter_index: Row i of the batch uses adapter ``adapter_index[i]`` of ``lora``; by default row i
                 uses adapter i. A batch of a multiple of these rows is taken as sample-major.
 
         Raises:
-            LoRAError: An unknown projection, a wrong shape, dtype or device, the message names it; or
-                activation checkpointing that would not see the LoRA in backward.
+            LoRAError: An unknown projection, a wrong shape, dtype or device, the message names it; a module that was
+                replaced; activation checkpointing that would not see the LoRA in backward; another owner; or, at the
+                end, a use that is left out of order.
         """
-        state = None if lora is None else self._updates(lora, adapter_index)
+        state = (lora if isinstance(lora, PreparedLoRA) else self.prepare(lora, adapter_index)).state
         if state is not None:
-            self._refuse_foreign_checkpointing()
-        with self._holding(state):
+            self._refuse_replaced_modules()
+            refuse_foreign_checkpointing(self.model, self.checkpoint_context)
+        with self._uses.use(state):
             yield
+
+    def _refuse_replaced_modules(self) -> None:
+        """Refuse a model whose hooked modules are not the ones that it runs: it would run without the LoRA."""
+        for parent, name, child in self._links:
+            found = parent._modules.get(name)
+            if found is not child and getattr(found, "_orig_mod", None) is not child:
+                raise LoRAError(
+                    f"{name} of {type(parent).__name__}: was replaced ({type(child).__name__} by {type(found).__name__}) after the "
+                    "injector was made, and its LoRA would be ignored. Expected the modules that were hooked. Fix: replace "
+                    "modules first, then make the injector"
+                )
+        for module, slot in zip(self._modules.values(), self._slots.values(), strict=True):
+            slot.plain = is_plain(module)
 
     def _updates(self, lora: LoRAWeights, adapter_index: Sequence[int] | None) -> _State:
         index = lora.index
@@ -275,8 +244,6 @@ class HookBasedLoRAInjector:
                 self._widths[projection.module], form.C.to(device) if isinstance(form, Shared) else None,
             )  # fmt: skip
             state.setdefault(projection.module, []).append(update)
-        for name in state:
-            self._slots[name].owned = _owns_output(self._modules[name])
         return {module: tuple(updates) for module, updates in state.items()}
 
     def _check(self, name: str, form: Form) -> Projection:
@@ -306,7 +273,14 @@ class HookBasedLoRAInjector:
 
         Without it, a layer recomputed in backward would read whatever is in the slot at that time.
         """
-        return nullcontext(), self._holding(self._state)
+        return nullcontext(), self._recomputing(self._state, Owner.current())
+
+    @contextmanager
+    def _recomputing(self, state: _State | None, owner: Owner) -> Iterator[None]:
+        """Have what was on in a forward of ``owner`` on again, in whichever thread autograd recomputes it."""
+        waiting = owner if owner.alive else Owner.current()
+        with turn_of(self.model).held(waiting), self._uses.use(state, recomputing=owner):
+            yield
 
     def enable_checkpointing(self) -> None:
         """Switch activation checkpointing on in the model, non-reentrant, with :meth:`checkpoint_context`.
@@ -317,32 +291,7 @@ class HookBasedLoRAInjector:
         Raises:
             LoRAError: A model without activation checkpointing.
         """
-        enable = getattr(self.model, "activation_checkpointing_enable", None) or getattr(
-            self.model, "gradient_checkpointing_enable", None
-        )
-        if enable is None or getattr(self.model, "supports_gradient_checkpointing", True) is False:
-            raise LoRAError(f"{type(self.model).__name__} has no activation checkpointing; train without it")
-        before = [(module, _checkpointing_of(module)) for module in self.model.modules()]
-        marked = bool(getattr(self.model, "_require_grads_hooks", None))
-        enable({"use_reentrant": False, "context_fn": self.checkpoint_context})
-        unmark = getattr(self.model, "disable_input_require_grads", None)
-        if unmark is not None and not marked:  # only reentrant checkpointing needs inputs with gradients
-            unmark()
+        restore = enable_checkpointing(self.model, self.checkpoint_context)
         if not self._checkpointed:
             self._checkpointed = True
-            self._installed.callback(_restore_checkpointing, before)
-
-    def _refuse_foreign_checkpointing(self) -> None:
-        """Refuse checkpointing without :meth:`checkpoint_context`: its gradients can be wrong, or None, silently."""
-        if not torch.is_grad_enabled():
-            return
-        for name, module in self.model.named_modules():
-            function = getattr(module, "_gradient_checkpointing_func", None)
-            if function is None or not module.training or not getattr(module, "gradient_checkpointing", False):
-                continue
-            options = getattr(function, "keywords", {})
-            if options.get("context_fn") != self.checkpoint_context or options.get("use_reentrant"):
-                raise LoRAError(
-                    f"{name or type(module).__name__}: activation checkpointing is on without this injector's context "
-                    f"({options}); call injector.enable_checkpointing(), or run under torch.no_grad()"
-                )
+            self._installed.callback(restore)

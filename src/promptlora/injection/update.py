@@ -46,6 +46,10 @@ class RowPlan:
     gather: Tensor | None = None
     scatter: Tensor | None = None
 
+    def size(self) -> int:
+        """The number of rows. While a model is compiled it is a shape: an int would be a constant of the graph."""
+        return self.index_at.shape[0] if torch.compiler.is_compiling() else self.rows
+
 
 def plan_rows(index: Sequence[int], device: torch.device | str = "cpu") -> RowPlan:
     """Plan a batch whose row i uses stored adapter ``index[i]``.
@@ -179,7 +183,7 @@ def add_update(output: Tensor, x: Tensor, update: Update, *, owned: bool = False
 
 def _add(output: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor | None, update: Update, owned: bool) -> Tensor:
     plan, spans, scaling = update.plan, update.spans, update.scaling
-    batch, rest = x.shape[0], x.shape[0] % plan.rows
+    batch, rest = x.shape[0], x.shape[0] % plan.size()
     if rest or not batch or x.ndim < 2:
         raise LoRAError(
             f"{update.name}: a batch of {batch} rows (input {list(x.shape)}) with {plan.rows} adapter rows; expected a "
@@ -240,6 +244,6 @@ def _delta(x: Tensor, A: Tensor, B: Tensor, C: Tensor | None, plan: RowPlan) -> 
         return _hidden(x, A, C) @ B
     if plan.gather is None or plan.scatter is None:
         return torch.bmm(torch.bmm(x.reshape(A.shape[0], -1, width), A), B)
-    grid = x.reshape(plan.rows, -1, width).index_select(0, plan.gather)  # [cells, seq, in]
+    grid = x.reshape(plan.size(), -1, width).index_select(0, plan.gather)  # [cells, seq, in]
     delta = torch.bmm(torch.bmm(grid.view(A.shape[0], -1, width), A), B)
     return delta.view(grid.shape[0], -1, B.shape[-1]).index_select(0, plan.scatter)  # [rows, seq, out]

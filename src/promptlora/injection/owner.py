@@ -1,0 +1,138 @@
+"""Who may run a model: the owner of a use, and the turn that owners take.
+
+The hooks of a model read slots that belong to the model, not to a caller. Two callers that ran it at the same time
+would get each other's adapters. An :class:`Owner` says who the caller is, and a :class:`Turn` lets one owner in at a
+time. This file knows threads and asyncio tasks; nothing of modules or LoRA.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from promptlora.errors import LoRAError
+
+_LOOK_AGAIN = 1.0  # seconds after which a waiting thread checks whether the holder's thread has ended
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    return None if asyncio._get_running_loop() is None else asyncio.current_task()
+
+
+@dataclass(frozen=True, eq=False)
+class Owner:
+    """A thread and, inside an event loop, the asyncio task that runs in it.
+
+    Attributes:
+        thread: The thread.
+        task: The task; None outside of tasks.
+    """
+
+    thread: threading.Thread
+    task: asyncio.Task[Any] | None
+
+    @classmethod
+    def current(cls) -> Owner:
+        """The caller."""
+        return cls(threading.current_thread(), _current_task())
+
+    def covers(self, other: Owner) -> bool:
+        """Whether ``other`` acts inside of what this owner does: the same thread, and the same task if there is one."""
+        return self.thread is other.thread and (self.task is None or self.task is other.task)
+
+    def is_caller(self) -> bool:
+        """Whether the caller is covered by this owner."""
+        return self.thread is threading.current_thread() and (self.task is None or self.task is _current_task())
+
+    @property
+    def alive(self) -> bool:
+        """Whether the owner can still do anything: its thread runs and its task is not done."""
+        return self.thread.is_alive() and not (self.task is not None and self.task.done())
+
+    def __str__(self) -> str:
+        task = "" if self.task is None else f", task {self.task.get_name()!r}"
+        return f"thread {self.thread.name!r}{task}"
+
+
+class Turn:
+    """A lock that owners take in the order of asking; the holder may take it again.
+
+    Unlike ``threading.RLock`` it is fair, it can be taken on behalf of another owner (autograd recomputes a layer in
+    a thread of its own while the caller of ``backward`` waits), and it is given back when the holder's thread ends.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.RLock())  # reentrant: a finalizer may run inside
+        self._queue: deque[object] = deque()
+        self._holder: Owner | None = None
+        self._tickets: list[object] = []  # one for each time that the holder has taken it
+
+    @property
+    def holder(self) -> Owner | None:
+        """Who holds it; None if nobody does."""
+        return self._holder if self._tickets else None
+
+    @contextmanager
+    def held(self, owner: Owner | None = None) -> Iterator[None]:
+        """Wait for the turn, and hold it inside ``with``.
+
+        Args:
+            owner: On whose behalf; the caller's by default.
+
+        Raises:
+            LoRAError: Another task of this thread holds it, so that waiting would never end.
+        """
+        ticket = self._take(owner or Owner.current())
+        try:
+            yield
+        finally:
+            with self._changed:
+                if ticket in self._tickets:  # else the turn was taken over from a thread that had ended
+                    self._tickets.remove(ticket)
+                    self._changed.notify_all()
+
+    def _free(self) -> bool:
+        return not self._tickets or self._holder is None or not self._holder.alive
+
+    def _take(self, owner: Owner) -> object:
+        ticket = object()
+        with self._changed:
+            if not self._free() and self._holder is not None:
+                if self._holder.covers(owner):
+                    self._tickets.append(ticket)
+                    return ticket
+                if self._holder.thread is threading.current_thread():
+                    raise LoRAError(
+                        f"the model is in use by {self._holder}, and {Owner.current()} asked for it in the same thread: waiting "
+                        "would never end. Expected one task at a time. Fix: leave that use before the task awaits, or "
+                        "run the call in another thread"
+                    )
+            self._queue.append(ticket)
+            try:
+                while self._queue[0] is not ticket or not self._free():
+                    self._changed.wait(_LOOK_AGAIN)
+                self._holder, self._tickets = owner, [ticket]
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
+        return ticket
+
+
+# Keyed by model, so that all that run one model share its turn, whoever made them. Nothing is kept alive.
+_TURNS: WeakKeyDictionary[nn.Module, Turn] = WeakKeyDictionary()
+_TURNS_LOCK = threading.Lock()
+
+
+def turn_of(model: nn.Module) -> Turn:
+    """The turn of a model: the same object for everyone who asks."""
+    model = getattr(model, "_orig_mod", model)  # torch.compile wraps the model
+    with _TURNS_LOCK:
+        return _TURNS.setdefault(model, Turn())
