@@ -44,9 +44,7 @@ def main() -> int:
             note("no vectors", validation.loss(lora, validation.right))
             note("prompt in context", validation.loss(lora, validation.right, in_context=True))
             for factor, depth in [(f, MIDDLE) for f in FACTORS] + [(0.5, d) for d in DEPTHS]:
-                more = add_function_vectors(
-                    base.model, base.tokenizer, base.injector, lora, prompts, factor, layers=depth
-                )
+                more = add_function_vectors(base, lora, prompts, factor, layers=depth)
                 note("vectors", validation.loss(more, validation.right), factor, depth)
                 if (factor, depth) == (0.5, MIDDLE):
                     note("vectors of another prompt", validation.loss(more, validation.wrong), factor, depth)

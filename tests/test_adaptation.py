@@ -63,7 +63,7 @@ def test_static_part_is_the_same_for_every_prompt(lm: PromptLoRA):
 def test_a_batch_of_adapters_answers_as_one_at_a_time(lm: PromptLoRA):
     lora = lm.adapt(PROMPTS)
     together = lm.generate(INPUTS, lora, max_new_tokens=8)
-    alone = [lm.generate(text, lora.select(i), max_new_tokens=8)[0] for i, text in enumerate(INPUTS)]
+    alone = [lm.generate(text, lora.select(i), max_new_tokens=8) for i, text in enumerate(INPUTS)]
     assert together == alone
     assert together != lm.generate(INPUTS, max_new_tokens=8)
 
@@ -79,7 +79,7 @@ def test_adapter_index_lets_rows_share_an_adapter(lm: PromptLoRA):
     lora = lm.adapt(PROMPTS)
     texts = [INPUTS[0]] * 3
     answers = lm.generate(texts, lora, adapter_index=[1, 0, 1], max_new_tokens=6)
-    one, other = (lm.generate(texts[0], lora.select(i), max_new_tokens=6)[0] for i in (0, 1))
+    one, other = (lm.generate(texts[0], lora.select(i), max_new_tokens=6) for i in (0, 1))
     assert answers == [other, one, other]
 
 
@@ -94,7 +94,7 @@ def test_several_returns_stand_together(lm: PromptLoRA):
 def test_stream_gives_what_generate_gives(lm: PromptLoRA):
     lora = lm.adapt(PROMPTS[0])
     pieces = list(lm.stream(INPUTS[1], lora, max_new_tokens=10))
-    assert "".join(pieces).strip() == lm.generate(INPUTS[1], lora, max_new_tokens=10)[0]
+    assert "".join(pieces).strip() == lm.generate(INPUTS[1], lora, max_new_tokens=10)
 
 
 def test_leaving_a_stream_ends_its_generation(lm: PromptLoRA):
@@ -109,7 +109,7 @@ def test_chat_adds_the_answer(lm: PromptLoRA):
     longer = lm.chat(messages, lm.adapt(PROMPTS[1]), max_new_tokens=5)
     assert longer[:-1] == messages
     assert longer[-1]["role"] == "assistant"
-    assert longer[-1]["content"] == lm.generate("hello", lm.adapt(PROMPTS[1]), max_new_tokens=5)[0]
+    assert longer[-1]["content"] == lm.generate("hello", lm.adapt(PROMPTS[1]), max_new_tokens=5)
 
 
 def test_in_context_prompt_is_read(lm: PromptLoRA):

@@ -118,4 +118,4 @@ def test_a_factor_of_no_use_is_refused(lm, factor):
 
 def test_layers_without_an_o_projection_are_refused(lm, plain):
     with pytest.raises(ConfigError, match=r"no o projection from 0\.00 to 0\.00 of 30 layers"):
-        add_function_vectors(lm.model, lm.tokenizer, lm.injector, plain, PROMPTS, 0.5, layers=(0.0, 0.0))
+        add_function_vectors(lm.host, plain, PROMPTS, 0.5, layers=(0.0, 0.0))

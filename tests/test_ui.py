@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import pytest
 import torch
 
+from promptlora.adapt.streaming import stream_rows
 from promptlora.cli import main
 from promptlora.errors import PromptError
 from promptlora.injection import HookBasedLoRAInjector
@@ -38,7 +38,7 @@ from promptlora.inspect import (
     token_page,
 )
 from promptlora.text import encode_chat, render_chat
-from promptlora.ui import Limits, Studio, stream_rows
+from promptlora.ui import Limits, Studio
 from promptlora.ui import html as fragments
 from promptlora.ui.examples import EXAMPLES
 from promptlora.ui.studio import SILENT, WRITTEN, Kept
@@ -108,9 +108,9 @@ def test_rows_of_one_batch_are_what_generate_says(lm, studio):
     assert lengths[0] == 0
     assert lengths == sorted(lengths)
     assert len(set(lengths)) > 2
-    assert found.base[0] == lm.generate(text, max_new_tokens=6)[0]
-    assert found.in_context[0] == lm.generate(text, in_context=prompt, max_new_tokens=6)[0]
-    assert found.adapted[0] == lm.generate(text, lm.adapt(prompt), max_new_tokens=6)[0]
+    assert found.base[0] == lm.generate(text, max_new_tokens=6)
+    assert found.in_context[0] == lm.generate(text, in_context=prompt, max_new_tokens=6)
+    assert found.adapted[0] == lm.generate(text, lm.adapt(prompt), max_new_tokens=6)
     assert found.read[0] == tuple(lm.count_tokens([text, text], [None, prompt]))
     assert found.base[0] != found.adapted[0]
 
@@ -121,7 +121,7 @@ def test_an_input_may_have_several_lines(lm, studio):
     text = "First line.\n\nThird line."
     assert studio.check_inputs(["", f" {text}\n", None, "another"]) == [text, "another"]
     *_, found = studio.answer("Write a title.", [text], 6)
-    assert found.base[0] == lm.generate(text, max_new_tokens=6)[0]
+    assert found.base[0] == lm.generate(text, max_new_tokens=6)
     assert found.read[0][0] == lm.count_tokens([text])[0] != lm.count_tokens([text.replace("\n", " ")])[0]
     assert f'dir="auto">{text}</h3>' in fragments.answers(found)
 
@@ -157,24 +157,10 @@ def test_a_layer_without_softmax_shows_what_it_has():
 def test_an_iterator_that_is_dropped_gives_the_model_back(lm, studio):
     pair = studio.adapter("Answer with one word.").pair
     rows = encode_chat(lm.tokenizer, [render_chat(lm.tokenizer, "Tell me a story.")] * 2)
-    lock = Lock()
-    steps = stream_rows(lm, rows, pair, [SILENT, WRITTEN], max_new_tokens=90, lock=lock)
+    steps = stream_rows(lm.host, rows, pair, [SILENT, WRITTEN], max_new_tokens=90)
     next(steps)
-    assert lock.locked()
+    assert lm.host.turn.holder is None  # held by no one between two steps, so dropping it has nothing to give back
     steps.close()
-    assert lock.acquire(timeout=60)  # 90 tokens were not waited for
-    lock.release()
-    with pytest.raises(ZeroDivisionError):  # an error of the model arrives, and the lock is free
-        list(stream_rows(lm, rows, pair, [0, 1], max_new_tokens=2, lock=_Broken()))
-    assert lm.injector is not None
-
-
-class _Broken:
-    def __enter__(self) -> None:
-        raise ZeroDivisionError
-
-    def __exit__(self, *error: object) -> None:
-        raise AssertionError
 
 
 @pytest.mark.real

@@ -4,26 +4,23 @@ A model that reads a prompt carries what is asked to the place of the answer in 
 layer, much the same whatever the input is (Todd et al. 2024, "Function Vectors in Large Language Models"; Hendel et al.
 2023). So once an adapter is written, the base reads the prompt with it before a few neutral inputs, and each of the inputs
 alone; the mean difference of the outputs at the last token is the vector. As LoRA of the o projection: A reads a constant
-off its input, B is the vector. It knows a model, its hooks and text; nothing of the hypernetwork that wrote the adapter.
+off its input, B is the vector. It knows a host and text; nothing of the hypernetwork that wrote the adapter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.errors import ConfigError
-from promptlora.injection import HookBasedLoRAInjector
+from promptlora.host import Host
 from promptlora.lora import Free, LoRAWeights
 from promptlora.lora.forms import Form
 from promptlora.projections import Projection, layer_of
-from promptlora.text import encode_chat, render_chat
 
 NEUTRAL_INPUTS = (
     "The weather was nice yesterday.",
@@ -37,6 +34,9 @@ NEUTRAL_INPUTS = (
 )
 MIDDLE = (1 / 6, 5 / 6)  # the share of the layers that get a vector, from … to
 _RIDGE = 1e-2  # of the constant's reader, in mean squares of the input
+_TOKENS = 8192  # places of one forward pass, padding included; a row that is longer runs alone
+
+_Note = Callable[[Projection, Tensor, Tensor], None]  # what it read [rows, tokens, in], and what its module wrote
 
 
 def middle_outputs(projections: Sequence[Projection], layers: tuple[float, float] = MIDDLE) -> list[Projection]:
@@ -57,9 +57,7 @@ def middle_outputs(projections: Sequence[Projection], layers: tuple[float, float
 
 @torch.no_grad()
 def add_function_vectors(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    injector: HookBasedLoRAInjector,
+    host: Host,
     lora: LoRAWeights,
     prompts: Sequence[str],
     factor: float,
@@ -70,9 +68,7 @@ def add_function_vectors(
     """The adapters with the function vectors of their prompts as one more rank of the middle o projections.
 
     Args:
-        model: The base, with the hooks of ``injector``.
-        tokenizer: Its tokenizer.
-        injector: Switches the adapters on.
+        host: The base.
         lora: One adapter for each prompt.
         prompts: The prompts.
         factor: How much of the vector is added; 0 adds nothing.
@@ -86,67 +82,122 @@ def add_function_vectors(
         raise ConfigError(f"vectors={factor}; expected a finite number of 0 or more, 0 for none")
     if factor == 0:
         return lora
-    outputs = middle_outputs([p for p in injector.projections if p.name in lora], layers)
-    alone = encode_chat(tokenizer, [render_chat(tokenizer, text) for text in inputs])
-    vectors: dict[str, list[Tensor]] = {p.name: [] for p in outputs}
-    readers: dict[str, list[Tensor]] = {p.name: [] for p in outputs}
-    for row, prompt in enumerate(prompts):
-        shown = encode_chat(tokenizer, [render_chat(tokenizer, text, prompt) for text in inputs])
-        with injector.apply(lora, [row] * len(inputs)):
-            with_prompt, without = _attention(model, outputs, shown), _attention(model, outputs, alone)
-        for projection in outputs:
-            name = projection.name
-            _, end_with = with_prompt[name]
-            read, end_without = without[name]
-            vectors[name].append((end_with - end_without).mean(0))
-            readers[name].append(_constant(read))
+    outputs = middle_outputs([p for p in host.injector.projections if p.name in lora], layers)
+    alone = [host.render(text) for text in inputs]
+    shown = [host.render(text, prompt) for prompt in prompts for text in inputs]
+    owners = [i for i in range(len(prompts)) for _ in inputs]  # row to adapter
+    with_prompt = _last_outputs(host, outputs, shown, lora, owners)
+    without, readers = _read_alone(host, outputs, alone, lora, len(prompts))
     forms: dict[str, Form] = {name: lora.chosen(name) for name in lora}
     for projection in outputs:
-        A, B = lora[projection.name]
-        a = torch.stack(readers[projection.name])[:, :, None].to(A)
-        b = (torch.stack(vectors[projection.name])[:, None, :] * (factor / lora.scaling)).to(B)
-        forms[projection.name] = Free(torch.cat((A, a), 2), torch.cat((B, b), 1))
+        name = projection.name
+        A, B = lora[name]
+        vectors = (with_prompt[name] - without[name]).view(len(prompts), len(inputs), -1).mean(1)
+        b = (vectors[:, None, :] * (factor / lora.scaling)).to(B)
+        forms[name] = Free(torch.cat((A, readers[name][:, :, None].to(A)), 2), torch.cat((B, b), 1))
     return LoRAWeights(forms, lora.scaling, projections=lora.projections)
 
 
-def _constant(states: Tensor) -> Tensor:
-    """The direction ``[in]`` on which all states ``[tokens, in]`` have a component near 1: ridge regression of ones."""
-    states = states.double()
-    squares = states.T @ states
-    squares.diagonal().add_(_RIDGE * squares.diagonal().mean())
-    direction: Tensor = torch.linalg.solve(squares, states.sum(0))
-    return direction
+def _last_outputs(
+    host: Host, outputs: Sequence[Projection], rows: Sequence[list[int]], lora: LoRAWeights, owners: Sequence[int]
+) -> dict[str, Tensor]:
+    """What each o projection writes at the last token of each row, ``[rows, out]``. Rows of near length run together."""
+    found = {p.name: torch.empty(len(rows), p.out_features, device=host.device) for p in outputs}
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    while order:
+        some = sorted(order[-max(1, _TOKENS // len(rows[order[-1]])) :])  # rows of one adapter together: no gather
+        del order[-len(some) :]
+        lengths = [len(rows[i]) for i in some]
 
+        def note(
+            projection: Projection,
+            read: Tensor,
+            written: Tensor,
+            some: list[int] = some,
+            lengths: list[int] = lengths,
+        ) -> None:
+            found[projection.name][some] = _last(projection, written, lengths).to(host.device)
 
-def _attention(
-    model: PreTrainedModel, outputs: Sequence[Projection], rows: Sequence[Sequence[int]]
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """For each o projection: what it reads at all tokens ``[tokens, in]``, and what it writes at each row's last ``[rows, out]``."""
-    weight: Any = model.get_input_embeddings().weight
-    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)  # on the right: nothing real sees it
-    lengths = torch.tensor([len(row) for row in rows])
-    real = torch.arange(ids.shape[1]) < lengths[:, None]
-    with _watching(model, outputs) as seen:
-        model.get_decoder()(input_ids=ids.to(weight.device), use_cache=False)
-    found = {}
-    for projection in outputs:
-        read, written = seen[projection.name]
-        last = written[torch.arange(len(rows)), lengths - 1]
-        if projection.rows is not None:
-            last = torch.cat([last[:, start:stop] for start, stop in projection.rows], dim=1)
-        found[projection.name] = read[real.to(read.device)].float(), last.float()
+        _run(host, outputs, [rows[i] for i in some], lora, [owners[i] for i in some], note)
     return found
 
 
-@contextmanager
-def _watching(model: PreTrainedModel, outputs: Sequence[Projection]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Inputs and outputs of modules as they are with everything that is hooked on before."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
+def _read_alone(
+    host: Host, outputs: Sequence[Projection], rows: Sequence[list[int]], lora: LoRAWeights, prompts: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The inputs without a prompt, under each prompt's adapter.
+
+    Returns:
+        For each o projection what it writes at the last token, ``[prompts x rows, out]``, and the direction
+        ``[prompts, in]`` that reads a constant off what it reads.
+    """
+    written_last: dict[str, list[Tensor]] = {p.name: [] for p in outputs}
+    readers: dict[str, list[Tensor]] = {p.name: [] for p in outputs}
+    lengths = [len(row) for row in rows]
+    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # [rows, tokens]
+    together = max(1, _TOKENS // real.numel())
+    for start in range(0, prompts, together):
+        some = range(start, min(start + together, prompts))
+
+        def note(projection: Projection, read: Tensor, written: Tensor, count: int = len(some)) -> None:
+            written_last[projection.name].append(_last(projection, written, lengths * count).to(host.device))
+            mask = real.to(read.device).reshape(1, -1).expand(count, -1)
+            reader = constant_reader(read.reshape(count, -1, read.shape[-1]), mask)
+            readers[projection.name].append(reader.to(host.device))
+
+        _run(host, outputs, list(rows) * len(some), lora, [i for i in some for _ in rows], note)
+    return {k: torch.cat(v) for k, v in written_last.items()}, {k: torch.cat(v) for k, v in readers.items()}
+
+
+def _last(projection: Projection, written: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The projection's part of an output ``[rows, tokens, out]`` at each row's last real token, in float32."""
+    at = torch.tensor(lengths, device=written.device) - 1
+    last = written[torch.arange(len(lengths), device=written.device), at].float()
+    return last if projection.rows is None else torch.cat([last[:, i:j] for i, j in projection.rows], dim=1)
+
+
+def constant_reader(states: Tensor, real: Tensor) -> Tensor:
+    """The directions on which all real states have a component near 1: ridge regression of ones, in its dual form.
+
+    The primal form solves ``(X^T X + c I) d = X^T 1``, ``in`` by ``in``. The dual form is the same direction,
+    ``d = X^T (X X^T + c I)^-1 1``, ``tokens`` by ``tokens``, and there are few tokens.
+
+    Args:
+        states: X, ``[prompts, tokens, in]``.
+        real: ``[prompts, tokens]``, False where a state is padding.
+
+    Returns:
+        ``[prompts, in]`` in float64, or in float32 where the device has no float64.
+    """
+    wide = torch.float32 if states.device.type == "mps" else torch.float64
+    ones = real.to(wide)
+    states = states.to(wide) * ones[:, :, None]
+    products = states @ states.mT
+    diagonal = products.diagonal(dim1=1, dim2=2)
+    diagonal.add_(_RIDGE * diagonal.sum(1, keepdim=True) / states.shape[-1])
+    weights = torch.cholesky_solve(ones[:, :, None], torch.linalg.cholesky(products))
+    directions: Tensor = (states.mT @ weights)[:, :, 0]
+    return directions
+
+
+def _run(
+    host: Host,
+    outputs: Sequence[Projection],
+    rows: Sequence[Sequence[int]],
+    lora: LoRAWeights,
+    owners: Sequence[int],
+    note: _Note,
+) -> None:
+    """Run rows with their adapters, and call ``note`` with what each o projection reads and writes."""
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)  # on the right: nothing real sees it
     with ExitStack() as stack:
+        stack.enter_context(host.evaluating(lora, owners))
         for projection in outputs:
 
-            def note(module: torch.nn.Module, args: tuple[Tensor], output: Tensor, name: str = projection.name) -> None:
-                seen[name] = args[0], output
+            def hook(
+                module: nn.Module, args: tuple[Tensor], output: Tensor, projection: Projection = projection
+            ) -> None:
+                note(projection, args[0], output)
 
-            stack.callback(model.get_submodule(projection.module).register_forward_hook(note).remove)
-        yield seen
+            stack.callback(host.model.get_submodule(projection.module).register_forward_hook(hook).remove)
+        host.model.get_decoder()(input_ids=ids.to(host.device), use_cache=False)

@@ -1,7 +1,7 @@
 """``PromptLoRA``: the object that a user holds.
 
-Base model, tokenizer, hypernetwork and injector together: prompts become adapters, inputs become answers.
-It knows how to ask for text; nothing of training, scores or servers.
+A host and a hypernetwork together: prompts become adapters, inputs become answers. It knows how to ask for text;
+nothing of training, metrics or servers.
 """
 
 from __future__ import annotations
@@ -10,28 +10,23 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TextIteratorStreamer,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.adapt.function_vectors import add_function_vectors
 from promptlora.adapt.generation import generation_options
-from promptlora.errors import CheckpointError, ConfigError, LoRAError, PromptError, PromptLoRAError, one_line
+from promptlora.adapt.streaming import stream_ids, stream_text
+from promptlora.errors import CheckpointError, ConfigError, LoRAError, PromptError
+from promptlora.host import Host
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
 from promptlora.models import Progress, base_fingerprint, describe_mismatch, load_base
 from promptlora.settings import whole
-from promptlora.text import PromptStates, encode_chat, pad_left, render_chat
+from promptlora.text import encode_chat, pad_left, render_chat
 
 Chat = str | Sequence[dict[str, str]]
 
@@ -41,18 +36,12 @@ def shipped_hypernetwork() -> Path:
     return Path(str(resources.files("promptlora"))) / "pretrained"
 
 
-class _Left(StoppingCriteria):
-    """Ends a generation whose reader has gone."""
-
-    def __init__(self) -> None:
-        self.event = Event()
-
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
-
-
 class PromptLoRA:
-    """A frozen base, the hypernetwork that writes adapters for it, and the hooks that add them.
+    """A base, the hypernetwork that writes adapters for it, and the host that runs both together.
+
+    Every call may come from any thread and waits its turn; every answer is what it is alone. Neither the model nor
+    the hypernetwork is changed: calls run without gradients and in evaluation mode, and training may go on
+    through both.
 
     Args:
         model: The frozen base.
@@ -78,16 +67,34 @@ class PromptLoRA:
                 f"this hypernetwork was trained for another base: {mismatch}; load that base, or override with --force "
                 "(force=True)"
             )
-        expected = {} if force else hypernetwork.embedder
-        self.states = PromptStates(model, tokenizer, hypernetwork.config, embedder=expected)
-        if hypernetwork.state_size != self.states.state_size:
-            raise CheckpointError(
-                f"this hypernetwork reads states of width {hypernetwork.state_size}; the base has "
-                f"{self.states.state_size}; load the base that it was trained for"
-            )
-        self.model, self.tokenizer = model, tokenizer
-        self.hypernetwork = hypernetwork.to(model.device).eval().requires_grad_(False)
-        self.injector = HookBasedLoRAInjector(model, hypernetwork.projections)
+        self.hypernetwork = hypernetwork
+        self.host = Host(model, tokenizer, hypernetwork.projections)
+        try:
+            expected = {} if force else hypernetwork.embedder
+            self.states = self.host.prompt_states(hypernetwork.config, embedder=expected)
+            if hypernetwork.state_size != self.states.state_size:
+                raise CheckpointError(
+                    f"this hypernetwork reads states of width {hypernetwork.state_size}; the base has "
+                    f"{self.states.state_size}; load the base that it was trained for"
+                )
+        except BaseException:  # no hook stays on the base
+            self.close()
+            raise
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The base."""
+        return self.host.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer."""
+        return self.host.tokenizer
+
+    @property
+    def injector(self) -> HookBasedLoRAInjector:
+        """The hooks. ``with lm.host.using(lora)`` waits for the model's turn first."""
+        return self.host.injector
 
     @classmethod
     def from_pretrained(
@@ -159,14 +166,19 @@ class PromptLoRA:
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise PromptError("no prompt was given; expected at least one")
-        with self.injector.apply(None):  # states are those of the base, whatever is on outside
-            states, mask = self.states.batch(texts)
+        states, mask = self.states.batch(texts)  # of the base, whatever is on outside
+        weight = next(self.hypernetwork.parameters())
         lora: LoRAWeights = self.hypernetwork(
-            states, mask, in_context, generated=generated, strength=strength, dtype=self.model.dtype
-        )
+            states.to(weight.device),
+            mask.to(weight.device),
+            in_context,
+            generated=generated,
+            strength=strength,
+            dtype=self.model.dtype,
+        ).to(device=self.host.device)
         if vectors is None:
             vectors = self.hypernetwork.config.vectors if generated else 0.0
-        return add_function_vectors(self.model, self.tokenizer, self.injector, lora, texts, vectors)
+        return add_function_vectors(self.host, lora, texts, vectors)
 
     # --- inputs to answers -----------------------------------------------------------------------------
 
@@ -189,6 +201,13 @@ class PromptLoRA:
         shown = in_context or [None] * len(inputs)
         return [len(ids) for ids in self._encode(inputs, shown, "user", 0)]
 
+    def _shown(self, in_context: str | Sequence[str | None] | None, count: int) -> list[str | None]:
+        """The prompt in the context of each input."""
+        shown = [in_context] * count if in_context is None or isinstance(in_context, str) else list(in_context)
+        if len(shown) != count:
+            raise PromptError(f"in_context has {len(shown)} prompts for {count} inputs; expected one each")
+        return shown
+
     def _rows(self, lora: LoRAWeights | None, count: int, adapter_index: Sequence[int] | None) -> list[int]:
         """Which adapter each row uses."""
         if lora is None:
@@ -210,10 +229,20 @@ class PromptLoRA:
             f"{lora.adapters} adapters for {count} inputs; expected one for all, one each, or an adapter_index"
         )
 
-    @torch.no_grad()
+    @overload
     def generate(
         self,
-        inputs: Chat | Sequence[Chat],
+        inputs: str | list[dict[str, str]],
+        lora: LoRAWeights | None = ...,
+        **options: Any,
+    ) -> str: ...
+
+    @overload
+    def generate(self, inputs: Sequence[Chat], lora: LoRAWeights | None = ..., **options: Any) -> list[str]: ...
+
+    def generate(
+        self,
+        inputs: Any,
         lora: LoRAWeights | None = None,
         *,
         adapter_index: Sequence[int] | None = None,
@@ -223,7 +252,7 @@ class PromptLoRA:
         batch_size: int = 32,
         on_batch: Callable[[int], None] | None = None,
         **options: Any,
-    ) -> list[str]:
+    ) -> str | list[str]:
         """Answer each input, with an adapter of its own.
 
         Args:
@@ -239,7 +268,8 @@ class PromptLoRA:
                 ``generation_config``, …); a keyword overrides ``generation_config``; greedy by default.
 
         Returns:
-            The answers in the order of the inputs; ``num_return_sequences`` answers of an input stand together.
+            One text for one input, else the answers in the order of the inputs. ``num_return_sequences`` answers of an
+            input stand together, and are a list also for one input.
 
         Raises:
             LoRAError: Numbers of adapters and inputs that do not fit.
@@ -250,53 +280,29 @@ class PromptLoRA:
         one = isinstance(inputs, str) or (len(inputs) > 0 and isinstance(inputs[0], dict))
         texts = cast("list[Chat]", [inputs] if one else list(inputs))
         whole("batch_size", batch_size, error=PromptError)
-        settings = generation_options(options, max_new_tokens, 64, self._pad)
+        settings = generation_options(options, max_new_tokens, 64, self.host.pad)
         rows = self._rows(lora, len(texts), adapter_index)
-        shown = [in_context] * len(texts) if in_context is None or isinstance(in_context, str) else list(in_context)
-        if len(shown) != len(texts):
-            raise PromptError(f"in_context has {len(shown)} prompts for {len(texts)} inputs; expected one each")
-        encoded = self._encode(texts, shown, place, settings["generation_config"].max_new_tokens)
+        longest = settings["generation_config"].max_new_tokens
+        encoded = self._encode(texts, self._shown(in_context, len(texts)), place, longest)
         answers: list[list[str]] = [[] for _ in texts]
         # Rows of near length stand together, and in a batch rows of one adapter: hooks then need no gather.
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         done = 0
         for start in range(0, len(order), batch_size):
             chosen = sorted(order[start : start + batch_size], key=lambda i: rows[i])
-            ids, mask = pad_left([encoded[i] for i in chosen], self._pad)
-            output = self._run(ids, mask, lora, [rows[i] for i in chosen], settings)
-            copies = len(output) // len(chosen)  # as many as were returned, whoever asked for them
-            texts_out = self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+            ids, mask = pad_left([encoded[i] for i in chosen], self.host.pad)
+            index = None if lora is None else [rows[i] for i in chosen]
+            output = self.host.generate(ids, mask, lora, index, **settings)
+            texts_out = self.tokenizer.batch_decode(output, skip_special_tokens=True)
+            copies = len(texts_out) // len(chosen)  # as many as were returned, whoever asked for them
             for at, i in enumerate(chosen):
                 answers[i] = [text.strip() for text in texts_out[at * copies : (at + 1) * copies]]
             done += len(chosen)
             if on_batch:
                 on_batch(done)
+        if one and len(answers[0]) == 1:
+            return answers[0][0]
         return [answer for each in answers for answer in each]
-
-    @property
-    def _pad(self) -> int:
-        return int(cast(int, self.tokenizer.pad_token_id) or 0)
-
-    def _run(
-        self,
-        ids: Tensor,
-        mask: Tensor,
-        lora: LoRAWeights | None,
-        rows: Sequence[int],
-        settings: dict[str, Any],
-    ) -> Tensor:
-        """Token ids ``[rows · answers of each, tokens]``, the input's included."""
-        device = self.model.device
-        with self.injector.apply(lora, None if lora is None else rows):
-            generate: Any = self.model.generate
-            try:
-                output: Any = generate(input_ids=ids.to(device), attention_mask=mask.to(device), **settings)
-            except PromptLoRAError:
-                raise
-            except ValueError as error:  # how transformers refuses settings and unknown keywords
-                raise ConfigError(f"generation options: {one_line(error)}") from error
-        sequences: Tensor = getattr(output, "sequences", output)  # an object with return_dict_in_generate
-        return sequences
 
     def stream(
         self,
@@ -309,6 +315,9 @@ class PromptLoRA:
         **options: Any,
     ) -> Iterator[str]:
         """Answer one input or conversation piece by piece.
+
+        The model is free between two pieces: other calls may come in between, from this thread or another, other streams
+        run beside, and a stream that is dropped holds nothing.
 
         Args:
             text: A text, or the messages of a conversation.
@@ -324,7 +333,7 @@ class PromptLoRA:
             ConfigError: Several answers or beams, or an option that transformers refuses.
         """
         rows = self._rows(lora, 1, None)
-        settings = generation_options(options, max_new_tokens, 256, self._pad)
+        settings = generation_options(options, max_new_tokens, 256, self.host.pad)
         config = settings["generation_config"]
         if config.num_beams > 1 or config.num_return_sequences > 1:
             raise ConfigError(
@@ -332,29 +341,61 @@ class PromptLoRA:
                 "each: pieces of one answer. Fix: use generate."
             )
         encoded = self._encode([text], [in_context], place, config.max_new_tokens)
-        ids, mask = pad_left(encoded, self._pad)
-        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        failed: list[BaseException] = []
-        left = _Left()
-        settings["stopping_criteria"] = StoppingCriteriaList([left, *settings.get("stopping_criteria", [])])
+        return stream_text(
+            self.host, stream_ids(self.host, encoded, lora, None if lora is None else rows, **settings)
+        )
 
-        @torch.no_grad()
-        def work() -> None:
-            try:
-                self._run(ids, mask, lora, rows, {**settings, "streamer": streamer})
-            except BaseException as error:
-                failed.append(error)
-                streamer.end()
+    @torch.no_grad()
+    def score(
+        self,
+        inputs: Sequence[Chat],
+        answers: Sequence[str],
+        lora: LoRAWeights | None = None,
+        *,
+        adapter_index: Sequence[int] | None = None,
+        in_context: str | Sequence[str | None] | None = None,
+        place: str = "user",
+        batch_size: int = 32,
+    ) -> list[float]:
+        """The log-probability of each answer after its input, in nats, with an adapter of its own.
 
-        thread = Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            yield from (piece for piece in streamer if piece)
-        finally:
-            left.event.set()
-            thread.join()
-        if failed:
-            raise failed[0]
+        The answer's tokens are counted, and not the token that ends a turn.
+
+        Args:
+            inputs: Texts or conversations.
+            answers: One for each input.
+            lora: As for :meth:`generate`.
+            adapter_index: As for :meth:`generate`.
+            in_context: As for :meth:`generate`.
+            place: As for :meth:`generate`.
+            batch_size: Rows that run at once.
+
+        Raises:
+            LoRAError: Numbers of adapters and inputs that do not fit.
+            PromptError: Numbers of inputs and answers that do not fit, an answer without a token, or a row longer than the
+                base takes.
+        """
+        if isinstance(inputs, str) or isinstance(answers, str) or len(inputs) != len(answers):
+            raise PromptError(f"{len(inputs)} inputs and {len(answers)} answers; expected two lists of one length")
+        whole("batch_size", batch_size, error=PromptError)
+        rows = self._rows(lora, len(inputs), adapter_index)
+        ends = self.tokenizer(list(answers), add_special_tokens=False)["input_ids"] if answers else []
+        if not all(ends):
+            raise PromptError(f"answer {[bool(end) for end in ends].index(False)} has no token; expected a text")
+        starts = self._encode(inputs, self._shown(in_context, len(inputs)), place, max(map(len, ends), default=0))
+        scores = [0.0] * len(starts)
+        order = sorted(range(len(starts)), key=lambda i: len(starts[i]) + len(ends[i]))
+        for first in range(0, len(order), batch_size):
+            chosen = sorted(order[first : first + batch_size], key=lambda i: rows[i])
+            tokens = [torch.tensor(starts[i] + ends[i]) for i in chosen]
+            ids = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=self.host.pad)
+            with self.host.evaluating(lora, None if lora is None else [rows[i] for i in chosen]):
+                logits: Tensor = self.model(input_ids=ids.to(self.host.device), use_cache=False).logits
+            for at, i in enumerate(chosen):
+                span = logits[at, len(starts[i]) - 1 : len(tokens[at]) - 1].float().log_softmax(-1)
+                wanted = torch.tensor(ends[i], device=span.device)[:, None]
+                scores[i] = float(span.gather(1, wanted).sum())
+        return scores
 
     def chat(
         self, messages: Sequence[dict[str, str]], lora: LoRAWeights | None = None, **options: Any
@@ -374,5 +415,5 @@ class PromptLoRA:
         return [*messages, {"role": "assistant", "content": answer}]
 
     def close(self) -> None:
-        """Take the hooks off the base, which is then bitwise as it was found."""
-        self.injector.remove()
+        """Wait for the turn, then take the hooks off the base, which is then bitwise as it was found."""
+        self.host.close()

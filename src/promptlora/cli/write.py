@@ -108,9 +108,9 @@ def run(
         seconds = time.perf_counter() - started
         say("answering")
         answers = {
-            "base": lm.generate(text, max_new_tokens=max_new_tokens)[0],
-            "in_context": lm.generate(text, in_context=instruction, max_new_tokens=max_new_tokens)[0],
-            "adapted": lm.generate(text, lora, max_new_tokens=max_new_tokens)[0],
+            "base": lm.generate(text, max_new_tokens=max_new_tokens),
+            "in_context": lm.generate(text, in_context=instruction, max_new_tokens=max_new_tokens),
+            "adapted": lm.generate(text, lora, max_new_tokens=max_new_tokens),
         }
         read = lm.count_tokens([text, text], [None, instruction])
     if json:

@@ -223,7 +223,8 @@ def ablate(
         AttentionError: As for :func:`ablate_ids`.
     """
     rows = [encode_text(lm, text, raw=raw) for text in inputs]
-    found = ablate_ids(lm.model, rows, lm.injector, loras, choices=choices, on_row=on_row)
+    with lm.host.using(None):
+        found = ablate_ids(lm.model, rows, lm.injector, loras, choices=choices, on_row=on_row)
     if score is None:
         return found
     scores = {}

@@ -197,9 +197,9 @@ def capture_attention(
             a model whose attention could not be recomputed.
     """
     ids = encode_text(lm, text, raw=raw)
-    return capture_ids(
-        lm.model, ids, lm.injector, lora, layers=layers, heads=heads, tokens=token_texts(lm.tokenizer, ids)
-    )
+    tokens = token_texts(lm.tokenizer, ids)
+    with lm.host.using(None):
+        return capture_ids(lm.model, ids, lm.injector, lora, layers=layers, heads=heads, tokens=tokens)
 
 
 def find_token(tokens: Sequence[str], wanted: str | int | None = None) -> int:

@@ -5,11 +5,11 @@ student sees the input alone and the prompt's adapter. It knows tokenizers, rows
 handed in; nothing of where models come from, of LoRA, or of the training loop.
 """
 
+from promptlora.host import float32_head as float32_head
 from promptlora.teacher.cache import TeacherCache as TeacherCache
 from promptlora.teacher.identity import TeachConfig as TeachConfig
 from promptlora.teacher.identity import check_same_tokenizer as check_same_tokenizer
 from promptlora.teacher.online import OnlineTeacher as OnlineTeacher
-from promptlora.teacher.online import float32_head as float32_head
 from promptlora.teacher.online import teacher_targets as teacher_targets
 from promptlora.teacher.rows import key_of as key_of
 from promptlora.teacher.rows import teacher_context as teacher_context

@@ -11,46 +11,15 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from promptlora.errors import ConfigError, ModelError
+from promptlora.errors import ConfigError
+from promptlora.host import float32_head
 from promptlora.losses import IGNORED, TeacherTargets, answer_positions
 
 Pair = tuple[Sequence[int], Sequence[int]]  # token ids of what the teacher reads, and of the answer
 OnRows = Callable[[int], None]  # called with how many more rows are done
 _LOGITS = 1 << 25  # logits that exist at one time: 128 MiB in float32
-
-
-def float32_head(
-    model: PreTrainedModel, otherwise: str = "use `promptlora teach --backend vllm` for it"
-) -> Callable[[Tensor], Tensor]:
-    """The model's language-model head in float32: hidden states ``[n, d]`` to logits ``[n, vocabulary]``.
-
-    Args:
-        model: The model.
-        otherwise: What to say of a model whose logits are more than that.
-
-    Raises:
-        ModelError: A model without a head, or one that scales or caps its logits after it.
-    """
-    head = model.get_output_embeddings()
-    if head is None:
-        raise ModelError(f"{type(model).__name__} has no output embeddings; expected a causal language model")
-    weight = head.weight.detach().float()
-    bias = None if getattr(head, "bias", None) is None else head.bias.detach().float()
-
-    def apply(hidden: Tensor) -> Tensor:
-        return F.linear(hidden.float(), weight, bias)
-
-    ids = torch.tensor([[1, 2, 3]], device=weight.device)
-    with torch.no_grad():
-        ours = apply(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
-        theirs = model(input_ids=ids, use_cache=False).logits.float()
-    coarse = 0.05 if model.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    if not torch.allclose(ours, theirs, atol=coarse * float(theirs.abs().max()), rtol=coarse):
-        raise ModelError(f"{type(model).__name__} changes its logits after the head; {otherwise}")
-    return apply
 
 
 @torch.no_grad()

@@ -9,9 +9,10 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
@@ -65,7 +66,7 @@ def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 
 
 class PromptStates:
-    """The states of prompts, each computed once and kept, the least recently used dropped first.
+    """The states of prompts, each computed once and kept, the least recently used dropped first. Any thread may ask.
 
     With a ``source`` of two parts (``embedder+hidden``, ``embedder+embeddings``) a prompt has the states of its tokens in
     the embedder and then those of its tokens in the base. Both are padded with zeros to the wider of the two, and one more
@@ -83,6 +84,8 @@ class PromptStates:
         batch_tokens: How many tokens, padding included, are run together. By default each prompt is run by itself on a CPU,
             so that other prompts change no bit of a state, and 16384 tokens on an accelerator, where they change a state by
             rounding.
+        guard: Entered around each computation in the base. ``Host.prompt_states`` passes one that waits for the model's
+            turn and switches adapters off.
     """
 
     def __init__(
@@ -96,8 +99,9 @@ class PromptStates:
         base: Mapping[str, str | int] | None = None,
         embedder: Mapping[str, str | int] | None = None,
         batch_tokens: int | None = None,
+        guard: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.folder = folder
+        self.folder, self._guard = folder, guard
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.capacity, self.capacity_bytes = capacity, capacity_bytes
         parts = config.source.split("+")
@@ -106,6 +110,7 @@ class PromptStates:
         self._batch_tokens = batch_tokens
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._bytes = 0
+        self._lock = Lock()  # of what is kept; not held while a state is computed, which may wait for the model
         self._bank: Tensor | None = None  # states of all preloaded prompts, one after another
         self._places: dict[str, tuple[int, int]] = {}  # where each starts in it, and how many tokens it has
 
@@ -158,9 +163,10 @@ class PromptStates:
 
     def clear(self) -> None:
         """Forget all states."""
-        self._kept.clear()
-        self._bytes = 0
-        self._bank, self._places = None, {}
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+            self._bank, self._places = None, {}
 
     # --- prompts to states -------------------------------------------------------------------------------
 
@@ -176,9 +182,10 @@ class PromptStates:
     def _states_of_base(self, ids: Sequence[list[int]]) -> list[Tensor]:
         """States in the base, in one forward."""
         given, mask = pad_right(ids, 0, self.device)
-        states = prompt_states(
-            self.model, given, self._of_base, self.config.source_layer, mask if len(ids) > 1 else None
-        )
+        with self._guard():
+            states = prompt_states(
+                self.model, given, self._of_base, self.config.source_layer, mask if len(ids) > 1 else None
+            )
         return [one[: len(of)] for one, of in zip(states, ids, strict=True)]
 
     def _compute(self, ids: Sequence[tuple[list[int], list[int]]]) -> list[Tensor]:
@@ -239,20 +246,25 @@ class PromptStates:
         """
         found: dict[str, Tensor] = {}
         missing: list[str] = []
-        for prompt in dict.fromkeys(prompts):
-            if prompt in self._places and self._bank is not None:
-                start, tokens = self._places[prompt]
-                found[prompt] = self._bank[start : start + tokens]
-            elif prompt in self._kept:
-                self._kept.move_to_end(prompt)
-                found[prompt] = self._kept[prompt]
-            else:
-                missing.append(prompt)
-        for prompt, states in zip(missing, self._load(missing), strict=True):
-            found[prompt] = self._kept[prompt] = states
-            self._bytes += states.nbytes
-        while len(self._kept) > 1 and (len(self._kept) > self.capacity or self._bytes > self.capacity_bytes):
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        with self._lock:
+            for prompt in dict.fromkeys(prompts):
+                if prompt in self._places and self._bank is not None:
+                    start, tokens = self._places[prompt]
+                    found[prompt] = self._bank[start : start + tokens]
+                elif prompt in self._kept:
+                    self._kept.move_to_end(prompt)
+                    found[prompt] = self._kept[prompt]
+                else:
+                    missing.append(prompt)
+        computed = self._load(missing)
+        with self._lock:
+            for prompt, states in zip(missing, computed, strict=True):
+                found[prompt] = states
+                if prompt not in self._kept:  # another thread may have computed the same meanwhile
+                    self._kept[prompt] = states
+                    self._bytes += states.nbytes
+            while len(self._kept) > 1 and (len(self._kept) > self.capacity or self._bytes > self.capacity_bytes):
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return [found[prompt] for prompt in prompts]
 
     def one(self, prompt: str) -> Tensor:

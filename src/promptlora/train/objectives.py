@@ -17,6 +17,7 @@ from torch import Tensor
 
 from promptlora.data import Batch, Batches
 from promptlora.errors import DataError
+from promptlora.host import Host
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.lora import LoRAWeights
 from promptlora.lora.peft import load_peft
@@ -25,7 +26,6 @@ from promptlora.projections import Projection
 from promptlora.teacher import OnlineTeacher, TeacherCache, key_of
 from promptlora.text import PromptStates
 from promptlora.train.config import TrainConfig
-from promptlora.train.frozen import FrozenBase
 
 
 class Objective(Protocol):
@@ -50,7 +50,7 @@ class Objective(Protocol):
 class Sft:
     """Cross-entropy of the rows' own answers."""
 
-    def __init__(self, base: FrozenBase, batches: Batches, config: TrainConfig) -> None:
+    def __init__(self, base: Host, batches: Batches, config: TrainConfig) -> None:
         self.base, self.batches, self.config = base, batches, config
 
     def parts(self, step: int, parts: int) -> list[Batch]:
@@ -99,7 +99,7 @@ class Distill(Sft):
 
     def __init__(
         self,
-        base: FrozenBase,
+        base: Host,
         batches: Batches,
         config: TrainConfig,
         teacher: OnlineTeacher | TeacherCache,
@@ -124,12 +124,12 @@ class Distill(Sft):
         contexts = [self.base.render(e.text, batch.wordings[i // rows]) for i, e in enumerate(examples)]
         pairs = list(zip(contexts, answers, strict=True))
         if self.adapter is None:
-            with self.base.injector.apply(None):
+            with self.base.using(None):
                 return self.teacher.targets(pairs)
         hypernetwork, states = self.adapter
         with torch.no_grad():
             lora = hypernetwork(*states.batch(batch.prompts), dtype=self.base.model.dtype)
-        with self.base.injector.apply(lora, [i for i in range(len(batch.prompts)) for _ in range(rows)]):
+        with self.base.using(lora, [i for i in range(len(batch.prompts)) for _ in range(rows)]):
             return self.teacher.targets(pairs)
 
     def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.data import Batch, Batches, Shown, render_inputs, tasks_answered_in_letters, tokenize_rows
 from promptlora.errors import ConfigError, ModelError, OutputError, PromptError, TrainingError
+from promptlora.host import Host
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.lora import LoRAWeights
 from promptlora.lora.geometry import Spread, spread
@@ -38,7 +39,7 @@ from promptlora.losses.contrastive import contrastive_loss
 from promptlora.models import load_base
 from promptlora.settings import to_dict
 from promptlora.teacher import OnlineTeacher, TeacherCache, check_same_tokenizer
-from promptlora.text import PromptStates, gibberish
+from promptlora.text import gibberish
 from promptlora.train.checkpoints import (
     FINAL_FOLDER,
     METRICS_FILE,
@@ -50,7 +51,6 @@ from promptlora.train.checkpoints import (
     save_checkpoint,
 )
 from promptlora.train.config import TrainConfig
-from promptlora.train.frozen import FrozenBase
 from promptlora.train.instruments import QUIET, margin_shift
 from promptlora.train.objectives import Distill, Objective, Reconstruct, Sft
 from promptlora.train.reading import TrainingData, read_training_data
@@ -162,7 +162,7 @@ class Trainer:
         )
         if self.model.device.type != self.accelerator.device.type:
             raise ModelError(f"the base is on {self.model.device}; expected {self.accelerator.device}; use model.to")
-        self.base = FrozenBase(self.model, self.tokenizer, config.hypernetwork.first_layer)
+        self.base = Host.for_training(self.model, self.tokenizer, config.hypernetwork.first_layer)
         self.injector = self.base.injector
         try:
             self._prepare(data, say)
@@ -183,13 +183,7 @@ class Trainer:
         if self._sharded:
             self.base.shard()
         keep = config.prompt_states and not self._sharded  # a file that one process finds, all would have to find
-        self.states = PromptStates(
-            self.model,
-            self.tokenizer,
-            config.hypernetwork,
-            folder=Path(config.prompt_states) if keep else None,
-            base=self.base.fingerprint,
-        )
+        self.states = self.base.prompt_states(config.hypernetwork, Path(config.prompt_states) if keep else None)
         if config.objective == "reconstruct":
             library = Reconstruct(
                 config.data.sources[0], self.injector.projections, config.prompts_per_batch, config.seed
@@ -304,7 +298,7 @@ class Trainer:
         adapter = None
         if options.adapter:
             teacher = HyperNetwork.from_pretrained(options.adapter).to(self.accelerator.device).requires_grad_(False)
-            adapter = teacher, PromptStates(self.model, self.tokenizer, teacher.config, embedder=teacher.embedder)
+            adapter = teacher, self.base.prompt_states(teacher.config, embedder=teacher.embedder)
         own = OnlineTeacher(self.model, self.tokenizer, lm_head=self.base.lm_head)
         return Distill(self.base, self.batches, config, own, adapter)
 

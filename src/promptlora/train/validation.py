@@ -9,12 +9,12 @@ from statistics import fmean
 import torch
 
 from promptlora.data import Row, make_batch, tokenize_rows
+from promptlora.host import Host
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.lora import LoRAWeights
 from promptlora.losses import sft_loss
 from promptlora.text import PromptStates
 from promptlora.train.config import TrainConfig
-from promptlora.train.frozen import FrozenBase
 
 _ROWS = 64  # rows that run at once
 
@@ -28,7 +28,7 @@ class Validation:
         config: The run.
     """
 
-    def __init__(self, base: FrozenBase, rows: Sequence[Row], config: TrainConfig) -> None:
+    def __init__(self, base: Host, rows: Sequence[Row], config: TrainConfig) -> None:
         self.base, self.config = base, config
         self.prompts = {row.task: row.prompt for row in rows}
         self.tasks = list(self.prompts)

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from promptlora.ui.streams import stream_rows
 from promptlora.ui.studio import Answers, Inside, Limits, Studio, Written
 
-__all__ = ["Answers", "Inside", "Limits", "Studio", "Written", "stream_rows"]
+__all__ = ["Answers", "Inside", "Limits", "Studio", "Written"]

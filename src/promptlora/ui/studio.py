@@ -1,7 +1,7 @@
 """What the page does, without a page: adapters kept for all users, answers, walks, ablation, exports.
 
-Limits are checked here, with messages for people. One model has one slot for adapters, so everything that runs the
-model holds one lock: a user never sees the adapter of another.
+Limits are checked here, with messages for people. Calls come from many threads; ``PromptLoRA`` makes them wait their
+turn at the model, and the locks here are for what is kept and for exported files alone.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Generic, TypeVar
 from torch import Tensor
 
 from promptlora.adapt.prompt_lora import PromptLoRA
+from promptlora.adapt.streaming import Row, stream_rows
 from promptlora.errors import PromptError
 from promptlora.inspect import AttentionCapture, capture_ids, encode_text, token_texts
 from promptlora.inspect.ablation import Ablation, ablate
 from promptlora.inspect.life import change_map, most_changed
 from promptlora.lora import LoRAWeights
 from promptlora.text import encode_chat, render_chat
-from promptlora.ui.streams import Row, stream_rows
 
 _T = TypeVar("_T")
 WRITTEN, SILENT = 0, 1  # the two adapters of Written.pair
@@ -124,10 +124,11 @@ class Inside:
 
 
 class Kept(Generic[_T]):
-    """Values by key, the least used dropped first; the caller holds a lock."""
+    """Values by key, the least used dropped first; for any thread."""
 
     def __init__(self, capacity: int, dropped: Callable[[str, _T], None] | None = None) -> None:
         self.capacity, self._dropped = capacity, dropped
+        self._lock = Lock()
         self._values: OrderedDict[str, _T] = OrderedDict()
 
     def __len__(self) -> int:
@@ -135,18 +136,21 @@ class Kept(Generic[_T]):
 
     def get(self, key: str) -> _T | None:
         """The value, which then is the most recently used; None if it is not kept."""
-        if key not in self._values:
-            return None
-        self._values.move_to_end(key)
-        return self._values[key]
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
 
     def put(self, key: str, value: _T) -> None:
         """Keep a value; the least used one goes if there are too many."""
-        self._values[key] = value
-        self._values.move_to_end(key)
-        while len(self._values) > self.capacity:
-            key, value = self._values.popitem(last=False)
-            if self._dropped:
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            over = len(self._values) - self.capacity
+            gone = [self._values.popitem(last=False) for _ in range(over)]
+        if self._dropped:
+            for key, value in gone:
                 self._dropped(key, value)
 
 
@@ -167,7 +171,7 @@ class Studio:
     def __init__(self, lm: PromptLoRA, folder: Path, *, base_name: str, limits: Limits | None = None) -> None:
         self.lm, self.folder, self.base_name = lm, folder, base_name
         self.limits = limits or Limits()
-        self.lock = Lock()
+        self._exporting = Lock()
         self.adapters: Kept[Written] = Kept(
             self.limits.adapters, lambda key, _: self._archive(key).unlink(missing_ok=True)
         )
@@ -219,10 +223,7 @@ class Studio:
         Raises:
             PromptError: A prompt that is empty or too long.
         """
-        with self.lock:
-            return self._adapter(self.check_prompt(prompt))
-
-    def _adapter(self, prompt: str) -> Written:
+        prompt = self.check_prompt(prompt)
         key = _key(prompt)
         kept = self.adapters.get(key)
         if kept is not None:
@@ -247,8 +248,8 @@ class Studio:
             OutputError: The disk is full.
         """
         text = self.check_prompt(prompt)
-        with self.lock:
-            written = self._adapter(text)
+        written = self.adapter(text)
+        with self._exporting:
             archive = self._archive(written.key)
             if archive.exists():
                 return archive
@@ -302,9 +303,7 @@ class Studio:
         last = [Row("", ended=False)] * (3 * count)
         yield answers(last, done=False)
         index = [SILENT] * (2 * count) + [WRITTEN] * count
-        for last in stream_rows(
-            self.lm, [*plain, *shown, *plain], written.pair, index, max_new_tokens=longest, lock=self.lock
-        ):
+        for last in stream_rows(self.lm.host, [*plain, *shown, *plain], written.pair, index, max_new_tokens=longest):
             yield answers(last, done=False)
         yield answers(last, done=True)
 
@@ -327,8 +326,8 @@ class Studio:
             AttentionError: A model whose attention cannot be walked through.
         """
         ids = self._walk_ids(text)
-        with self.lock:
-            lora = self._adapter(self.check_prompt(prompt)).lora
+        lora = self.adapter(prompt).lora
+        with self.lm.host.using(None):
             capture = capture_ids(self.lm.model, ids, self.lm.injector, lora)
         assert capture.adapted is not None
         layers, change = change_map(capture.base, capture.adapted)
@@ -346,13 +345,13 @@ class Studio:
         ids = self._walk_ids(text)
         asked = self.check_prompt(prompt)
         key = _key(asked, text, int(layer))
-        with self.lock:
-            found = self._captures.get(key)
-            if found is None:
-                tokens = token_texts(self.lm.tokenizer, ids)
-                lora = self._adapter(asked).lora
+        found = self._captures.get(key)
+        if found is None:
+            tokens = token_texts(self.lm.tokenizer, ids)
+            lora = self.adapter(asked).lora
+            with self.lm.host.using(None):
                 found = capture_ids(self.lm.model, ids, self.lm.injector, lora, layers=[int(layer)], tokens=tokens)
-                self._captures.put(key, found)
+            self._captures.put(key, found)
         return found
 
     def ablation(self, prompt: str, inputs: Sequence[str], on_row: Callable[[int], None] | None = None) -> Ablation:
@@ -364,6 +363,5 @@ class Studio:
         short = [text for text in inputs if len(encode_text(self.lm, text)) <= self.limits.walk_tokens]
         if not short:
             self._walk_ids(inputs[0])
-        with self.lock:
-            lora = self._adapter(self.check_prompt(prompt)).lora
-            return ablate(self.lm, short[: self.limits.ablation_inputs], lora, on_row=on_row)
+        lora = self.adapter(prompt).lora
+        return ablate(self.lm, short[: self.limits.ablation_inputs], lora, on_row=on_row)
