@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup demo test test-ui lint unit bench docs clean
+.PHONY: help setup demo test test-ui nightly lint unit bench docs clean
 
 help: ## this list
 	@awk -F ":.*## " '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ unit: $(READY)
 
 test-ui: $(READY) ## the web page alone, in a real browser (apt-get install chromium)
 	$(BIN)/pytest -q tests/test_ui.py
+
+nightly: $(READY) ## the long tests: the whole stress test, ten times
+	$(BIN)/pytest -q -m nightly --timeout=3600
 
 bench: $(READY) ## measure the hooks against the bare model and PEFT
 	$(BIN)/python benchmarks/injection.py --rounds 5 -o benchmarks/results/injection.json

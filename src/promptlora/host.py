@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from promptlora.errors import ModelError, TrainingError
+from promptlora.errors import ModelError
 from promptlora.injection import HookBasedLoRAInjector, PreparedLoRA, turn_of
 from promptlora.lora import LoRAWeights
 from promptlora.models import base_fingerprint
@@ -185,12 +185,14 @@ class Host:
             adapter_index: Row to adapter.
 
         Raises:
-            TrainingError: After :meth:`close`.
+            ModelError: After :meth:`close`.
             LoRAError: As for ``HookBasedLoRAInjector.apply``.
         """
         with self.turn.held():
             if self.closed:
-                raise TrainingError("this host is closed, its hooks are off the base; make another")
+                raise ModelError(
+                    "this PromptLoRA, Trainer or Host is closed: its hooks are off the base. Expected an open one. Fix: make another"
+                )
             with self.injector.apply(lora, adapter_index):
                 yield
 
@@ -204,7 +206,7 @@ class Host:
             lora: As for :meth:`using`.
             adapter_index: As for :meth:`using`.
         """
-        with self.using(lora, adapter_index), torch.no_grad():
+        with torch.no_grad(), self.using(lora, adapter_index):
             training = [module for module in self.model.modules() if module.training]
             for module in training:
                 module.training = False
@@ -286,7 +288,7 @@ class Host:
             noise: Size and random numbers of noise on the input embeddings.
 
         Raises:
-            TrainingError: After :meth:`close`.
+            ModelError: After :meth:`close`.
         """
         lora = None if lora is None else lora.to(self.model.dtype)
         with (

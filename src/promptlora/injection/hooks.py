@@ -78,7 +78,7 @@ def _added(output: Any, x: Tensor, updates: Updates, owned: bool) -> Any:
         return (_added(output[0], x, updates, owned), *output[1:])
     if not isinstance(output, Tensor):
         raise LoRAError(f"{updates[0].name}: the module returned {type(output).__name__}; expected a tensor")
-    if not torch.compiler.is_compiling() and _is_batched(x) and len(updates[0].plan.lines) > 1:
+    if updates[0].A.ndim == 3 and _is_batched(x):
         raise LoRAError(
             f"{updates[0].name}: called under torch.func.vmap with {len(updates[0].plan.lines)} adapters. vmap hides the "
             "batch, so rows cannot be told apart. Expected a batch as the first dimension. Fix: call the model on the "
