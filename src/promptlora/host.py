@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from promptlora.errors import ModelError
+from promptlora.errors import ConfigError, ModelError, PromptLoRAError, one_line
 from promptlora.injection import HookBasedLoRAInjector, PreparedLoRA, turn_of
 from promptlora.lora import LoRAWeights
 from promptlora.models import base_fingerprint

@@ -341,9 +341,7 @@ class PromptLoRA:
                 "each: pieces of one answer. Fix: use generate."
             )
         encoded = self._encode([text], [in_context], place, config.max_new_tokens)
-        return stream_text(
-            self.host, stream_ids(self.host, encoded, lora, None if lora is None else rows, **settings)
-        )
+        return stream_text(self.host, stream_ids(self.host, encoded, lora, None if lora is None else rows, **settings))
 
     @torch.no_grad()
     def score(

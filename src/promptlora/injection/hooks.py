@@ -78,7 +78,7 @@ def _added(output: Any, x: Tensor, updates: Updates, owned: bool) -> Any:
         return (_added(output[0], x, updates, owned), *output[1:])
     if not isinstance(output, Tensor):
         raise LoRAError(f"{updates[0].name}: the module returned {type(output).__name__}; expected a tensor")
-    if updates[0].A.ndim == 3 and _is_batched(x):
+    if _several(updates[0]) and _is_batched(x):
         raise LoRAError(
             f"{updates[0].name}: called under torch.func.vmap with {len(updates[0].plan.lines)} adapters. vmap hides the "
             "batch, so rows cannot be told apart. Expected a batch as the first dimension. Fix: call the model on the "
@@ -88,6 +88,11 @@ def _added(output: Any, x: Tensor, updates: Updates, owned: bool) -> Any:
         output = add_update(output, x, update, owned=owned)
         owned = owned or update.spans is not None  # add_update has made a copy
     return output
+
+
+def _several(update: Update) -> bool:
+    """Whether rows have adapters of their own; told by shapes, which a compiled model need not take for constants."""
+    return update.A.ndim == 3 or (update.C is not None and update.C.shape[0] > 1)
 
 
 class Slot:
