@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from promptlora.adapt.function_vectors import constant_reader
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.adapt.streaming import stream_ids, stream_rows
-from promptlora.errors import LoRAError, PromptError, PromptLoRAError
+from promptlora.errors import ConfigError, LoRAError, PromptError, PromptLoRAError
 from promptlora.host import Host
 from promptlora.lora import LoRAWeights
 from tests.helpers import random_lora, tiny_llama, token_ids
@@ -113,8 +113,10 @@ def test_a_stream_honours_the_models_own_settings_and_processors(tiny, adapters)
 
 @pytest.mark.parametrize("options", [{"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}], ids=str)
 def test_a_stream_of_several_sequences_is_refused(tiny, adapters, options):
+    with pytest.raises(ConfigError, match=r"stream: num_beams=.* Expected 1 each"):
+        tiny.stream("w1 w2", adapters[0], max_new_tokens=4, **options)
     with pytest.raises(PromptError, match="2 sequences for 1 inputs"):
-        list(tiny.stream("w1 w2", adapters[0], max_new_tokens=4, **options))
+        list(stream_ids(tiny.host, [[5, 6]], adapters[0], max_new_tokens=4, **options))
 
 
 def test_calls_between_two_pieces_and_two_open_streams(tiny, adapters):
@@ -381,9 +383,9 @@ def test_one_text_gives_one_text_and_a_list_a_list(tiny, adapters):
     two = tiny.generate(text, adapters[0], num_beams=2, num_return_sequences=2, max_new_tokens=3)
     assert isinstance(two, list)
     assert len(two) == 2
-    tiny.model.generation_config.num_beams = tiny.model.generation_config.num_return_sequences = 2
-    assert tiny.generate(text, adapters[0], max_new_tokens=3) == two
-    assert tiny.generate([text, text], adapters[0], max_new_tokens=3) == two * 2
+    config = GenerationConfig(num_beams=2, num_return_sequences=2)
+    assert tiny.generate(text, adapters[0], max_new_tokens=3, generation_config=config) == two
+    assert tiny.generate([text, text], adapters[0], max_new_tokens=3, generation_config=config) == two * 2
 
 
 def test_scores_are_log_probabilities_of_the_answers(tiny, adapters):
