@@ -35,6 +35,7 @@ from promptlora.models import (
     load_base,
     load_config,
     load_meta,
+    pick_device,
 )
 from promptlora.projections import find_projections
 from tests.helpers import tiny_gpt2, tiny_llama
@@ -509,3 +510,35 @@ def test_mismatches_are_described():
     assert words is not None
     assert words.startswith(f"weights is {str(other_seed['weights'])[:16]}, expected {str(llama['weights'])[:16]}")
     assert describe_mismatch(llama, {}) == "model_type is None, expected llama"
+
+
+# --- devices -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_auto_is_the_best_device_there_is(cuda, mps, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device() == pick_device("auto") == torch.device(expected)
+    assert pick_device("meta") == torch.device("meta")
+
+
+def test_a_base_is_loaded_straight_to_an_accelerator_with_the_callers_keywords(toy_base, monkeypatch):
+    asked: list[dict[str, object]] = []
+    load = module.AutoModelForCausalLM.from_pretrained
+
+    def note(source: str, **options: object) -> object:
+        asked.append(dict(options))
+        options.pop("device_map", None)
+        return load(source, **options)
+
+    monkeypatch.setattr(module.AutoModelForCausalLM, "from_pretrained", note)
+    model, _ = load_base(toy_base, device="meta", attention_dropout=0.25)
+    assert asked[-1]["device_map"] == {"": torch.device("meta")}
+    assert model.config.attention_dropout == 0.25
+    load_base(toy_base, device="cpu")
+    assert "device_map" not in asked[-1]
+    load_base(toy_base, device="meta", device_map={"": "cpu"})
+    assert asked[-1]["device_map"] == {"": "cpu"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -173,22 +173,34 @@ def _failure(model: str | Path | None, source: str, error: BaseException) -> Mod
     )
 
 
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """The device that is meant: ``auto`` is CUDA, else Apple's MPS, else the CPU, whichever this machine has first."""
+    if str(device) != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
 def load_base(
     model: str | Path | None = None,
     *,
     dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     attn_implementation: str | None = None,
     progress: Progress | None = None,
+    **model_kwargs: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a frozen base model and its tokenizer.
 
     Args:
         model: None or ``smollm2-135m-instruct`` for the embedded default, a folder, or a Hugging Face id.
         dtype: The dtype of its weights.
-        device: Where it goes.
+        device: Where it goes, as :func:`pick_device` says; weights are loaded straight to it.
         attn_implementation: Passed on to transformers.
         progress: Called with a line about each stage.
+        **model_kwargs: Passed on to transformers' ``from_pretrained`` (``quantization_config``, ``device_map``, …); a
+            ``device_map`` takes the place of ``device``.
 
     Returns:
         The model in evaluation mode without gradients, and its tokenizer, padding on the left.
@@ -204,11 +216,24 @@ def load_base(
         options = loading_options(source)
         with quiet(bars=not options["local_files_only"]):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **options
+                source,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                use_safetensors=True,
+                **options,
+                **_placement(device, model_kwargs),
             )
     except Exception as error:  # a damaged folder makes the libraries raise almost anything
         raise _failure(model, source, error) from error
-    return loaded.to(device).eval().requires_grad_(False), tokenizer
+    if "device_map" not in model_kwargs and loaded.device.type != pick_device(device).type:
+        loaded = loaded.to(pick_device(device))
+    return loaded.eval().requires_grad_(False), tokenizer
+
+
+def _placement(device: str | torch.device, model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The caller's keywords, with a ``device_map`` that loads to an accelerator without a copy in main memory."""
+    straight = pick_device(device).type != "cpu" and importlib.util.find_spec("accelerate") is not None
+    return {**({"device_map": {"": pick_device(device)}} if straight else {}), **model_kwargs}
 
 
 def load_tokenizer(model: str | Path | None = None, progress: Progress | None = None) -> PreTrainedTokenizerBase:

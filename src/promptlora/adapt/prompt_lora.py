@@ -103,10 +103,11 @@ class PromptLoRA:
         base: str | Path | None = None,
         *,
         dtype: torch.dtype = torch.float32,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "auto",
         attn_implementation: str | None = None,
         force: bool = False,
         progress: Progress | None = None,
+        **model_kwargs: Any,
     ) -> PromptLoRA:
         """Load a base and a hypernetwork.
 
@@ -114,10 +115,11 @@ class PromptLoRA:
             hypernetwork: A folder written by ``HyperNetwork.save_pretrained``; by default the one in the package.
             base: A folder or a Hugging Face id; by default the embedded SmolLM2-135M-Instruct.
             dtype: Of the base's weights, and of the adapters.
-            device: Where both go.
+            device: Where both go; ``auto`` is CUDA, else MPS, else the CPU.
             attn_implementation: Passed on to transformers.
             force: Take a hypernetwork that was trained for another base.
             progress: Called with a line about each stage.
+            **model_kwargs: Passed on to transformers' ``from_pretrained`` for the base.
 
         Raises:
             ModelError: A base that cannot be loaded.
@@ -126,8 +128,10 @@ class PromptLoRA:
         # The small file first: a wrong path is told at once.
         network = HyperNetwork.from_pretrained(hypernetwork or shipped_hypernetwork())
         model, tokenizer = load_base(
-            base, dtype=dtype, device=device, attn_implementation=attn_implementation, progress=progress
+            base, dtype=dtype, device=device, attn_implementation=attn_implementation, progress=progress, **model_kwargs
         )
+        where: Any = model.get_input_embeddings().weight
+        network = network.to(where.device).requires_grad_(False)
         return cls(model, tokenizer, network, force=force)
 
     # --- prompts to adapters ---------------------------------------------------------------------------

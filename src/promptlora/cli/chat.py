@@ -34,7 +34,7 @@ def chat(
     hypernetwork: Hypernetwork = None,
     base: Base = None,
     dtype: Dtype = "float32",
-    device: Device = "cpu",
+    device: Device = "auto",
     force: Force = False,
 ) -> None:
     """Talk to the base with the prompt's adapter on; the prompt is not in the context.

@@ -26,7 +26,9 @@ Hypernetwork = Annotated[
 ]
 Base = Annotated[str | None, typer.Option(help="Base model: folder or Hugging Face id; by default the embedded one.")]
 Dtype = Annotated[str, typer.Option(help="Dtype of the base: float32 or bfloat16.")]
-Device = Annotated[str, typer.Option(help="Where it runs: cpu, cuda, cuda:1, mps.")]
+Device = Annotated[
+    str, typer.Option(help="Where it runs: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1, mps.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Take a hypernetwork that was trained for another base.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt that becomes the adapter.")]
@@ -78,19 +80,22 @@ def dtype_named(name: str) -> Any:
 
 
 def check_device(device: str) -> str:
-    """The device, if this machine has it.
+    """The device, if this machine has it; ``auto`` is CUDA, else MPS, else the CPU.
 
     Raises:
         ConfigError: An unknown or absent device.
     """
     import torch
 
+    from promptlora.models import pick_device
+
     try:
+        device = str(pick_device(device))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
         raise ConfigError(
-            f"--device {device}: not on this machine ({first}); expected cpu, or a device it has"
+            f"--device {device}: not on this machine ({first}); expected auto, cpu, or a device it has"
         ) from error
     return device
 

@@ -50,7 +50,7 @@ def demo(
     hypernetwork: Hypernetwork = None,
     base: Base = None,
     dtype: Dtype = "float32",
-    device: Device = "cpu",
+    device: Device = "auto",
     force: Force = False,
     json: Json = False,
 ) -> None:

@@ -66,7 +66,7 @@ def inspect(
     hypernetwork: Hypernetwork = None,
     base: Base = None,
     dtype: Dtype = "float32",
-    device: Device = "cpu",
+    device: Device = "auto",
     force: Force = False,
     json: Json = False,
 ) -> None:

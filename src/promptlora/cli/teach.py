@@ -63,7 +63,7 @@ def teach(
     dtype: Annotated[
         str, typer.Option(help="Dtype of the teacher: float32 or bfloat16; its head is float32.")
     ] = "float32",
-    device: Device = "cpu",
+    device: Device = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.")] = None,
     json: Json = False,
 ) -> None:

@@ -24,7 +24,7 @@ def ui(
     hypernetwork: Hypernetwork = None,
     base: Base = None,
     dtype: Dtype = "float32",
-    device: Device = "cpu",
+    device: Device = "auto",
     force: Force = False,
 ) -> None:
     """Serve a page: prompts become adapters, three answers stream side by side, attention is shown.

@@ -43,7 +43,7 @@ def generate(
     hypernetwork: Hypernetwork = None,
     base: Base = None,
     dtype: Dtype = "float32",
-    device: Device = "cpu",
+    device: Device = "auto",
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -92,7 +92,7 @@ def run(
     hypernetwork: Hypernetwork = None,
     base: Base = None,
     dtype: Dtype = "float32",
-    device: Device = "cpu",
+    device: Device = "auto",
     force: Force = False,
     json: Json = False,
 ) -> None:
