@@ -10,7 +10,7 @@ off its input, B is the vector. It knows a host and text; nothing of the hyperne
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,10 @@ _TOKENS = 8192  # places of one forward pass, padding included; a row that is lo
 _Note = Callable[[Projection, Tensor, Tensor], None]  # what it read [rows, tokens, in], and what its module wrote
 
 
+class _Reached(Exception):  # noqa: N818 (not an error: it ends a forward pass that has what it came for)
+    """The last of the projections has run."""
+
+
 def middle_outputs(projections: Sequence[Projection], layers: tuple[float, float] = MIDDLE) -> list[Projection]:
     """The o projections of the layers from one share of the depth to another.
 
@@ -52,7 +56,7 @@ def middle_outputs(projections: Sequence[Projection], layers: tuple[float, float
             f"no o projection from {layers[0]:.2f} to {layers[1]:.2f} of {depth} layers gets an adapter; function vectors "
             "need one: train with first_layer lower, or leave vectors at 0"
         )
-    return chosen
+    return sorted(chosen, key=layer_of)
 
 
 @torch.no_grad()
@@ -188,7 +192,7 @@ def _run(
     owners: Sequence[int],
     note: _Note,
 ) -> None:
-    """Run rows with their adapters, and call ``note`` with what each o projection reads and writes."""
+    """Run rows with their adapters up to the last o projection, and call ``note`` with what each reads and writes."""
     ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)  # on the right: nothing real sees it
     with ExitStack() as stack:
         stack.enter_context(host.evaluating(lora, owners))
@@ -200,4 +204,5 @@ def _run(
                 note(projection, args[0], output)
 
             stack.callback(host.model.get_submodule(projection.module).register_forward_hook(hook).remove)
-        host.model.get_decoder()(input_ids=ids.to(host.device), use_cache=False)
+        with suppress(_Reached):
+            host.model.get_decoder()(input_ids=ids.to(host.device), use_cache=False)
