@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from promptlora.errors import LoRAError
 from promptlora.injection import HookBasedLoRAInjector, Owner, make_batched_lora_hook, turn_of
+from promptlora.lora import LoRAWeights, Shared
 from promptlora.lora.peft import merge_lora
 from tests.helpers import random_lora, tiny_gpt2, tiny_llama, token_ids
 
@@ -476,14 +477,50 @@ def test_a_layer_that_is_compiled_into_its_place_is_no_replacement(counter):
             assert torch.allclose(logits(model), expected, **EXACT)
 
 
-@pytest.mark.parametrize("index", ["own", "shared unevenly"])
-def test_batch_sizes_share_a_graph(counter, index):
+def shared_lora(projections: Any, adapters: int) -> LoRAWeights:
+    """Factors that all adapters share, with a core each."""
+    generator = torch.Generator().manual_seed(0)
+    made = random_lora(projections, 1)
+    forms = {name: (A[0], B[0]) for name, (A, B) in made.items()}
+    cores = {
+        name: torch.randn(adapters, A.shape[1], A.shape[1], generator=generator, dtype=A.dtype)
+        for name, (A, _) in forms.items()
+    }
+    return LoRAWeights({name: Shared(*forms[name], cores[name]) for name in forms}, made.scaling)
+
+
+def test_vmap_is_refused_with_several_cores():
     model = tiny_llama()
+    q, h = model.model.layers[0].self_attn.q_proj, torch.randn(2, 4, 32, dtype=torch.float64)
+    with (
+        HookBasedLoRAInjector(model) as injector,
+        injector.apply(shared_lora(injector.projections, 2)),
+        pytest.raises(LoRAError, match="vmap"),
+    ):
+        torch.func.vmap(q)(h)
+
+
+def test_vmap_is_refused_in_a_compiled_model(counter):
+    model = tiny_llama()
+    q, h = model.model.layers[0].self_attn.q_proj, torch.randn(2, 4, 32, dtype=torch.float64)
+    with (
+        HookBasedLoRAInjector(model) as injector,
+        injector.apply(random_lora(injector.projections, 2)),
+        pytest.raises(LoRAError, match="vmap"),
+        torch.no_grad(),
+    ):
+        torch.compile(torch.func.vmap(q), backend=counter)(h)
+
+
+@pytest.mark.parametrize("form", [random_lora, shared_lora])
+@pytest.mark.parametrize("index", ["own", "shared unevenly"])
+def test_batch_sizes_share_a_graph(counter, index, form):
+    model = tiny_llama(num_hidden_layers=1)
     compiled = torch.compile(model, backend=counter)
     with HookBasedLoRAInjector(model) as injector:
-        for rows in range(2, 14):
-            lora, ids = random_lora(injector.projections, rows), token_ids(rows, 5)
+        for rows in (3, 4, 5, 7, 6, 11):
+            lora, ids = form(injector.projections, rows), token_ids(rows, 5)
             chosen = list(range(rows)) if index == "own" else [*range(rows - 1), 0]
             with injector.apply(lora, chosen):
                 assert torch.allclose(logits(compiled, ids), logits(model, ids), **EXACT)
-    assert counter.frame_count <= 4
+    assert counter.frame_count <= 3
