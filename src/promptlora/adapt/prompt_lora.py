@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, cast, overload
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.adapt.function_vectors import add_function_vectors
 from promptlora.adapt.generation import generation_options
+from promptlora.adapt.scoring import score_rows
 from promptlora.adapt.streaming import stream_ids, stream_text
 from promptlora.errors import CheckpointError, ConfigError, LoRAError, PromptError
 from promptlora.host import Host
@@ -347,7 +347,6 @@ class PromptLoRA:
         encoded = self._encode([text], [in_context], place, config.max_new_tokens)
         return stream_text(self.host, stream_ids(self.host, encoded, lora, None if lora is None else rows, **settings))
 
-    @torch.no_grad()
     def score(
         self,
         inputs: Sequence[Chat],
@@ -385,19 +384,7 @@ class PromptLoRA:
         if not all(ends):
             raise PromptError(f"answer {[bool(end) for end in ends].index(False)} has no token; expected a text")
         starts = self._encode(inputs, self._shown(in_context, len(inputs)), place, max(map(len, ends), default=0))
-        scores = [0.0] * len(starts)
-        order = sorted(range(len(starts)), key=lambda i: len(starts[i]) + len(ends[i]))
-        for first in range(0, len(order), batch_size):
-            chosen = sorted(order[first : first + batch_size], key=lambda i: rows[i])
-            tokens = [torch.tensor(starts[i] + ends[i]) for i in chosen]
-            ids = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=self.host.pad)
-            with self.host.evaluating(lora, None if lora is None else [rows[i] for i in chosen]):
-                logits: Tensor = self.model(input_ids=ids.to(self.host.device), use_cache=False).logits
-            for at, i in enumerate(chosen):
-                span = logits[at, len(starts[i]) - 1 : len(tokens[at]) - 1].float().log_softmax(-1)
-                wanted = torch.tensor(ends[i], device=span.device)[:, None]
-                scores[i] = float(span.gather(1, wanted).sum())
-        return scores
+        return score_rows(self.host, starts, ends, lora, None if lora is None else rows, batch_size=batch_size)
 
     def chat(
         self, messages: Sequence[dict[str, str]], lora: LoRAWeights | None = None, **options: Any

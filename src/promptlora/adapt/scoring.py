@@ -1,0 +1,51 @@
+"""How likely answers are: sums of log-probabilities of given tokens, many rows at once.
+
+It knows ``Host`` and token ids; nothing of text or hypernetworks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from promptlora.host import Host
+from promptlora.lora import LoRAWeights
+
+
+def score_rows(
+    host: Host,
+    starts: Sequence[Sequence[int]],
+    ends: Sequence[Sequence[int]],
+    lora: LoRAWeights | None = None,
+    adapter_index: Sequence[int] | None = None,
+    *,
+    batch_size: int = 32,
+) -> list[float]:
+    """The log-probability of each end after its start, in nats.
+
+    Args:
+        host: The model.
+        starts: Token ids of what is read, one token at least.
+        ends: Token ids of what is scored.
+        lora: The adapters; None is the base.
+        adapter_index: Row i uses adapter ``adapter_index[i]``.
+        batch_size: Rows that run at once; rows of near length run together.
+    """
+    scores = [0.0] * len(starts)
+    order = sorted(range(len(starts)), key=lambda i: len(starts[i]) + len(ends[i]))
+    for first in range(0, len(order), batch_size):
+        chosen = order[first : first + batch_size]
+        if adapter_index is not None:  # rows of one adapter together: hooks then need no gather
+            chosen.sort(key=lambda i: adapter_index[i])
+        tokens = [torch.tensor([*starts[i], *ends[i]]) for i in chosen]
+        ids = pad_sequence(tokens, batch_first=True, padding_value=host.pad)  # on the right: nothing real sees it
+        with host.evaluating(lora, None if adapter_index is None else [adapter_index[i] for i in chosen]):
+            logits: Tensor = host.model(input_ids=ids.to(host.device), use_cache=False).logits
+        for at, i in enumerate(chosen):
+            span = logits[at, len(starts[i]) - 1 : len(tokens[at]) - 1].float().log_softmax(-1)
+            wanted = torch.tensor(list(ends[i]), device=span.device)[:, None]
+            scores[i] = float(span.gather(1, wanted).sum())
+    return scores
