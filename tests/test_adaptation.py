@@ -144,7 +144,10 @@ def test_bad_calls_say_what_is_wrong(lm: PromptLoRA, call, error, words):
 
 def test_another_base_is_refused_unless_forced(lm: PromptLoRA, tmp_path):
     network = HyperNetwork(
-        lm.hypernetwork.config, lm.hypernetwork.projections, 576, {**lm.hypernetwork.base, "weights": "0" * 64}
+        lm.hypernetwork.config,
+        lm.hypernetwork.projections,
+        576,
+        {**lm.hypernetwork.base, "weights": "0" * 64, "sample": ""},
     )
     with pytest.raises(CheckpointError, match="another base: weights"):
         PromptLoRA(lm.model, lm.tokenizer, network)

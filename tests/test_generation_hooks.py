@@ -177,20 +177,6 @@ def test_a_compiled_model_follows_the_switch(
         assert torch.allclose(found, expected[1][[1, 0, 1]], **EXACT)
 
 
-def test_a_model_compiled_before_its_hooks_is_the_known_hazard(counter: CompileCounterWithBackend) -> None:
-    """Why hooks are permanent: a model compiled without hooks ignores them silently."""
-    model, ids = tiny_llama(), token_ids(2, 6)
-    compiled = torch.compile(model, backend=counter)
-    with torch.no_grad():
-        base = compiled(ids, use_cache=False).logits
-        with HookBasedLoRAInjector(model) as injector, injector.apply(random_lora(injector.projections, 2)):
-            ignored = compiled(ids, use_cache=False).logits
-            torch._dynamo.reset()
-            seen = compiled(ids, use_cache=False).logits
-    assert torch.equal(ignored, base)
-    assert not torch.equal(seen, base)
-
-
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at it for inputs that are no leaves
 def test_gradients_through_a_compiled_model(model: PreTrainedModel, counter: CompileCounterWithBackend) -> None:
     ids = token_ids(2, 6)
