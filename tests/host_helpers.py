@@ -40,7 +40,7 @@ def tiny_network(model: PreTrainedModel, seed: int = 0, **options: object) -> Hy
 def tiny_prompt_lora(model: PreTrainedModel | None = None, **options: object) -> PromptLoRA:
     """Two layers, 97 words, float32; every prompt of words gives another adapter."""
     base = model or tiny_llama(torch.float32)
-    network = tiny_network(base, **options)
+    network = tiny_network(base, **options).to(base.device)
     lm = PromptLoRA(base, word_tokenizer(), network)
     if network.encoder is not None:
         network.encoder.fit_statistics([lm.states.one(prompt) for prompt in prompts(4)])

@@ -26,8 +26,8 @@ from tests.training_helpers import word_tokenizer
 
 
 @pytest.fixture
-def tiny() -> Iterator[PromptLoRA]:
-    lm = tiny_prompt_lora()
+def tiny(device: torch.device) -> Iterator[PromptLoRA]:
+    lm = tiny_prompt_lora(tiny_llama(torch.float32).to(device))
     yield lm
     lm.close()
 
@@ -39,7 +39,7 @@ def adapters(tiny: PromptLoRA) -> list[LoRAWeights]:
 
 def logits(lm: PromptLoRA) -> torch.Tensor:
     with torch.no_grad():
-        return lm.model(token_ids(2, 6), use_cache=False).logits
+        return lm.model(token_ids(2, 6).to(lm.host.device), use_cache=False).logits
 
 
 # --- the stress test -----------------------------------------------------------------------------------------
@@ -343,28 +343,51 @@ def test_a_host_for_training_gives_the_gradients_flags_back():
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_training_beside_answers(checkpointing):
+def test_training_beside_answers(device, checkpointing):
     """Forward, backward (recomputed or not) and answers of the same model from two threads, each as alone."""
-    model = tiny_llama(torch.float32)
+    model = tiny_llama(torch.float32).to(device)
     lm = tiny_prompt_lora(model)
     host = Host.for_training(model, word_tokenizer())
     if checkpointing:
         host.checkpoint_activations()
     ids, text = token_ids(2, 6), texts(1)[0]
-    mine = random_lora(host.injector.projections, 2, dtype=torch.float32, requires_grad=True)
-    leaves = [matrix for pair in mine.values() for matrix in pair]
+    mine = random_lora(host.injector.projections, 2, dtype=torch.float32).to(device=device)
+    leaves = [matrix.requires_grad_() for pair in mine.values() for matrix in pair]
     lora = lm.adapt(prompts(1)[0])
 
     def step() -> list[torch.Tensor]:
-        return list(torch.autograd.grad(host.hidden(ids, mine, [0, 1]).square().mean(), leaves))
+        return list(torch.autograd.grad(host.hidden(ids, mine, [0, 1])[..., :8].square().mean(), leaves))
 
     expected, want = step(), lm.generate(text, lora, max_new_tokens=TOKENS)
+    assert max(float(gradient.abs().max()) for gradient in expected) > 1e-3
     for _ in range(5):
         gradients, answer = in_threads(step, lambda: lm.generate(text, lora, max_new_tokens=TOKENS))
         assert answer == want
         assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
     host.close()
     lm.close()
+
+
+def test_a_backward_in_a_thread_of_autograd_while_the_owner_holds_the_model_and_waits(device):
+    model = tiny_llama(torch.float32).to(device)
+    host = Host.for_training(model, word_tokenizer())
+    host.checkpoint_activations()
+    ids = token_ids(2, 6).to(device)
+    mine = random_lora(host.injector.projections, 2, dtype=torch.float32).to(device=device)
+    leaves = [matrix.requires_grad_() for pair in mine.values() for matrix in pair]
+
+    def loss() -> torch.Tensor:
+        return model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[..., :8].square().mean()
+
+    with host.using(mine, [0, 1]):
+        expected = torch.autograd.grad(loss(), leaves)  # on a GPU this is such a thread already
+        waiting = loss()
+        (found,) = in_threads(lambda: torch.autograd.grad(waiting, leaves))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert torch.equal(loss(), waiting)  # what was on before the recomputation is on
+    with host.using(None):
+        assert not torch.equal(loss(), waiting)
+    host.close()
 
 
 # --- one in, one out -----------------------------------------------------------------------------------------
@@ -395,7 +418,7 @@ def test_scores_are_log_probabilities_of_the_answers(tiny, adapters):
         start = tiny.host.render(text)
         end = tiny.tokenizer(answer, add_special_tokens=False)["input_ids"]
         with torch.no_grad(), tiny.injector.apply(lora.select(i)):
-            logs = tiny.model(torch.tensor([start + end])).logits[0].log_softmax(-1)
+            logs = tiny.model(torch.tensor([start + end], device=tiny.host.device)).logits[0].log_softmax(-1)
         expected = sum(float(logs[len(start) - 1 + k, token]) for k, token in enumerate(end))
         assert found[i] == pytest.approx(expected, abs=1e-4)
     assert tiny.score(inputs, answers, lora, batch_size=1) == pytest.approx(found, abs=1e-4)
