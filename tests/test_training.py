@@ -364,7 +364,7 @@ def test_hooks_are_released_on_every_path(tmp_path, toy_base, monkeypatch):
         trainer.train_step()
     assert hooks_of(pair[0]) == 0
     trainer.close()  # twice does no harm
-    with pytest.raises(TrainingError, match="closed"):
+    with pytest.raises(ModelError, match="closed"):
         trainer.train_step()
     with pytest.raises(ZeroDivisionError), Trainer(config, pair):
         raise ZeroDivisionError

@@ -119,7 +119,7 @@ class Host:
             )
         host = cls(model, tokenizer, projections)
         try:
-            _ = host.lm_head
+            _ = host.lm_head, host.fingerprint  # now: neither can be taken from a base that is sharded
         except BaseException:
             host.close()
             raise
