@@ -46,8 +46,8 @@ def main() -> int:
 
     def read(prompts: list[str]) -> None:
         ids = torch.tensor([encode_prompt(lm.tokenizer, prompt, longest) for prompt in prompts])
-        with torch.no_grad(), lm.injector.apply(None):
-            lm.model.get_decoder()(input_ids=ids, use_cache=False)
+        with lm.host.evaluating(None):
+            lm.model.get_decoder()(input_ids=ids.to(lm.host.device), use_cache=False)
 
     ways: dict[str, Callable[[list[str]], object]] = {
         "read": read,

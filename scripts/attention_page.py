@@ -466,7 +466,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is stale")
     check = parser.parse_args().check
     torch.set_num_threads(1)
-    lm = PromptLoRA.from_pretrained()
+    lm = PromptLoRA.from_pretrained(device="cpu")
     page, figures = render(lm)
     files = {PAGE: page, **{FIGURES / f"attention-{name}.svg": drawn for name, drawn in figures.items()}}
     if check:

@@ -40,7 +40,7 @@ def smollm():
 
     ``PROMPTLORA_TEST_BASE`` names a folder of it where the wheel of the embedded base is not installed.
     """
-    return load_base(os.environ.get("PROMPTLORA_TEST_BASE"))
+    return load_base(os.environ.get("PROMPTLORA_TEST_BASE"), device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -197,7 +197,7 @@ def test_the_hypernetwork_and_its_gradients(device, kind):
 @pytest.mark.parametrize("source", ["embeddings", "hidden", "layers"])
 def test_the_states_of_prompts(device, source, toy_base):
     config = HyperNetworkConfig(**{**vars(SMALL), "source": source})
-    model, tokenizer = load_base(toy_base, dtype=torch.float64)
+    model, tokenizer = load_base(toy_base, dtype=torch.float64, device="cpu")
     prompts = ["say a", "never say b", "write"]
     expected, mask = PromptStates(model, tokenizer, config).batch(prompts)
     found, there = PromptStates(model.to(device), tokenizer, config).batch(prompts)
