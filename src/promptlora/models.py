@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ import huggingface_hub
 import torch
 import transformers.modeling_gguf_pytorch_utils as gguf_reader
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import logging as hub_logging
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -30,10 +27,11 @@ from transformers import (
     PreTrainedTokenizerBase,
     Qwen3NextConfig,
 )
-from transformers.utils import logging as transformers_logging
 
 from promptlora.errors import ModelError, OutputError, one_line
 from promptlora.files import creating_folder
+from promptlora.quiet import quiet
+from promptlora.reading import is_dir, is_file
 
 EMBEDDED = "smollm2-135m-instruct"
 QWEN3_CODER_NEXT = "qwen3-coder-next"  # a built-in configuration: its shapes are known without a download
@@ -49,26 +47,6 @@ def cache_dir() -> Path:
     if own:
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "promptlora"
-
-
-@contextmanager
-def _quiet(bars: bool = False) -> Iterator[None]:
-    """No warnings of the libraries inside, nor their bars unless asked for (a download has them); as before afterwards."""
-    levels = transformers_logging.get_verbosity(), hub_logging.get_verbosity()
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    hub_logging.set_verbosity(logging.ERROR)
-    if not bars:
-        transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(levels[0])
-        hub_logging.set_verbosity(levels[1])
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 @contextmanager
@@ -105,7 +83,7 @@ def _embedded_gguf() -> Path:
 
 
 def _whole(folder: Path) -> bool:
-    return all((folder / file).is_file() for file in ("config.json", "model.safetensors", "tokenizer.json"))
+    return all(is_file(folder / file) for file in ("config.json", "model.safetensors", "tokenizer.json"))
 
 
 def embedded_folder(progress: Progress | None = None) -> Path:
@@ -126,7 +104,7 @@ def embedded_folder(progress: Progress | None = None) -> Path:
     say = progress or (lambda line: None)
     say("converting the embedded base model to safetensors (once, about 30 s)")
     try:
-        with creating_folder(folder, overwrite=folder.is_dir()) as temporary, _quiet():
+        with creating_folder(folder, overwrite=folder.is_dir()) as temporary, quiet():
             _convert(gguf, temporary, say)
     except OutputError:
         if not _whole(folder):
@@ -134,17 +112,41 @@ def embedded_folder(progress: Progress | None = None) -> Path:
     return folder
 
 
+def _check_weights(model: PreTrainedModel, info: Mapping[str, Collection[Any]]) -> None:
+    """Refuse a model some of whose weights were not in its files (transformers draws them at random) or are not finite.
+
+    Args:
+        model: What was loaded.
+        info: What transformers says of the loading; weights that are tied to others are not missing.
+
+    Raises:
+        ValueError: It names the first such parameters.
+    """
+    missing, odd = sorted(info["missing_keys"]), sorted(str(key[0]) for key in info["mismatched_keys"])
+    for names, what in ((missing, "missing from its files"), (odd, "of another size than its config.json says")):
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise ValueError(f"{len(names)} parameters are {what} and would be random: {shown}")
+    for name, parameter in model.named_parameters():
+        plain = parameter.dtype in (torch.float32, torch.float16, torch.bfloat16) and not parameter.is_meta
+        if plain and not bool(torch.isfinite(parameter.detach()).all()):
+            raise ValueError(f"{name} has values that are not finite")
+
+
 def _convert(gguf: Path, folder: Path, say: Progress) -> None:
     """Write the model and the tokenizer of a GGUF file into a folder, as safetensors and JSON."""
     try:
         with _telling_quarters(say):
-            model = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 gguf.parent,
                 gguf_file=gguf.name,
                 quantization_config=GgufConfig(dequantize=True),
                 dtype=torch.float32,
                 local_files_only=True,
+                output_loading_info=True,
             )
+        model, info = loaded
+        _check_weights(model, info)
         say("converting its tokenizer")
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
     except Exception as error:
@@ -168,13 +170,19 @@ def _source(model: str | Path | None, progress: Progress | None) -> str:
             "Qwen/Qwen3-Coder-Next"
         )
     path = Path(model)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
+    if is_dir(path):
+        if not is_file(path / "config.json"):
             raise ModelError(f"{path}: no config.json in this folder; expected a model saved by save_pretrained")
         return str(path)
-    if path.exists() or str(model).count("/") > 1 or str(model).startswith((".", "/", "~")):
+    if (
+        not str(model).strip()
+        or len(str(model)) > 200
+        or is_file(path)
+        or str(model).count("/") > 1
+        or str(model).startswith((".", "/", "~"))
+    ):
         raise ModelError(
-            f"{model}: no such folder; expected a folder with config.json, a Hugging Face id, or {EMBEDDED}"
+            f"{str(model)[:80]}: no such folder; expected a folder with config.json, a Hugging Face id, or {EMBEDDED}"
         )
     return str(model)
 
@@ -192,7 +200,7 @@ def _hub_answers(model: str) -> bool:
 
 def _loading(source: str) -> dict[str, bool]:
     """How transformers is to load a source: never its code, never a pickle, and from the hub only if that answers."""
-    local = Path(source).is_dir() or not _hub_answers(source)
+    local = is_dir(Path(source)) or not _hub_answers(source)
     return {"local_files_only": local, "trust_remote_code": False}
 
 
@@ -202,7 +210,7 @@ def _failure(model: str | Path | None, source: str, error: BaseException) -> Mod
             f"{source}: the converted copy of {EMBEDDED} cannot be loaded ({one_line(error)}); remove this folder, and "
             "it is converted again"
         )
-    if Path(source).is_dir():
+    if is_dir(Path(source)):
         return ModelError(
             f"{model}: cannot be loaded ({one_line(error)}); expected a causal language model with its tokenizer, saved "
             "whole by save_pretrained as safetensors"
@@ -242,13 +250,19 @@ def load_base(
     tokenizer = load_tokenizer(model)
     try:
         options = _loading(source)
-        with _quiet(bars=not options["local_files_only"]):
+        with quiet(bars=not options["local_files_only"]):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, attn_implementation=attn_implementation, use_safetensors=True, **options
+                source,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
             )
+            _check_weights(*loaded)
     except Exception as error:  # a damaged folder makes the libraries raise almost anything
         raise _failure(model, source, error) from error
-    return loaded.to(device).eval().requires_grad_(False), tokenizer
+    return loaded[0].to(device).eval().requires_grad_(False), tokenizer
 
 
 def load_tokenizer(model: str | Path | None = None, progress: Progress | None = None) -> PreTrainedTokenizerBase:
@@ -260,7 +274,7 @@ def load_tokenizer(model: str | Path | None = None, progress: Progress | None = 
     source = _source(model, progress)
     try:
         options = _loading(source)
-        with _quiet(bars=not options["local_files_only"]):
+        with quiet(bars=not options["local_files_only"]):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
     except Exception as error:
         raise _failure(model, source, error) from error
@@ -279,7 +293,7 @@ def load_config(model: str | Path | None = None, progress: Progress | None = Non
         return Qwen3NextConfig()
     source = _source(model, progress)
     try:
-        with _quiet():
+        with quiet():
             config: PretrainedConfig = AutoConfig.from_pretrained(source, **_loading(source))
     except Exception as error:
         raise _failure(model, source, error) from error
@@ -294,7 +308,7 @@ def load_meta(model: str | Path | None = None, progress: Progress | None = None)
     """
     config = load_config(model, progress)
     try:
-        with _quiet(), torch.device("meta"):
+        with quiet(), torch.device("meta"):
             made: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     except Exception as error:
         raise ModelError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from promptlora.errors import ConfigError
-from promptlora.settings import not_negative, positive
+from promptlora.settings import check, not_negative, positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class DataConfig:
     max_answer_tokens: int = 256
 
     def __post_init__(self) -> None:
+        check(self)
         positive(self, "max_input_tokens", "max_answer_tokens")
         for name in ("paraphrase_share", "in_context_share"):
             if not 0 <= getattr(self, name) <= 1:

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from promptlora.errors import CheckpointError, one_line
@@ -24,12 +23,14 @@ from promptlora.hypernet.config import HyperNetworkConfig
 from promptlora.hypernet.encoder import PromptEncoder
 from promptlora.hypernet.generator import ShapeGroupedLoRAGenerator, context_layers
 from promptlora.lora import LoRAWeights
-from promptlora.projections import Projection
-from promptlora.settings import from_dict, to_dict
+from promptlora.projections import Projection, read_projections
+from promptlora.reading import is_file, read_json, read_tensors
+from promptlora.settings import from_dict, to_dict, whole
 
 _FORMAT = "promptlora.hypernetwork/1"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+_WIDEST = 1 << 20  # hidden size of a base
 
 
 class HyperNetwork(nn.Module):
@@ -134,21 +135,18 @@ class HyperNetwork(nn.Module):
         """
         path = Path(path)
         for file in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (path / file).is_file():
+            if not is_file(path / file):
                 raise CheckpointError(f"{path}: no {file}; expected a folder written by HyperNetwork.save_pretrained")
+        description = read_json(path / CONFIG_FILE, CheckpointError)
         try:
-            description: dict[str, Any] = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-            if description.get("format") != _FORMAT:
-                raise CheckpointError(
-                    f"{path / CONFIG_FILE}: format {description.get('format')!r}; expected {_FORMAT!r}"
-                )
+            if description["format"] != _FORMAT:
+                raise CheckpointError(f"format {str(description['format'])[:80]!r}; expected {_FORMAT!r}")
             config = from_dict(HyperNetworkConfig, description["config"])
-            projections = [_projection(values) for values in description["projections"]]
+            projections = read_projections(description["projections"])
+            state_size = whole("state_size", description["state_size"], high=_WIDEST)
             with torch.device("meta"):  # no memory for sizes that the weights do not bear out, no random draws
-                hypernetwork = cls(config, projections, int(description["state_size"]), description["base"])
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
-            if isinstance(error, CheckpointError):
-                raise
+                hypernetwork = cls(config, projections, state_size, _read_base(description["base"]))
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path / CONFIG_FILE}: not a hypernetwork's configuration ({one_line(error)}); fetch or train it again"
             ) from error
@@ -165,12 +163,7 @@ class HyperNetwork(nn.Module):
 
     def _read_weights(self, file: Path) -> dict[str, Tensor]:
         """The tensors of a file, in the dtypes of the parameters, checked against their names and shapes."""
-        try:
-            tensors = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file}: truncated or not safetensors ({one_line(error)}); fetch or train it again"
-            ) from error
+        tensors, _ = read_tensors(file, CheckpointError, fix="the file is damaged; fetch or train it again")
         expected = self.state_dict()
         odd = sorted(set(tensors) ^ set(expected))
         if odd:
@@ -186,10 +179,6 @@ class HyperNetwork(nn.Module):
                     f"{list(expected[name].shape)} as {CONFIG_FILE} says; fetch or train it again"
                 )
             read[name] = value.to(expected[name].dtype, copy=True)  # no view of the file's memory
-            if not bool(torch.isfinite(read[name]).all()):
-                raise CheckpointError(
-                    f"{file}: {name} has values that are not finite; the file is damaged; fetch or train it again"
-                )
         return read
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
@@ -215,6 +204,8 @@ class HyperNetwork(nn.Module):
         return str(address)
 
 
-def _projection(values: dict[str, Any]) -> Projection:
-    rows = values.get("rows")
-    return Projection(**{**values, "rows": None if rows is None else tuple((int(a), int(b)) for a, b in rows)})
+def _read_base(values: Any) -> dict[str, str | int]:
+    """The fingerprint of a base: texts and whole numbers by name."""
+    if not isinstance(values, dict) or not all(type(value) in (str, int) for value in values.values()):
+        raise CheckpointError(f"base={str(values)[:80]}; expected texts and whole numbers by name")
+    return values

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from promptlora.errors import LoRAError
+from promptlora.errors import LoRAError, PromptLoRAError
 from promptlora.files import replacing_file
-from promptlora.projections import Projection
+from promptlora.projections import Projection, read_projections
+from promptlora.reading import is_file, parse_json, read_tensors
 
 if TYPE_CHECKING:
     from promptlora.lora.peft import PeftReport
@@ -86,7 +86,10 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         if not first.is_floating_point():
             raise LoRAError(f"{next(iter(self._matrices))}: A is {first.dtype}; expected a floating point dtype")
         self.stored_adapters = first.shape[0]
-        self.index = tuple(range(first.shape[0])) if index is None else tuple(int(i) for i in index)
+        try:
+            self.index = tuple(range(first.shape[0])) if index is None else tuple(map(operator.index, index))
+        except TypeError as error:
+            raise LoRAError(f"index {list(index or ())[:8]!r}; expected whole numbers") from error
         for i in self.index:
             if not 0 <= i < first.shape[0]:
                 raise LoRAError(
@@ -300,27 +303,35 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             LoRAError: A missing, truncated or foreign file.
         """
         path = Path(path)
-        if not path.is_file():
+        if not is_file(path):
             raise LoRAError(f"{path}: no such file; expected a .safetensors file written by LoRAWeights.save")
-        try:
-            with safe_open(path, framework="pt") as handle:
-                metadata = handle.metadata() or {}
-                tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
-            raise LoRAError(f"{path}: not a whole safetensors file ({error}); write it again") from error
+        tensors, metadata = read_tensors(path, LoRAError)
         if metadata.get("format") != _FORMAT:
             raise LoRAError(f"{path}: format {metadata.get('format')!r}; expected {_FORMAT!r}; for PEFT use load_peft")
         names = [key.removesuffix(".lora_A") for key in tensors if key.endswith(".lora_A")]
         odd = set(tensors) ^ {f"{name}.lora_{which}" for name in names for which in "AB"}
         if odd:
             raise LoRAError(f"{path}: {min(odd)} has no partner; expected a lora_A and a lora_B for each name")
+        matrices = {name: (tensors[f"{name}.lora_A"], tensors[f"{name}.lora_B"]) for name in names}
         try:
-            matrices = {name: (tensors[f"{name}.lora_A"], tensors[f"{name}.lora_B"]) for name in names}
-            return cls(matrices, json.loads(metadata["scaling"]), projections=_read_projections(metadata))
-        except LoRAError as error:
+            lora = cls(matrices, _read_scaling(metadata), projections=_read_projections(metadata))
+            lora._check_projections()
+        except PromptLoRAError as error:
             raise LoRAError(f"{path}: {error}") from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise LoRAError(f"{path}: its metadata is not whole ({error!r}); write it again") from error
+        return lora
+
+    def _check_projections(self) -> None:
+        """Refuse empty matrices, and projections that do not fit them."""
+        for name, (A, B) in self._matrices.items():
+            if not A.numel() or not B.numel():
+                raise LoRAError(f"{name}: A {list(A.shape)} and B {list(B.shape)} are empty. Expected values.")
+        for p in self.projections or ():
+            if p.name in self._matrices:
+                A, B = self._matrices[p.name]
+                if (A.shape[1], B.shape[2]) != p.shape:
+                    raise LoRAError(
+                        f"{p.name}: A {list(A.shape)} and B {list(B.shape)}; expected in and out of {list(p.shape)}"
+                    )
 
     def save_peft(self, path: str | Path, **options: Any) -> PeftReport:
         """Write the one adapter of this selection as a PEFT folder; see ``lora.peft.save_peft``."""
@@ -336,15 +347,17 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return load_peft(path, **options)
 
 
+def _read_scaling(metadata: Mapping[str, str]) -> float:
+    scaling = parse_json(metadata.get("scaling", "null"), "scaling", LoRAError)
+    if isinstance(scaling, bool) or not isinstance(scaling, (int, float)):
+        raise LoRAError(f"scaling is {str(scaling)[:80]}; expected a finite number, alpha / rank")
+    return float(scaling)
+
+
 def _read_projections(metadata: Mapping[str, str]) -> list[Projection] | None:
     if "projections" not in metadata:
         return None
-    return [
-        Projection(
-            **{**fields, "rows": None if fields["rows"] is None else tuple(tuple(span) for span in fields["rows"])}
-        )
-        for fields in json.loads(metadata["projections"])
-    ]
+    return read_projections(parse_json(metadata["projections"], "projections", LoRAError))
 
 
 def _same_names(loras: Sequence[LoRAWeights], what: str) -> LoRAWeights:

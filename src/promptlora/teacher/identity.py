@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from promptlora.errors import ConfigError, DataError, ModelError, one_line
 from promptlora.files import replacing_file
+from promptlora.settings import check
 from promptlora.text import PLACES, render_chat
 
 FORMAT = 1
@@ -47,6 +48,7 @@ class TeachConfig:
     rows_per_shard: int = 512
 
     def __post_init__(self) -> None:
+        check(self)
         for name in ("top_k", "max_input_tokens", "max_answer_tokens", "max_tokens", "rows_per_shard"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}; expected 1 or more")
