@@ -248,7 +248,7 @@ def test_the_working_and_home_folders_are_never_replaced(tmp_path, monkeypatch, 
     else:
         monkeypatch.setenv("HOME", str(inside))
     for target in (inside, tmp_path / "mine", Path() if where == "working" else inside):
-        with pytest.raises(OutputError, match="is not replaced"), creating_folder(target, overwrite=True):
+        with pytest.raises(OutputError, match="it is not replaced"), creating_folder(target, overwrite=True):
             pytest.fail("work was done")
     assert (inside / "precious").read_text() == "x"
 

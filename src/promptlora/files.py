@@ -66,8 +66,13 @@ def check_output(path: Path, *, overwrite: bool = False, folder: bool = True, re
         OutputError: It has no name or too long a one, exists already, is of the other kind, lies below a file, or
             cannot be written.
     """
+    if "\0" in str(path):
+        raise OutputError(f"output {str(path)[:80]!r}: a NUL byte. Expected a name without.")
     if path.name in ("", ".."):
-        raise OutputError(f"output {str(path)!r}: no name. Expected the name of a {'folder' if folder else 'file'}.")
+        raise OutputError(
+            f"output {str(path)!r}: no name of its own, so it is not replaced. Expected the name of a "
+            f"{'folder' if folder else 'file'} to create."
+        )
     try:
         if folder and not reuse:
             _check_target(path, overwrite)

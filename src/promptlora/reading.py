@@ -14,11 +14,7 @@ import tomllib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import safe_open
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from promptlora.errors import PromptLoRAError, one_line
 
@@ -26,6 +22,9 @@ CONFIG_BYTES = 64 << 20  # the configuration of a hypernetwork for a large model
 TOML_BYTES = 1 << 20
 LINE_BYTES = 64 << 20
 _DEPTH = 64
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Error = type[PromptLoRAError]
 
@@ -174,7 +173,7 @@ def read_toml(path: Path, error: Error) -> dict[str, Any]:
     """
     text = read_text(path, error, longest=TOML_BYTES)
     try:
-        values = tomllib.loads(text, parse_float=_finite)
+        values = tomllib.loads(text)
         _check_depth(values)
     except RecursionError as problem:
         raise error(
@@ -238,6 +237,8 @@ def read_tensors(path: Path, error: Error, *, fix: str = "write it again") -> tu
     Raises:
         PromptLoRAError: Truncated, no safetensors, or a value that is not finite; the tensor is named.
     """
+    from safetensors import safe_open  # here and below: what reads text alone starts without PyTorch
+
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = dict(handle.metadata() or {})
@@ -255,6 +256,8 @@ def check_finite(tensor: Tensor, where: str, error: Error, fix: str = "write it 
     Raises:
         PromptLoRAError: Of the class ``error``.
     """
+    import torch
+
     if not tensor.is_floating_point():
         return
     plain = tensor if tensor.element_size() > 1 else tensor.float()  # of 8 bits: isfinite is not implemented

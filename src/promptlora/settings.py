@@ -65,7 +65,7 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
         ConfigError: An unknown key (the nearest known one is named), a missing key or a wrong type.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{where or kind.__name__}={str(values)[:80]!r}; expected a table of settings")
+        raise ConfigError(f"{where or kind.__name__}={_short(values)}; expected a table of settings")
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""
@@ -88,7 +88,7 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}={value!r}; expected a table [{where}]")
+            raise ConfigError(f"{where}={_short(value)}; expected a table [{where}]")
         return from_dict(hint, value, where)
     if isinstance(hint, types.UnionType):
         hint = typing.get_args(hint)[0]
@@ -98,19 +98,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         except OverflowError as error:
             raise ConfigError(f"{where} is too large a whole number; expected a float") from error
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{where}={str(value)[:80]!r} is a {type(value).__name__}; expected {hint.__name__}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{where}={value}; expected a finite number")
-    if isinstance(value, str) and not value.isprintable():
-        raise ConfigError(f"{where}={value[:80]!r}; expected a text without control characters")
+        raise ConfigError(f"{where}={_short(value)} is a {type(value).__name__}; expected {hint.__name__}")
     return value
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80]
 
 
 def check(owner: Any) -> None:
     """Refuse values of another type than their field's, also where they did not come from a file.
 
     A float for a whole number, a bool for a number and a number that is not finite are among them; a whole number
-    counts as a float. Whole numbers end at 2**31, which no setting has a use for; that is no promise of memory.
+    counts as a float.
 
     Raises:
         ConfigError: It names field and value.
@@ -122,8 +122,10 @@ def check(owner: Any) -> None:
             _convert(hint, to_dict(value) if dataclasses.is_dataclass(value) else value, name)
         except ConfigError as error:
             raise ConfigError(f"{error} (in {kind.__name__})") from error
-        if isinstance(value, int) and abs(value) >= 1 << 32:
-            raise ConfigError(f"{name}={str(value)[:40]} in {kind.__name__}; expected a number below {1 << 32}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}={value} in {kind.__name__}; expected a finite number")
+        if isinstance(value, int) and abs(value) >= 1 << 53:
+            raise ConfigError(f"{name}={str(value)[:40]} in {kind.__name__}; expected a smaller number")
 
 
 def at_most(owner: object, most: int, *names: str) -> None:

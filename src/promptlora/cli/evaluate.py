@@ -9,18 +9,22 @@ import typer
 from rich.markdown import Markdown
 
 from promptlora.cli.console import (
+    MOST_ROWS,
+    MOST_TOKENS,
     Base,
     Device,
     Force,
     Hypernetwork,
     Json,
     err,
+    finite,
     load,
     out,
     print_json,
     progress_bar,
     working,
 )
+from promptlora.files import check_output
 
 
 def evaluate(
@@ -37,14 +41,22 @@ def evaluate(
         ),
     ] = "base,in_context,adapter,wrong_prompt,static",
     rows_per_task: Annotated[int | None, typer.Option(min=1, help="Only the first rows of each task.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 32,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows that run at once.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of the wrong-prompt permutation and the bootstrap.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer in tokens.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="Rows that run at once.")] = 50,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of the wrong-prompt permutation and the bootstrap.")
+    ] = 0,
     strength: Annotated[
-        float | None, typer.Option(min=0.0, help="Factor of the generated part; by default as the hypernetwork says.")
+        float | None,
+        typer.Option(
+            min=0.0, callback=finite, help="Factor of the generated part; by default as the hypernetwork says."
+        ),
     ] = None,
     vectors: Annotated[
-        float | None, typer.Option(min=0.0, help="Factor of the function vectors; by default as the hypernetwork says.")
+        float | None,
+        typer.Option(
+            min=0.0, callback=finite, help="Factor of the function vectors; by default as the hypernetwork says."
+        ),
     ] = None,
     reuse: Annotated[
         Path | None,
@@ -61,6 +73,7 @@ def evaluate(
 
     Example: **promptlora eval heldout.jsonl.gz -o results/heldout**
     """
+    check_output(output, reuse=True)
     with working("reading rows"):
         from promptlora import evaluate as evaluation
         from promptlora.data import first_of_each_task, read_rows
@@ -68,7 +81,7 @@ def evaluate(
         rows = read_rows(data, split)
         if rows_per_task:
             rows = first_of_each_task(rows, rows_per_task)
-    lm = load(hypernetwork, base, dtype, device, force)
+    lm = load(hypernetwork, base, dtype, device, force, prompts=sorted({row.prompt for row in rows}))
     with progress_bar() as progress:
         bars = {}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from promptlora.errors import OutputError, one_line
 from promptlora.evaluate.conditions import WITHOUT_ADAPTER
-from promptlora.files import replacing_file
+from promptlora.files import append_lines, replacing_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,8 @@ class AnswerFile:
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Keep answers, and write them at once."""
-        with self.path.open("a", encoding="utf-8") as handle:
-            for answer in answers:
-                self.answers[answer.condition, answer.row] = answer
-                handle.write(json.dumps(vars(answer), ensure_ascii=True) + "\n")
+        append_lines(self.path, [json.dumps(vars(answer), ensure_ascii=True) for answer in answers])
+        self.answers.update({(answer.condition, answer.row): answer for answer in answers})
 
 
 def reuse_baselines(path: Path, identity: dict[str, Any]) -> list[Answer]:

@@ -7,7 +7,10 @@ base it was trained for; it never runs the base.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from jaxtyping import Bool, Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from promptlora.errors import CheckpointError, one_line
+from promptlora.errors import CheckpointError, ConfigError, one_line
 from promptlora.files import creating_folder
 from promptlora.hypernet.config import HyperNetworkConfig
 from promptlora.hypernet.encoder import PromptEncoder
@@ -55,6 +58,8 @@ class HyperNetwork(nn.Module):
         self.state_size = state_size
         self.base = dict(base or {})
         layers = context_layers(config, projections)
+        if torch.get_default_device().type != "meta":
+            _check_memory(config, projections, state_size)
         self.encoder = PromptEncoder(config, state_size, layers) if config.generated else None
         self.generator = ShapeGroupedLoRAGenerator(config, projections)
 
@@ -134,22 +139,16 @@ class HyperNetwork(nn.Module):
             CheckpointError: A folder that is missing, or files that are truncated or do not fit together.
         """
         path = Path(path)
-        for file in (CONFIG_FILE, WEIGHTS_FILE):
-            if not is_file(path / file):
-                raise CheckpointError(f"{path}: no {file}; expected a folder written by HyperNetwork.save_pretrained")
-        description = read_json(path / CONFIG_FILE, CheckpointError)
-        try:
-            if description["format"] != _FORMAT:
-                raise CheckpointError(f"format {str(description['format'])[:80]!r}; expected {_FORMAT!r}")
+        if not is_file(path / WEIGHTS_FILE) and is_file(path / CONFIG_FILE):
+            raise CheckpointError(
+                f"{path}: no {WEIGHTS_FILE}; expected a folder written by HyperNetwork.save_pretrained"
+            )
+        with _configuration_of(path) as description:
             config = from_dict(HyperNetworkConfig, description["config"])
             projections = read_projections(description["projections"])
             state_size = whole("state_size", description["state_size"], high=_WIDEST)
             with torch.device("meta"):  # no memory for sizes that the weights do not bear out, no random draws
                 hypernetwork = cls(config, projections, state_size, _read_base(description["base"]))
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{path / CONFIG_FILE}: not a hypernetwork's configuration ({one_line(error)}); fetch or train it again"
-            ) from error
         hypernetwork.load_state_dict(hypernetwork._read_weights(path / WEIGHTS_FILE), assign=True)
         return hypernetwork.eval()
 
@@ -202,6 +201,55 @@ class HyperNetwork(nn.Module):
                 f"{repo_id}: cannot be uploaded ({one_line(error)}); check the network, the name and the token"
             ) from error
         return str(address)
+
+
+@contextmanager
+def _configuration_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The values of a folder's config.json; what they cannot be used for inside is a CheckpointError."""
+    file = path / CONFIG_FILE
+    if not is_file(file):
+        raise CheckpointError(f"{path}: no {CONFIG_FILE}; expected a folder written by HyperNetwork.save_pretrained")
+    description = read_json(file, CheckpointError)
+    try:
+        if description["format"] != _FORMAT:
+            raise CheckpointError(f"format {repr(description['format'])[:80]}; expected {_FORMAT!r}")
+        yield description
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{file}: not a hypernetwork's configuration ({one_line(error)}); fetch or train it again"
+        ) from error
+
+
+def read_config(path: str | Path) -> HyperNetworkConfig:
+    """The configuration of a hypernetwork's folder, without its weights.
+
+    Raises:
+        CheckpointError: A folder that is missing, or a file that is damaged.
+    """
+    with _configuration_of(Path(path)) as description:
+        return from_dict(HyperNetworkConfig, description["config"])
+
+
+def _check_memory(config: HyperNetworkConfig, projections: Sequence[Projection], state_size: int) -> None:
+    """Refuse parameters that this machine has no memory for, before any is made.
+
+    Raises:
+        ConfigError: It says how many bytes there would be.
+    """
+    try:
+        with torch.device("meta"):
+            made = HyperNetwork(config, projections, state_size)
+        needed = sum(p.numel() * p.element_size() for p in made.parameters())
+    except (RuntimeError, TypeError) as error:  # sizes beyond 64 bits
+        raise ConfigError(
+            f"hypernetwork: too large ({one_line(error)}); choose a smaller rank or context_size"
+        ) from error
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if needed > there:
+        raise ConfigError(
+            f"hypernetwork: rank={config.rank} and context_size={config.context_size} make {needed / 1e9:,.0f} GB of "
+            f"parameters. Expected at most {there / 1e9:,.0f} GB, the memory of this machine. Fix: make them smaller."
+        )
 
 
 def _read_base(values: Any) -> dict[str, str | int]:

@@ -307,7 +307,9 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             raise LoRAError(f"{path}: no such file; expected a .safetensors file written by LoRAWeights.save")
         tensors, metadata = read_tensors(path, LoRAError)
         if metadata.get("format") != _FORMAT:
-            raise LoRAError(f"{path}: format {metadata.get('format')!r}; expected {_FORMAT!r}; for PEFT use load_peft")
+            raise LoRAError(
+                f"{path}: format {repr(metadata.get('format'))[:80]}; expected {_FORMAT!r}; for PEFT use load_peft"
+            )
         names = [key.removesuffix(".lora_A") for key in tensors if key.endswith(".lora_A")]
         odd = set(tensors) ^ {f"{name}.lora_{which}" for name in names for which in "AB"}
         if odd:
@@ -321,10 +323,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return lora
 
     def _check_projections(self) -> None:
-        """Refuse empty matrices, and projections that do not fit them."""
-        for name, (A, B) in self._matrices.items():
-            if not A.numel() or not B.numel():
-                raise LoRAError(f"{name}: A {list(A.shape)} and B {list(B.shape)} are empty. Expected values.")
+        """Refuse projections that do not fit the matrices."""
         for p in self.projections or ():
             if p.name in self._matrices:
                 A, B = self._matrices[p.name]

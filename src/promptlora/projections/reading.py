@@ -25,8 +25,12 @@ def _size(values: Mapping[str, Any], key: str, name: str) -> int:
     return value
 
 
-def read_projection(values: Any) -> Projection:
-    """One projection from the values of ``dataclasses.asdict``, lists for tuples; unknown keys are left out.
+def read_projection(values: Any, *, strict: bool = True) -> Projection:
+    """One projection from the values of ``dataclasses.asdict``, lists for tuples.
+
+    Args:
+        values: The values.
+        strict: Refuse unknown keys; else they are left out.
 
     Raises:
         ProjectionError: A value that is missing, of a wrong type or does not fit the others.
@@ -36,7 +40,9 @@ def read_projection(values: Any) -> Projection:
     for key in ("name", "module", "role"):
         if not isinstance(values.get(key), str) or not values[key]:
             raise ProjectionError(f"a projection's {key} is {values.get(key)!r}. Expected a text.")
-    name = values["name"][:200]
+    name, unknown = values["name"][:200], sorted(set(values) - _KNOWN)
+    if strict and unknown:
+        raise ProjectionError(f"{name}: unknown key {unknown[0][:80]!r}. Expected some of {', '.join(sorted(_KNOWN))}.")
     _size(values, "in_features", name)
     width_out = _size(values, "out_features", name)
     whole = None if values.get("module_out_features") is None else _size(values, "module_out_features", name)

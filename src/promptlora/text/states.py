@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.errors import ModelError, PromptError
 from promptlora.files import replacing_file
+from promptlora.reading import read_tensors
 from promptlora.text.chat import encode_prompt
 
 
@@ -169,8 +169,10 @@ class PromptStates:
         path = folder / name[:2] / f"{name[2:]}.safetensors"
         weight: Any = self.model.get_input_embeddings().weight
         if path.is_file():
-            with suppress(SafetensorError, KeyError):
-                return load_file(path, device=str(weight.device))["states"]
+            with suppress(PromptError, KeyError):
+                kept = read_tensors(path, PromptError)[0]["states"]
+                if kept.shape[0] == len(ids) and kept.shape[-1] == weight.shape[-1]:
+                    return kept.to(weight.device)
         states = self._compute(ids)
         with replacing_file(path) as temporary:
             save_file({"states": states.cpu().contiguous()}, temporary)

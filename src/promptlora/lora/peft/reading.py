@@ -137,7 +137,7 @@ def _number(path: Path, key: str, value: Any) -> float:
     """A rank (a whole number above 0) or an alpha (any number); JSON has let none in that is not finite."""
     rank = key in ("r", "rank_pattern")
     if isinstance(value, bool) or not isinstance(value, int if rank else (int, float)) or (rank and value < 1):
-        raise LoRAError(f"{path}: {key} is {str(value)[:80]}; expected a {'positive whole ' if rank else ''}number")
+        raise LoRAError(f"{path}: {key} is {repr(value)[:80]}; expected a {'positive whole ' if rank else ''}number")
     return float(value)
 
 
@@ -239,7 +239,7 @@ def _read_note(folder: Path, note: str | None) -> list[Block]:
             start, rank = entry["start"], entry["rank"]
             whole("start", start, low=0)
             whole("rank", rank)
-            blocks.append(Block(read_projection(entry["projection"]), start, rank))
+            blocks.append(Block(read_projection(entry["projection"], strict=False), start, rank))
         check_names(block.projection for block in blocks)
     except (TypeError, KeyError, PromptLoRAError) as error:
         raise LoRAError(f"{where} is damaged ({one_line(error)}); write the adapter again") from error
