@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from promptlora.data import hold_out, read_rows
 from promptlora.files import replacing_file
+from promptlora.hypernet.config import HEAD_KINDS
 from promptlora.train.checkpoints import read_metrics
 from runs import argument_parser, merged, read_results, told, training, work, write_results
 
@@ -68,18 +69,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "53 training tasks": {"data": {"tasks": 53}},
     "no paraphrases": {"data": {"paraphrase_share": 0.0}},
     "token embeddings": {"hypernetwork": {"source": "embeddings"}},
-    "shared head": {"hypernetwork": {"head": "shared"}},
-    "rankwise head": {"hypernetwork": {"head": "rankwise"}},
-    "lowrank head": {"hypernetwork": {"head": "lowrank"}},
-    "lowrank head, as many parameters as full": {"hypernetwork": {"head": "lowrank", "head_bottleneck": 240}},
-    "shared head, as many parameters as full": {"hypernetwork": {"head": "shared", "trunk_layers": 8}},
-    "rankwise head, as many parameters as full": {"hypernetwork": {"head": "rankwise", "trunk_layers": 15}},
     "rank 4": {"hypernetwork": {"rank": 4, "alpha": 8.0}},
     "adapters from layer 15 on": {"hypernetwork": {"first_layer": 15}},
     "label smoothing 0.1": {"regularization": {"label_smoothing": 0.1}},
     "l1 penalty 0.1": {"regularization": {"l1": 0.1}},
     "NEFTune 5": {"regularization": {"neftune": 5.0}},
     "13 training tasks": {"data": {"tasks": 13}},
+}
+# Heads are compared with three seeds each: a seed is worth more than most heads are.
+HEADS: dict[str, dict[str, Any]] = {
+    **{f"{kind} head": {"head": kind} for kind in HEAD_KINDS if kind != "full"},
+    "lowrank head, as many parameters as full": {"head": "lowrank", "head_bottleneck": 240},
+    "shared head, as many parameters as full": {"head": "shared", "trunk_layers": 8},
+    "rankwise head, as many parameters as full": {"head": "rankwise", "trunk_layers": 15},
+}
+VARIANTS |= {
+    name if not seed else f"{name}, seed {seed}": {"hypernetwork": head} | ({"seed": seed} if seed else {})
+    for name, head in HEADS.items()
+    for seed in (0, 1, 2)
 }
 _COLUMNS = {
     "validation_loss": "right prompt", "validation_wrong": "another's", "validation_static": "static part",

@@ -25,7 +25,7 @@ from playwright.sync_api import sync_playwright
 
 SERVER = """
 import sys, time
-from promptlora.adaptation import PromptLoRA
+from promptlora import PromptLoRA
 from promptlora.ui.serving import serve
 
 def load():

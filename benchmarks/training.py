@@ -5,6 +5,7 @@
 Bare: forward and backward of the frozen base without hooks, down to its input embeddings, with the same loss on the same
 rows. Step: what ``Trainer.train_step`` does: states of the prompts (known already), hypernetwork, base with the adapters
 on, backward to the hypernetwork, clipping and optimizer. Rounds alternate; the ratio is that of the medians.
+Further rounds are stopped at the borders of the step's stages, which says where the time goes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from promptlora.data import Batch
 from promptlora.settings import from_dict
 from promptlora.train import Trainer
 from promptlora.train.config import TrainConfig
-from runs import console, positive, told, write_json
+from runs import console, merged, positive, told, write_json
 
 TEXT = "the of and to in is that for it with as was on be at by this had not are but from or have an they"
 WORDS = TEXT.split()
@@ -43,51 +46,107 @@ def rows(tasks: int, each: int, words: int) -> list[dict[str, Any]]:
     return made
 
 
-def bare_step(trainer: Trainer, batch: Batch) -> float:
+def bare_step(trainer: Trainer, batch: Batch) -> None:
     """Forward and backward of the base alone, to the input embeddings."""
-    embedded = trainer.model.get_input_embeddings()(batch.input_ids).detach().requires_grad_(True)
+    ids = batch.input_ids.to(trainer.model.device)
+    embedded = trainer.model.get_input_embeddings()(ids).detach().requires_grad_(True)
     hidden = trainer.model.get_decoder()(inputs_embeds=embedded, use_cache=False).last_hidden_state
     loss = trainer.objective._sft(batch, hidden)  # type: ignore[attr-defined]
     loss.backward()
-    return float(loss.detach())
+    loss.item()
+
+
+def timed(work: Callable[[], Any], clock: Callable[[], float]) -> float:
+    """How long a call takes."""
+    started = clock()
+    work()
+    return clock() - started
+
+
+@contextmanager
+def stages(trainer: Trainer, clock: Callable[[], float]) -> Iterator[dict[str, float]]:
+    """Seconds of each stage of the steps that run inside, added up as they pass."""
+    spent: dict[str, float] = {}
+    with ExitStack() as stack:
+        for stage, (owner, name) in {
+            "batch": (trainer, "_next_parts"),
+            "adapters": (trainer, "adapters"),
+            "forward": (trainer.objective, "loss"),
+            "backward": (trainer.accelerator, "backward"),
+            "optimizer": (trainer.optimizer, "step"),
+        }.items():
+            inner, spent[stage] = getattr(owner, name), 0.0
+
+            def counted(*args: Any, stage: str = stage, inner: Any = inner, **options: Any) -> Any:
+                started = clock()
+                result = inner(*args, **options)
+                spent[stage] += clock() - started
+                return result
+
+            setattr(owner, name, counted)
+            stack.callback(delattr, owner, name)
+        yield spent
 
 
 def measure(
-    prompts: int, per_prompt: int, words: int, dtype: str, rank: int, rounds: int, folder: Path
+    prompts: int,
+    per_prompt: int,
+    words: int,
+    dtype: str,
+    rank: int,
+    rounds: int,
+    folder: Path,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    data: Path | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Seconds of bare step and training step, alternating."""
-    data = folder / f"rows-{words}.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows(2 * prompts, 4 * per_prompt, words)))
-    config = from_dict(
-        TrainConfig,
-        {
-            "output": str(folder / "run"), "steps": 10_000, "prompts_per_batch": prompts, "rows_per_prompt": per_prompt,
-            "base_dtype": dtype, "attention": "eager", "margin_every": 10_000, "data": {"train": str(data)},
-            "hypernetwork": {"rank": rank, "alpha": 2.0 * rank},
-        },
-    )  # fmt: skip
-    with Trainer(config) as trainer:
-        trainer.train_step()  # all prompts' states, and the allocator, are warm after these
-        for step in range(4):
-            trainer.states.batch(trainer.objective.part(step, 0, 1).prompts)
+    """Seconds of bare step and training step, alternating; then of the step's stages.
+
+    Args:
+        prompts: Prompts in a batch.
+        per_prompt: Rows of each.
+        words: Length of the made-up rows.
+        dtype: Of the base.
+        rank: Of the adapters.
+        rounds: Measurements of each.
+        folder: Where the files of the run go.
+        clock: Seconds, read when the device is idle.
+        data: Rows to use instead of made-up ones.
+        **options: Further settings of the run, nested tables included.
+    """
+    if data is None:
+        data = folder / f"rows-{prompts}-{words}.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows(2 * prompts, 4 * per_prompt, words)))
+    values = {
+        "output": str(folder / "run"), "steps": 10_000, "prompts_per_batch": prompts, "rows_per_prompt": per_prompt,
+        "base_dtype": dtype, "attention": "eager", "margin_every": 10_000, "data": {"train": str(data)},
+        "hypernetwork": {"rank": rank, "alpha": 2.0 * rank},
+    }  # fmt: skip
+    with Trainer(from_dict(TrainConfig, merged(values, options))) as trainer:
+        for step in range(2 * rounds + 2):  # the states of all prompts are known, as they are in a long run
+            trainer.states.batch(trainer.objective.parts(step, 1)[0].prompts)
+        trainer.train_step()  # the allocator is warm after these
         trainer.train_step()
-        bare, step, tokens = [], [], 0
-        for _ in track(range(rounds), f"{prompts} x {per_prompt} rows of {words} words, {dtype}", console=console):
-            batch = trainer.objective.part(trainer.step, 0, 1)
-            trainer.states.batch(batch.prompts)
-            tokens = batch.tokens
-            started = time.perf_counter()
-            bare_step(trainer, batch)
-            bare.append(time.perf_counter() - started)
-            started = time.perf_counter()
-            trainer.train_step()
-            step.append(time.perf_counter() - started)
+        bare, whole, tokens = [], [], []
+        shown = f"{prompts} x {per_prompt} rows, {dtype}"
+        for _ in track(range(rounds), shown, console=console):
+            batch = trainer.objective.parts(trainer.step, 1)[0]
+            bare.append(timed(lambda batch=batch: bare_step(trainer, batch), clock))
+            whole.append(timed(trainer.train_step, clock))
+            tokens.append(batch.tokens)
+        with stages(trainer, clock) as spent:
+            seconds = timed(lambda: [trainer.train_step() for _ in range(rounds)], clock)
+        spent["rest"] = seconds - sum(spent.values())
+        parameters = sum(p.numel() for p in trainer.hypernetwork.parameters())
     return {
-        "prompts": prompts, "rows_per_prompt": per_prompt, "tokens": tokens, "dtype": dtype, "rank": rank, "rounds": rounds,
-        "bare_tokens_per_second": tokens / statistics.median(bare),
-        "step_tokens_per_second": tokens / statistics.median(step),
-        "ratio": statistics.median(step) / statistics.median(bare),
-        "ratio_of_each_round": [b / a for a, b in zip(bare, step, strict=True)],
+        "prompts": prompts, "rows_per_prompt": per_prompt, "tokens": round(statistics.mean(tokens)), "dtype": dtype,
+        "rank": rank, "rounds": rounds, "parameters": parameters,
+        "bare_tokens_per_second": statistics.median(t / s for t, s in zip(tokens, bare, strict=True)),
+        "step_tokens_per_second": statistics.median(t / s for t, s in zip(tokens, whole, strict=True)),
+        "ratio": statistics.median(whole) / statistics.median(bare),
+        "ratio_of_each_round": [b / a for a, b in zip(bare, whole, strict=True)],
+        "stages_ms": {stage: 1e3 * value / rounds for stage, value in spent.items()},
     }  # fmt: skip
 
 

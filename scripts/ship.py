@@ -32,6 +32,19 @@ checkpoint as research material. The data are not part of this repository. The b
 """
 
 
+def measured(report: Report) -> str:
+    """The adapter beside the best constant answers, in words, and the tables."""
+    other = report.best_constant_other
+    chosen = "" if other is None else f" Chosen on other rows of the task, it scores {other:.1f}."
+    vectors = "contain function vectors" if report.identity.get("vectors") else "contain no function vectors"
+    table = report.to_markdown().split("\n\n| task |")[0]
+    return f"""\
+**The best constant answer of each task, one output given to every row, scores {report.best_constant:.1f}; the adapter scores
+{report.overall["adapter"]["strict"]:.1f}.**{chosen} These adapters {vectors}.
+
+{table}"""
+
+
 def card(config: TrainConfig, config_path: Path, run: dict[str, object], report: Path | None) -> str:
     """The model card in Markdown."""
     network = HyperNetwork.from_pretrained(shipped_hypernetwork())
@@ -39,8 +52,7 @@ def card(config: TrainConfig, config_path: Path, run: dict[str, object], report:
     size = (shipped_hypernetwork() / "model.safetensors").stat().st_size
     table = "Not measured yet."
     if report:
-        values = json.loads(report.read_text(encoding="utf-8"))
-        table = Report(**values).to_markdown().split("\n\n| task |")[0]
+        table = measured(Report(**json.loads(report.read_text(encoding="utf-8"))))
     return f"""\
 ---
 license: apache-2.0

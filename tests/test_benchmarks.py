@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+import warnings
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,12 @@ import torch
 
 from promptlora import HyperNetwork, HyperNetworkConfig, find_projections
 from promptlora.data import Row
-from promptlora.models import load_meta
+from promptlora.errors import DataError
+from promptlora.lora import LoRAWeights
+from promptlora.models import base_fingerprint, load_base, load_meta
 from promptlora.settings import from_dict
+from tests.helpers import tiny_llama
+from tests.training_helpers import write_jsonl
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -54,70 +58,127 @@ def test_a_queue_runs_what_is_left_in_order_and_not_what_waits_for_a_failure(ben
             signal.signal(number, handler)
 
 
-def test_the_table_is_of_complete_rows_with_means_over_tasks_and_seeds(benches, tmp_path):
-    unseen = benches("unseen_tasks")
-    rows = [
-        Row(task=task, prompt=task, input=str(i), outputs=(f"{task}{i}",), metric="exact_match", split="eval")
-        for task in ("a", "b")
-        for i in range(2)
-    ]
-    taught = [replace(row, split="train") for row in rows[2:]]  # of b alone
+# --- unseen tasks -------------------------------------------------------------------------------------------
 
-    def answer(name: str, condition: str, right: list[bool], first: int = 0) -> None:
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        lines = ["{}"] + [
-            json.dumps(
-                {"condition": condition, "row": i, "tokens": 7, "text": rows[first + i].outputs[0] if fine else "no"}
-            )
-            for i, fine in enumerate(right)
+
+def tiny_network(folder: Path, base: Path, seed: int, **options: object) -> Path:
+    """A hypernetwork of random weights for a tiny base, saved."""
+    model, _ = load_base(base)
+    torch.manual_seed(seed)
+    config = HyperNetworkConfig(
+        source_layer=1, max_prompt_tokens=64, context_size=16, encoder_layers=1, encoder_heads=2, pooling_queries=2,
+        trunk_layers=1, rank=2, **options,
+    )  # fmt: skip
+    network = HyperNetwork(config, find_projections(model), model.config.hidden_size, base_fingerprint(model))
+    for name, parameter in network.generator.named_parameters():
+        if name.endswith("B.weight") or "static_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def unseen_run(tmp_path, toy_base):
+    """Arguments of the benchmark on a tiny base, two tasks in two files, and networks of random weights."""
+    files = []
+    for task, letter in (("one/x", "a"), ("two", "b")):
+        rows = [
+            {"task": task, "prompt": f"say {letter}", "input": f"w{i} w{i + 1}", "outputs": [letter], "split": split}
+            for i, split in enumerate(["eval", "eval", "eval", "train", "train", "train", "train"])
         ]
-        (folder / "answers.jsonl").write_text("\n".join(lines) + "\n")
-
-    answer("eval-hypernetwork-0", "adapter", [True, True, True, False])
-    answer("eval-hypernetwork-1", "adapter", [True, False, False, False])
-    answer("eval-hypernetwork-2", "adapter", [True, True, True])  # not complete
-    answer("eval-multitask-0", "adapter", [True, False, False, False])
-    answer("eval-oracle-b", "adapter", [False, True], first=2)
-    values = unseen.report(tmp_path, [*rows, *taught], {})
-    results = values["results"]
-    assert set(results) == {"hypernetwork, adapter only", "multi-task LoRA", "oracle: a LoRA trained on each task"}
-    of_each = results["hypernetwork, adapter only"]["of_each_seed"]
-    assert {seed: scores["strict"] for seed, scores in of_each.items()} == {"0": 75.0, "1": 25.0}
-    assert results["hypernetwork, adapter only"]["strict"] == 50.0
-    assert results["hypernetwork, adapter only"]["tasks"] == {"a": 75.0, "b": 25.0}
-    assert results["oracle: a LoRA trained on each task"]["tasks"] == {"b": 50.0}
-    difference = values["differences"]["hypernetwork, adapter only - multi-task LoRA"]
-    assert difference["points"] == 50.0  # of the seed that both have
-    assert (difference["low"], difference["high"]) == (50.0, 50.0)  # the same on both tasks
-    assert values["majority"] == 50.0
-    assert "| hypernetwork, adapter only | 2 | 50.0 | 75.0, 25.0 |" in unseen.markdown(values)
-    assert values["differences"]["oracle: a LoRA trained on each task - hypernetwork, adapter only"]["points"] == 25.0
-    assert "| oracle: a LoRA trained on each task (1 tasks that have training rows) | 1 | 50.0 |" in unseen.markdown(
-        values
-    )
-    known = {name: {int(seed): of for seed, of in row["of_each_seed"].items()} for name, row in results.items()}
-    assert unseen.report(tmp_path / "another machine", [*rows, *taught], known) == values
+        (tmp_path / letter).mkdir()
+        files.append(write_jsonl(tmp_path / letter / "heldout.jsonl", rows))
+    others = [{"task": "one/x", "prompts": [f"write {letter}" for letter in "abc"] + ["say a", "never write"]}]
+    wordings = write_jsonl(tmp_path / "wordings.jsonl", others)
+    networks = [tiny_network(tmp_path / f"hyper{seed}", toy_base, seed) for seed in (0, 1)]
+    multitask = tiny_network(tmp_path / "multi" / "final", toy_base, 2, generated=False)
+    tiny_network(tmp_path / "oracle" / "one-x", toy_base, 3, generated=False)
+    return [
+        "--data", *files, "--hypernetworks", f"seed0={networks[0]}", f"seed1={networks[1]}",
+        "--by-tasks", f"8={networks[0]}", f"30-a={networks[0]}", f"30-b={networks[1]}",
+        "--multitask", f"seed0={multitask.parent}", "--oracle", tmp_path / "oracle", "--wordings", wordings,
+        "--base", toy_base, "-o", tmp_path / "runs", "--max-new-tokens", "3", "--batch-size", "2",
+    ]  # fmt: skip
 
 
-def test_what_the_result_file_holds_is_not_measured_again_unless_settings_differ(benches, tmp_path, monkeypatch):
+def test_the_whole_benchmark_of_unseen_tasks(benches, tmp_path, unseen_run, monkeypatch, capfd):
     unseen, runs = benches("unseen_tasks"), benches("runs")
-    monkeypatch.setattr(runs, "RESULTS", tmp_path)
-    assert unseen.known_scores() == {}
-    rows = [Row(task="a", prompt="a", input="i", outputs=("o",), metric="exact_match", split="train")]
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(unseen, "FIGURE", tmp_path / "figure.svg")
+    arguments = list(map(str, unseen_run))
+    assert unseen.main([*arguments, "--only", "base"]) == 0
+    assert not (tmp_path / "figure.svg").exists()
+    assert unseen.main([*arguments, "--report"]) == 0  # what is done so far
+    values = json.loads((tmp_path / "results" / "unseen_tasks.json").read_text())
+    assert set(values["results"]) == {name for name, (kind, _) in unseen.TABLE.items() if kind == "base"}
+    assert unseen.main(arguments) == 0
+    values = json.loads((tmp_path / "results" / "unseen_tasks.json").read_text())
+    table = (tmp_path / "results" / "unseen_tasks.md").read_text()
+    assert set(values["results"]) == set(unseen.TABLE)
+    assert (values["rows"], values["tasks"], values["data"]) == (6, 2, {"a": 1, "b": 1})
+    adapter = values["results"]["hypernetwork, adapter only"]
+    assert set(adapter["of_each_seed"]) == {"seed0", "seed1"}
+    means = [scores["strict"] for scores in adapter["of_each_seed"].values()]
+    assert adapter["strict"] == pytest.approx(sum(means) / 2)
+    assert values["constants"]["best constant answer, chosen on the scored rows (upper bound)"]["strict"] == 100
+    assert table.splitlines()[4].startswith("| best constant answer")
+    assert "| oracle: a LoRA trained on each task (1 tasks) |" in table
+    left_out = 1 - any(values["results"]["multi-task LoRA, prompt in context"]["tasks"].values())  # a ratio to 0
+    assert len(values["differences"]) == len(benches("unseen_table").COMPARISONS) - left_out
+    runs_by_count = {count: len(of) for count, of in values["by_training_tasks"].items()}
+    assert runs_by_count == {"8": 1, "30": 2}
+    assert values["by_training_tasks"]["30"][0] == values["by_training_tasks"]["8"][0]  # the same network
+    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
+    asked = values["wordings"]
+    assert set(asked) == set(benches("unseen_table").REWORDED)
+    assert asked["hypernetwork, adapter only"]["tasks"] == 1  # the other task has no wordings
+    assert len(asked["hypernetwork, adapter only"]["each"]) == 5
+    first = (tmp_path / "runs" / "wordings" / "1" / "hypernetwork" / "seed0" / "answers.jsonl").read_text()
+    assert len(first.splitlines()) == 1 + 3
+    capfd.readouterr()
+    assert unseen.main(arguments) == 0  # nothing is answered twice
+    assert "0 evaluations are left" in capfd.readouterr().err
 
-    def names(known: dict) -> set[str]:
-        return {job.name for job in unseen.make_jobs(tmp_path, tmp_path / "runs", rows, known)}
 
-    everything = names({})
-    assert {"train hypernetwork-0", "eval eval-hypernetwork-0", "train oracle-a", "eval eval-baselines-0"} <= everything
-    scores = {"strict": 1.0, "first_line": 1.0, "rougeL": 1.0, "tokens": 1.0, "tasks": {"a": 1.0}}
-    decided = [name for name, (run, _, _) in unseen.TABLE.items() if run == "hypernetwork"]
-    written = {**unseen.settings(), "results": {name: {"of_each_seed": {"0": scores}} for name in decided}}
-    runs.write_json(tmp_path / "unseen_tasks.json", written)
-    assert names(unseen.known_scores()) == everything - {"train hypernetwork-0", "eval eval-hypernetwork-0"}
-    runs.write_json(tmp_path / "unseen_tasks.json", {**written, "vectors": 0.0})
-    assert names(unseen.known_scores()) == everything
+def test_a_benchmark_out_of_time_keeps_its_answers(benches, tmp_path, unseen_run, monkeypatch, capfd):
+    unseen, runs = benches("unseen_tasks"), benches("runs")
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    arguments = [*map(str, unseen_run), "--minutes", "1"]
+    clock = iter(range(0, 10_000, 31))
+    monkeypatch.setattr(unseen.time, "monotonic", lambda: next(clock))
+    assert unseen.main(arguments) == 1
+    assert "stopped after 1 minutes; the same command resumes" in capfd.readouterr().err
+    assert (tmp_path / "runs" / "base" / "answers.jsonl").is_file()
+    assert (tmp_path / "results" / "unseen_tasks.md").is_file()
+
+
+def test_seeds_are_averaged_for_each_task_and_aims_are_judged(benches):
+    table = benches("unseen_table")
+    aim = table.Aim("a", "b", 6, 0)
+    assert aim.reached(7, 0.1)
+    assert aim.reached(7, -0.1) is False
+    assert aim.reached(5, 0.1) is False
+    assert table.Aim("a", "b").reached(5, 0) is None
+    found = table._compared(
+        table.Aim("a", "b", 85, ratio=True), {"a": {"x": 8.0, "y": 10.0}, "b": {"x": 10.0, "y": 10.0}}
+    )
+    assert found["points"] == pytest.approx(90)
+    assert found["reached"] is True
+    assert 80 - 1e-9 <= found["low"] <= found["high"] <= 100 + 1e-9
+    rows = [Row(task="t", prompt="p", input=str(i), outputs=("x",), metric="exact_match") for i in range(2)]
+    spread = table._spread(rows, [["x", "x"], ["x.", "no"]])
+    assert spread["each"] == [100, 50]
+    assert spread["spread"] == 25
+    assert spread["agreement"] == 50
+
+
+def test_wordings_replace_the_prompt_of_tasks_that_have_enough(benches):
+    table = benches("unseen_table")
+    rows = [Row(task=t, prompt=t, input="i", outputs=("x",)) for t in "ab"]
+    wordings = {"a": ["a", "p", "q", "p", "r", "s"], "b": ["b", "p", "q", "r"]}
+    each = [table.reworded(rows, wordings, number) for number in range(table.WORDINGS)]
+    assert [[row.prompt for row in of] for of in each] == [["a"], ["p"], ["q"], ["r"], ["s"]]
+    assert all(of[0].task == "a" for of in each)
 
 
 def test_an_ablation_of_the_result_file_is_kept_unless_its_settings_differ(benches, tmp_path, monkeypatch):
@@ -172,14 +233,48 @@ def test_heads_that_are_said_to_be_as_large_as_the_full_one_are(benches):
         assert size(name) == pytest.approx(size("reference"), rel=0.01)
 
 
+def test_a_reader_is_scored_by_the_nearest_neighbours_of_prompts(benches):
+    reader = benches("reader")
+    meanings = torch.tensor([[0.0, 9.0], [9.0, 0.0], [9.0, 9.0]]).repeat_interleave(2, dim=0)
+    near = meanings + torch.tensor([[0.0, 0.1], [0.1, 0.0]]).repeat(3, 1)
+    groups = [0, 0, 1, 1, 2, 2]
+    assert reader.hits(near, groups).tolist() == [1.0] * 6
+    assert reader.hits(near, [0, 1, 1, 2, 2, 0]).tolist() == [0.0] * 6
+    large = near * torch.tensor([1.0, 1e4]) + 1e5  # neither scale nor offset of a channel plays a part
+    assert reader.hits(large, groups).tolist() == [1.0] * 6
+    half = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    assert reader.interval(half, [0, 0, 1, 1]) == [0.5, 0.5]
+    assert reader.interval(torch.tensor([1.0, 1.0, 0.0, 0.0]), [0, 0, 1, 1]) == [0.0, 1.0]
+
+
+def test_the_wordings_of_a_task_are_different_and_as_many_for_each(benches, tmp_path):
+    reader = benches("reader")
+    row = {"input": "x", "outputs": ["y"]}
+    tasks = write_jsonl(
+        tmp_path / "rows.jsonl", [{"task": t, "prompt": f"own {t}", **row} for t in ("a", "a", "b", "c")]
+    )
+    lines = [{"task": "a", "prompts": ["own a ", "other a", "more a"]}, {"task": "b", "prompts": ["other b"]}]
+    files = [write_jsonl(tmp_path / "words.jsonl", [*lines, {"task": "z", "prompts": ["no", "such"]}])]
+    assert reader.read_wordings([tasks], files, 0, 2) == {"a": ["own a", "other a"], "b": ["own b", "other b"]}
+    made = reader.read_wordings([tasks], [], 3, 3)
+    assert [len(set(several)) for several in made.values()] == [3, 3, 3]
+    with pytest.raises(DataError, match="1 of 3 tasks with 3 wordings"):
+        reader.read_wordings([tasks], files, 0, 3)
+
+
 def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
     (tmp_path / "empty").mkdir()
     with gzip.open(tmp_path / "empty" / "heldout.jsonl.gz", "wt"):
         pass
     (tmp_path / "text.json").write_text("[]")
+    held = tmp_path / "empty" / "heldout.jsonl.gz"
     for name, arguments, says in (
-        ("unseen_tasks.py", [tmp_path / "nowhere", "-o", tmp_path / "out"], "nowhere: no such folder"),
-        ("unseen_tasks.py", [tmp_path / "empty", "-o", tmp_path / "out"], "heldout.jsonl.gz: it holds no row"),
+        (
+            "unseen_tasks.py",
+            ["--data", held, "--hypernetworks", f"s={tmp_path}", "-o", tmp_path / "out"],
+            "no config.json; expected the folder of a finished hypernetwork",
+        ),
+        ("unseen_tasks.py", ["--data", held, "-o", tmp_path / "out"], "heldout.jsonl.gz: it holds no row"),
         (
             "ablations.py",
             [tmp_path / "empty", "-o", tmp_path / "out", "--workers", "0"],
@@ -188,7 +283,9 @@ def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
         ("ablations.py", [tmp_path / "empty", "-o", tmp_path / "out", "--report"], "train.jsonl.gz: no such file"),
         ("padding.py", [tmp_path / "empty"], "train.jsonl.gz: no such file"),
         ("strength.py", [tmp_path / "nowhere.toml"], "nowhere.toml"),
+        ("reader.py", ["--tasks", tmp_path / "empty"], "empty: it holds no row"),
         ("writing.py", ["--rounds", "x"], "'x'; expected a whole number"),
+        ("gpu.py", ["--device", "cpu", "--quick", "--base", tmp_path / "nowhere"], "nowhere"),
         ("documents.py", ["--report", tmp_path / "nowhere.json"], "nowhere.json: "),
         ("documents.py", ["--report", tmp_path / "text.json"], "expected report.json of promptlora eval"),
     ):
@@ -207,8 +304,106 @@ def test_ctrl_c_is_a_line_and_exit_code_130(benches, capfd):
     assert capfd.readouterr().err == "stopped; nothing was written\n"
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name != "runs.py"))
+def test_the_gpu_bench_runs_on_a_cpu_and_finds_the_same_results_by_every_way(toy_base, tmp_path):
+    result = tmp_path / "gpu.json"
+    done = bench("gpu.py", "--device", "cpu", "--quick", "--base", toy_base, "-o", result)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(result.read_text())
+    assert set(report["parity"]) == {"ok", "float64", "float32", "generate", "base"}
+    assert all(part is True or part["ok"] is True for part in report["parity"].values())
+    assert {row["phase"] for row in report["injection"]} == {"prefill", "decode"}
+    assert all(set(row["ratio"]) == {"hooks", "einsum", "peft"} for row in report["injection"])
+    (training,) = report["training"]
+    assert set(training["stages_ms"]) == {"batch", "adapters", "forward", "backward", "optimizer", "rest"}
+    assert min(training["stages_ms"].values()) > 0
+    assert training["step_tokens_per_second"] > 0
+    assert report["left_out"] == report["failed"] == []
+    assert "parity float32  ok" in done.stdout
+    late = bench("gpu.py", "--device", "cpu", "--quick", "--base", toy_base, "--minutes", "0")
+    assert late.returncode == 1, late.stderr  # no parity check ran
+    assert late.stdout.count("left out, no time") == 3
+
+
+def test_a_case_that_fails_is_named_and_the_others_are_measured(benches, monkeypatch, tmp_path, toy_base, capsys):
+    gpu = benches("gpu")
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("no memory\nat all")
+
+    monkeypatch.setattr(gpu, "training_case", full)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # main sets it; as before after the test
+    with warnings.catch_warnings():
+        arguments = ["--device", "cpu", "--quick", "--base", str(toy_base), "-o", str(tmp_path / "gpu.json")]
+        assert gpu.main(arguments) == 1
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["failed"] == ["training (2, 2): no memory at all"]
+    assert report["parity"]["ok"]
+    assert len(report["injection"]) == 2
+    assert "failed: training (2, 2): no memory at all" in capsys.readouterr().out
+
+
+def test_a_device_that_is_not_there_is_said(benches, capsys):
+    for device, says in (("tpu", "'tpu'; expected cpu or cuda"), ("cuda", "cuda: torch finds no CUDA device")):
+        if device == "cuda" and torch.cuda.is_available():
+            continue
+        with pytest.raises(SystemExit) as stopped:
+            benches("gpu").parse(["--device", device])
+        assert stopped.value.code == 2
+        assert says in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_gpu_bench_finds_a_hook_that_does_something_else(benches, monkeypatch):
+    gpu = benches("gpu")
+    model = tiny_llama(torch.float32)
+    assert gpu.parity(model, "cpu", True)["ok"]
+    right = gpu.injected
+
+    def louder(model, lora):
+        return right(model, LoRAWeights(dict(lora.items()), 1.01 * lora.scaling, projections=lora.projections))
+
+    monkeypatch.setattr(gpu, "injected", louder)
+    wrong = gpu.parity(model, "cpu", True)
+    assert not wrong["ok"]
+    assert not wrong["float32"]["ok"]
+    assert wrong["base"]["ok"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        path.name
+        for path in BENCHMARKS.glob("*.py")
+        if path.name not in ("runs.py", "unseen_report.py", "unseen_table.py")
+    ),
+)
 def test_every_bench_says_how_it_is_used(name):
     done = bench(name, "--help")
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout.lower()
+
+
+def test_sizes_of_adapters_are_those_that_are_stated(benches, tmp_path, capsys):
+    benches("adapter_sizes").main(["--adapters", "20", "-o", str(tmp_path / "sizes.json")])
+    report = json.loads((tmp_path / "sizes.json").read_text())
+    sizes = {(row["form"], row["rank"]): row["bytes"] for row in report["one_adapter"]}
+    assert sizes["free", 8] == 1_843_200
+    assert sizes["core", 16] == 120 * 16 * 16 * 2 <= 64_000
+    assert sizes["diagonal", 16] == 120 * 16 * 2
+    assert report["resident"]["bytes"] == 20 * sizes["core", 16]
+    assert {row["head"] for row in report["hypernetworks"]["heads"]} >= {"full", "core", "diagonal"}
+    assert "core       rank  16      61.4 kB a prompt" in capsys.readouterr().out
+
+
+def test_the_committed_sizes_hold_ten_thousand_prompts_in_a_gigabyte():
+    report = json.loads((BENCHMARKS / "results" / "adapter_sizes.json").read_text())
+    assert report["resident"]["adapters"] == 10_000
+    assert report["resident"]["process_after"] < 1e9
+
+
+def test_the_forms_that_the_bench_of_injection_compares_are_the_same_updates(benches):
+    injection = benches("injection")
+    lora = injection.random_lora(find_projections(load_meta(None))[:4], 3, 2, shared=True)
+    free = injection.free_lora(lora)
+    assert (lora.is_shared, free.is_shared) == (True, False)
+    assert all(torch.allclose(lora.delta(name), free.delta(name), atol=1e-6) for name in lora)
+    assert all(A.is_contiguous() and B.is_contiguous() for A, B in free.stored.values())

@@ -52,6 +52,22 @@ class Writer(nn.Module):
         return found
 
 
+class CoreWriter(Writer):
+    """The same with factors that are learned once, and a context to the cores."""
+
+    def __init__(self, projections: list[Projection]) -> None:
+        super().__init__(projections)
+        self.heads = nn.ModuleList(nn.Linear(3, RANK * RANK, dtype=torch.float64) for _ in projections)
+        self.A = nn.ParameterList(torch.randn(p.in_features, RANK, dtype=torch.float64) * 0.3 for p in projections)
+        self.B = nn.ParameterList(torch.randn(RANK, p.out_features, dtype=torch.float64) for p in projections)
+
+    def forward(self, context: Tensor) -> LoRAWeights:
+        features, names = self.trunk(context).tanh(), [p.name for p in self.projections]
+        cores = [head(features).unflatten(1, (RANK, RANK)) for head in self.heads]
+        factors = dict(zip(names, zip(self.A, self.B, strict=True), strict=True))
+        return LoRAWeights.shared(factors, dict(zip(names, cores, strict=True)), 0.5)
+
+
 def contexts(seed: int, prompts: int = 2) -> Tensor:
     return torch.randn(prompts, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
@@ -95,11 +111,14 @@ def assert_same(found: list[Tensor], expected: list[Tensor], tolerance: float = 
         assert torch.allclose(f, e, rtol=0, atol=tolerance)
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(
+    params=[(model, form) for model in MODELS for form in (Writer, CoreWriter)], ids=lambda p: f"{p[0]}-{p[1].__name__}"
+)
 def case(request: pytest.FixtureRequest) -> Iterator[tuple[PreTrainedModel, Writer, HookBasedLoRAInjector]]:
-    model = trained(MODELS[request.param]())
+    name, form = request.param
+    model = trained(MODELS[name]())
     with HookBasedLoRAInjector(model) as injector:
-        yield model, Writer(list(injector.projections)), injector
+        yield model, form(list(injector.projections)), injector
 
 
 @pytest.fixture

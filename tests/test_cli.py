@@ -14,7 +14,7 @@ import pytest
 
 from promptlora.cli import main
 
-COMMANDS = ("demo", "run", "chat", "generate", "eval", "train", "teach", "plot", "targets", "inspect")
+COMMANDS = ("demo", "run", "chat", "generate", "eval", "train", "teach", "plot", "targets", "inspect", "wordings")
 ROWS = [
     {"task": "plural", "prompt": "Write the plural.", "input": "cat", "outputs": ["cats"], "metric": "exact_match"},
     {"task": "plural", "prompt": "Write the plural.", "input": "dog", "outputs": ["dogs"], "metric": "exact_match"},
@@ -177,6 +177,15 @@ def test_eval_prints_the_report(data, hypernetwork, tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert set(report["overall"]) == {"base", "adapter", "wrong_prompt"}
     assert (tmp_path / "o" / "report.md").is_file()
+    (tmp_path / "o" / "report.md").unlink()
+    again = ["eval", data, "-o", tmp_path / "o", "--split", "", "--report", "--json", "--hypernetwork", "nowhere"]
+    assert main([*map(str, again)]) == 0  # no model is loaded
+    assert json.loads(capsys.readouterr().out) == report
+    assert (tmp_path / "o" / "report.md").is_file()
+    line = fails(capsys, "eval", data, data, "-o", tmp_path / "p", "--split", "")
+    assert "Expected each task in one file" in line
+    assert "output folder '': it is empty" in fails(capsys, "eval", data, "-o", "", "--split", "", "--report")
+    assert not (tmp_path / "p").exists()
 
 
 def test_targets_lists_the_shapes(capsys):

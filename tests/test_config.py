@@ -24,8 +24,10 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 @st.composite
 def hypernetworks(draw: st.DrawFn) -> HyperNetworkConfig:
     heads = draw(st.integers(1, 8))
+    source = draw(st.sampled_from(PROMPT_SOURCES))
     return HyperNetworkConfig(
-        source=draw(st.sampled_from(PROMPT_SOURCES)),
+        source=source,
+        embedder=draw(texts) if source.startswith("embedder") else "",
         source_layer=draw(counts),
         max_prompt_tokens=draw(counts),
         context_size=heads * draw(st.integers(1, 64)),
@@ -38,6 +40,7 @@ def hypernetworks(draw: st.DrawFn) -> HyperNetworkConfig:
         rank=draw(counts),
         alpha=draw(above_zero),
         static=draw(st.booleans()),
+        context_flag=draw(st.booleans()),
     )
 
 
@@ -144,6 +147,7 @@ REFUSED = {
     "an unknown head": ('[hypernetwork]\nhead = "fll"', "head='fll'.*expected one of full, shared, rankwise, lowrank"),
     "an unknown source": ('[hypernetwork]\nsource = "hiden"', "expected one of embeddings, hidden"),
     "no rank": ("[hypernetwork]\nrank = 0", "rank=0 in HyperNetworkConfig"),
+    "an embedder that is not read": ('[hypernetwork]\nembedder = "some/id"', "not used by source='hidden'"),
     "layer 0": ("[hypernetwork]\nsource_layer = 0", "source_layer=0 in HyperNetworkConfig"),
     "negative layers": ("[hypernetwork]\nencoder_layers = -1", "encoder_layers=-1.*expected 0 or more"),
     "heads that do not divide": (

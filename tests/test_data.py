@@ -19,15 +19,19 @@ from promptlora.data import (
     Batches,
     Example,
     Row,
+    Shown,
     one_prompt_a_task,
     read_paraphrases,
     read_rows,
+    render_inputs,
     tokenize_rows,
 )
 from promptlora.data.config import DataConfig
+from promptlora.data.order import shared_places
 from promptlora.errors import DataError
 from promptlora.losses import IGNORED
-from tests.training_helpers import toy_rows, word_tokenizer, write_jsonl
+from promptlora.text import encode_chat, render_chat
+from tests.training_helpers import TEMPLATE, toy_rows, word_tokenizer, write_jsonl
 
 GOOD = {"task": "t", "prompt": "say a", "input": "w1", "outputs": ["a", "b"], "metric": "exact_match", "split": "train"}
 ROW = Row(task="t", prompt="say a", input="w1", outputs=("a", "b"), metric="exact_match", split="train")
@@ -149,7 +153,7 @@ def test_broken_lines_and_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"rows\.jsonl:1: a list; expected an object"):
         read_rows(path)
     path.write_bytes(b"\xff\xfe\n")
-    with pytest.raises(DataError, match="rows.jsonl:1: not UTF-8"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: not UTF-8"):
         read_rows(path)
 
 
@@ -160,7 +164,7 @@ def test_damaged_containers_are_named(tmp_path):
     with pytest.raises(DataError, match=r"cut\.jsonl\.gz: cannot be read after line \d+ .*fetch it again"):
         read_rows(cut)
     cut.write_bytes(b"not gzip at all")
-    with pytest.raises(DataError, match="rows.jsonl:1: not UTF-8"):
+    with pytest.raises(DataError, match="cannot be read after line 0"):
         read_rows(cut)
     parquet = tmp_path / "cut.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([GOOD] * 100), parquet)
@@ -262,7 +266,14 @@ def make_examples(tasks: int, rows: int, seed: int = 0, longest: int = 60) -> li
 
 def make_batches(examples: list[Example], prompts: int = 4, rows: int = 3, **options) -> Batches:
     names = {e.task: [f"own {e.task}", *(f"other {e.task} {i}" for i in range(3))] for e in examples}
-    return Batches(examples, names, prompts_per_batch=prompts, rows_per_prompt=rows, pad=0, **options)
+    shown = {key: options.pop(key) for key in list(options) if key.endswith(("share", "pairs"))}
+    return Batches(
+        examples, names, prompts_per_batch=prompts, rows_per_prompt=rows, pad=0, shown=Shown(**shown), **options
+    )
+
+
+def per_epoch(batches: Batches) -> int:
+    return batches.order.per_epoch
 
 
 def same(a, b) -> bool:
@@ -279,14 +290,14 @@ def same(a, b) -> bool:
 def test_a_batch_is_a_pure_function_of_seed_and_step():
     examples = make_examples(7, 20)
     batches = make_batches(examples, seed=3, paraphrase_share=0.5)
-    steps = list(range(2 * batches.per_epoch + 2))
+    steps = list(range(2 * per_epoch(batches) + 2))
     first = [batches[step] for step in steps]
     fresh = make_batches(examples, seed=3, paraphrase_share=0.5)
     for step in random.Random(0).sample(steps, len(steps)):  # any order, another object
         assert same(fresh[step], first[step])
     other = make_batches(examples, seed=4, paraphrase_share=0.5)
     assert [other[step].examples for step in steps] != [batch.examples for batch in first]
-    half = batches.per_epoch
+    half = per_epoch(batches)
     assert [b.examples for b in first[:half]] != [b.examples for b in first[half : 2 * half]]  # epochs differ too
 
 
@@ -300,11 +311,11 @@ def test_an_epoch_shows_each_row_once_but_for_filling_up(tasks, rows, prompts, s
             make_batches(examples, prompts, size, seed=seed)
         return
     batches = make_batches(examples, prompts, size, seed=seed)
-    assert batches.per_epoch == groups // prompts
+    assert per_epoch(batches) == groups // prompts
     for number in (0, 1):
-        epoch = [batches[number * batches.per_epoch + i] for i in range(batches.per_epoch)]
+        epoch = [batches[number * per_epoch(batches) + i] for i in range(per_epoch(batches))]
         seen = Counter(i for batch in epoch for i in batch.examples)
-        waiting = groups - batches.per_epoch * prompts  # groups that fill no batch
+        waiting = groups - per_epoch(batches) * prompts  # groups that fill no batch
         assert waiting < prompts
         assert len(seen) >= len(examples) - waiting * size
         fill = -rows % size  # rows that a task's last group takes again
@@ -341,9 +352,9 @@ def test_labels_are_on_the_answer_alone_and_padding_on_the_right(seed, step):
 
 def test_tasks_are_mixed_and_each_prompt_stands_once_in_a_batch():
     batches = make_batches(make_examples(12, 30), seed=1)
-    twice = sum(len(set(batches[step].tasks)) < 4 for step in range(batches.per_epoch))
+    twice = sum(len(set(batches[step].tasks)) < 4 for step in range(per_epoch(batches)))
     assert twice <= 1  # at most the tail of the epoch, where one task may be all that is left
-    for step in range(batches.per_epoch):
+    for step in range(per_epoch(batches)):
         batch = batches[step]
         if len(set(batch.tasks)) == 4:
             assert len(set(batch.prompts)) == 4
@@ -362,7 +373,7 @@ def test_rows_of_near_length_stand_together():
         cells = sum(len(group) * max(examples[i].length for i in group) for group in groups)
         return 1 - sum(examples[i].length for group in groups for i in group) / cells
 
-    found = share([list(batches[step].examples) for step in range(batches.per_epoch)])
+    found = share([list(batches[step].examples) for step in range(per_epoch(batches))])
     order = list(range(len(examples)))
     random.Random(0).shuffle(order)
     at_random = share([order[i : i + 12] for i in range(0, len(order), 12)])
@@ -373,10 +384,10 @@ def test_rows_of_near_length_stand_together():
 def test_paraphrases_take_their_share_and_only_their_own_task():
     examples = make_examples(6, 40, longest=5)
     none = make_batches(examples, paraphrase_share=0.0)
-    assert all(p.startswith("own") for step in range(none.per_epoch) for p in none[step].prompts)
+    assert all(p.startswith("own") for step in range(per_epoch(none)) for p in none[step].prompts)
     some = make_batches(examples, paraphrase_share=0.7)
     pairs = [
-        (p, t) for step in range(6 * some.per_epoch) for p, t in zip(some[step].prompts, some[step].tasks, strict=True)
+        (p, t) for step in range(6 * per_epoch(some)) for p, t in zip(some[step].prompts, some[step].tasks, strict=True)
     ]
     assert all(prompt.split()[1] == task for prompt, task in pairs)
     share = sum(prompt.startswith("other") for prompt, _ in pairs) / len(pairs)
@@ -387,7 +398,7 @@ def test_paraphrases_take_their_share_and_only_their_own_task():
 def test_every_right_answer_is_used_in_time():
     examples = [Example("t", [1000 + i], [[7, 2], [8, 2], [9, 2]]) for i in range(12)]
     batches = make_batches(examples, 2, 2)
-    answers = {int(batches[step].labels[row, 1]) for step in range(6 * batches.per_epoch) for row in range(4)}
+    answers = {int(batches[step].labels[row, 1]) for step in range(6 * per_epoch(batches)) for row in range(4)}
     assert answers == {7, 8, 9}
 
 
@@ -403,7 +414,7 @@ def test_toy_rows_go_all_the_way(tmp_path):
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_the_parts_of_a_batch_are_the_batch(parts):
     batches = make_batches(make_examples(7, 20), prompts=4, rows=3, paraphrase_share=0.5)
-    for step in range(batches.per_epoch + 2):
+    for step in range(per_epoch(batches) + 2):
         whole, split = batches[step], [batches.part(step, part, parts) for part in range(parts)]
         assert [prompt for part in split for prompt in part.prompts] == whole.prompts
         assert tuple(i for part in split for i in part.examples) == whole.examples
@@ -420,12 +431,13 @@ def test_the_first_answer_where_it_is_asked_for():
 
 
 def test_the_prompt_is_in_context_for_a_share_of_the_groups():
-    def shown(text: str, prompt: str) -> list[int]:
-        return [500]
+    def shown(texts, prompts, system_turn="empty") -> list[list[int]]:
+        assert system_turn == "empty"
+        return [[1] if prompt is None else [500] for prompt in prompts]
 
     examples = make_examples(7, 20)
     for share, low, high in ((0.0, 0, 0), (1.0, 1, 1), (0.4, 0.2, 0.6)):
-        batches = make_batches(examples, in_context=shown, in_context_share=share)
+        batches = make_batches(examples, render=shown, in_context_share=share)
         starts = [int(row[0]) == 500 for step in range(20) for row in batches[step].input_ids]
         assert low <= sum(starts) / len(starts) <= high
         for step in range(3):  # rows of a group are shown alike
@@ -436,11 +448,139 @@ def test_the_prompt_is_in_context_for_a_share_of_the_groups():
 def test_rows_with_the_prompt_in_context_stand_with_rows_as_long_as_they_are_then():
     examples = [Example(f"t{t}", [5] * 10, [[7, 2]]) for t in range(8) for _ in range(40)]
 
-    def shown(text: str, prompt: str) -> list[int]:
-        return [6] * 50
+    def shown(texts, prompts, system_turn="empty") -> list[list[int]]:
+        return [[6] * 50 for _ in texts]
 
-    batches = make_batches(examples, in_context=shown, in_context_share=0.5)
-    made = [batches[step] for step in range(batches.per_epoch)]
+    batches = make_batches(examples, render=shown, in_context_share=0.5)
+    made = [batches[step] for step in range(per_epoch(batches))]
     real, padded = sum(batch.tokens for batch in made), sum(batch.input_ids.numel() for batch in made)
     assert any(batch.input_ids.shape[1] == 12 for batch in made)
     assert padded < 1.1 * real  # 1.6 where a batch is put together by the inputs alone
+
+
+# --- batches by tasks --------------------------------------------------------------------------------------
+
+
+def pooled_examples(tasks: int = 6, rows: int = 5, pool: str = "p") -> list[Example]:
+    """Tasks that share their inputs: input i is the token 1000 + i, the answer says task and input."""
+    return [
+        Example(f"{pool}{t}", [1000 + i], [[10 * t + i, 2]], f"input {i}", f"{t}/{i}", pool)
+        for t in range(tasks)
+        for i in range(rows)
+    ]
+
+
+def by_tasks(examples: list[Example], sources: list[list[str]] | None = None, **options) -> Batches:
+    names = {e.task: [f"own {e.task}", f"other {e.task}"] for e in examples}
+    shown = {key: options.pop(key) for key in list(options) if key.endswith(("share", "pairs", "_tokens"))}
+    values = {"prompts_per_batch": 4, "rows_per_prompt": 2, **options}
+    return Batches.by_tasks(examples, names, sources=sources or [list(names)], pad=0, shown=Shown(**shown), **values)
+
+
+def test_every_task_comes_up_equally_often_however_many_rows_it_has():
+    sizes = {"a": 1, "b": 3, "c": 50, "d": 200, "e": 7}
+    examples = [Example(task, [5], [[7, 2]]) for task, size in sizes.items() for _ in range(size)]
+    batches = by_tasks(examples)
+    seen = Counter(task for step in range(50) for task in batches[step].tasks)
+    assert set(seen.values()) == {40}  # 200 places, five tasks
+    rows = Counter(i for step in range(50) for i in batches[step].examples if examples[i].task == "c")
+    assert max(rows.values()) - min(rows[i] for i in range(4, 54)) <= 1  # 80 rows of 50: none three times
+
+
+def test_batches_by_tasks_are_a_pure_function_of_seed_and_step():
+    examples = make_examples(9, 12)
+    batches = by_tasks(examples, seed=3, paraphrase_share=0.5, examples_share=0.5)
+    first = [batches[step] for step in range(12)]
+    fresh = by_tasks(examples, seed=3, paraphrase_share=0.5, examples_share=0.5)
+    for step in random.Random(0).sample(range(12), 12):
+        assert same(fresh[step], first[step])
+    other = by_tasks(examples, seed=4, paraphrase_share=0.5)
+    assert [other[step].examples for step in range(12)] != [batch.examples for batch in first]
+
+
+def test_sources_have_their_places():
+    examples = make_examples(40, 4)
+    sources = [[f"t{i}" for i in range(4)], [f"t{i}" for i in range(4, 40)]]
+    batches = by_tasks(examples, sources, weights=(3.0, 1.0), prompts_per_batch=8)
+    for step in range(6):
+        assert sum(int(task[1:]) < 4 for task in batches[step].tasks) == 6
+    assert shared_places(8, [3, 1]) == [6, 2]
+    assert shared_places(4, [1000, 1, 1]) == [2, 1, 1]  # none is left out
+    assert sum(shared_places(64, [122, 310, 2000])) == 64
+
+
+def test_a_cluster_shows_the_same_inputs_under_different_prompts():
+    examples = pooled_examples(6, 5, "p") + pooled_examples(6, 5, "q")
+    batches = by_tasks(examples, cluster=2, prompts_per_batch=4)
+    for step in range(9):
+        batch = batches[step]
+        inputs = {task: [] for task in batch.tasks}
+        for at, i in enumerate(batch.examples):
+            inputs[batch.tasks[at // 2]].append(examples[i].text)
+        for pool in "pq":
+            shown = [texts for task, texts in inputs.items() if task.startswith(pool)]
+            assert len(shown) in (0, 2, 4)
+            assert all(texts == shown[0] for texts in shown) or len(shown) == 4
+    apart = by_tasks(examples, cluster=1)
+    assert any(len({task[0] for task in apart[step].tasks}) == 2 for step in range(9))
+
+
+def test_examples_are_read_but_never_those_that_are_answered():
+    examples = pooled_examples(5, 12)
+    batches = by_tasks(examples, examples_share=0.5)
+    carried = 0
+    for step in range(30):
+        batch = batches[step]
+        assert batch.wordings == tuple(prompt.split("\n\n")[0] for prompt in batch.prompts)
+        for g, prompt in enumerate(batch.prompts):
+            _, *pairs = prompt.split("\n\n")
+            carried += bool(pairs)
+            assert len(pairs) in (0, 2, 3, 4)
+            answered = {examples[i].text for i in batch.examples[2 * g : 2 * g + 2]}
+            for pair in pairs:
+                text, output = pair.removeprefix("Input: ").split("\nOutput: ")
+                assert text not in answered
+                assert output == f"{batch.tasks[g][1:]}/{text.split()[1]}"  # of the same task
+    assert 0.4 < carried / 120 < 0.6
+    assert all(
+        "Input:" not in prompt
+        for step in range(9)
+        for prompt in by_tasks(examples, examples_share=1.0, examples_tokens=2)[step].prompts
+    )
+
+
+def test_system_turns_take_their_shares():
+    def render(texts, prompts, system_turn="empty"):
+        return [[{"empty": 1, "default": 2, "none": 3}[system_turn]] for _ in texts]
+
+    batches = by_tasks(make_examples(8, 10), default_system_share=0.3, no_system_share=0.2, render=render)
+    starts = Counter(int(row[0]) for step in range(100) for row in batches[step].input_ids)
+    total = sum(starts.values())
+    assert 0.24 < starts[2] / total < 0.36
+    assert 0.14 < starts[3] / total < 0.26
+    assert 1 not in starts  # "empty" is what the examples hold
+
+
+def test_rows_of_near_length_share_a_part():
+    batches = by_tasks(make_examples(24, 10, longest=100), prompts_per_batch=16)
+    parts = batches.parts(0, 4)
+    longest = [part.input_ids.shape[1] for part in parts]
+    assert longest == sorted(longest)
+    assert longest[0] < longest[-1]
+    whole = batches[0]
+    assert sorted(i for part in parts for i in part.examples) == sorted(whole.examples)
+
+
+def test_pairs_are_other_wordings_of_the_same_task():
+    batch = by_tasks(make_examples(8, 10), pairs=True, paraphrase_share=0.5)[0]
+    for task, wording, pair in zip(batch.tasks, batch.wordings, batch.pairs, strict=True):
+        assert {wording, pair} == {f"own {task}", f"other {task}"}
+
+
+def test_inputs_are_rendered_as_the_template_does_it():
+    texts, prompts = ["w1", " w2\n", "w3 w4"], [None, "say a", None]
+    for tokenizer in (word_tokenizer(), word_tokenizer(None)):
+        expected = encode_chat(tokenizer, [render_chat(tokenizer, t, p) for t, p in zip(texts, prompts, strict=True)])
+        assert render_inputs(tokenizer, texts, prompts) == expected
+    trimming = word_tokenizer(TEMPLATE.replace("m['content']", "m['content'] | trim"))
+    assert render_inputs(trimming, [" a "])[0] == encode_chat(trimming, [render_chat(trimming, " a ")])[0]

@@ -143,6 +143,17 @@ def test_statistics_standardise_tokens_without_the_first_and_the_means_of_prompt
     assert {"token_mean", "token_std", "prompt_mean", "prompt_std"} <= set(encoder.state_dict())
 
 
+@pytest.mark.parametrize("constant", [0.0, 0.1])
+def test_rounding_of_a_constant_channel_does_not_matter(constant):
+    states = random_states(6, 9, 7, 5, dtype=torch.float32)
+    for one in states:
+        one[:, 3] = constant
+    encoder = make_encoder(torch.float32)
+    encoder.fit_statistics(states)
+    for one in states:
+        torch.testing.assert_close(alone(encoder, one.half()), alone(encoder, one), rtol=0, atol=0.01)
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_statistics_of_fewer_than_two_prompts_are_refused(count):
     encoder = make_encoder()
@@ -160,3 +171,91 @@ def test_positions_are_sine_and_cosine(width):
             angle = torch.tensor(position / 10000.0 ** (2 * (i // 2) / width))
             expected = angle.cos() if i % 2 else angle.sin()
             torch.testing.assert_close(found[0, t, i], expected, rtol=1e-5, atol=1e-6)
+
+
+# --- states of two parts ------------------------------------------------------------------------------------
+
+
+def two_part_encoder(dtype: torch.dtype = torch.float64, **options: object) -> PromptEncoder:
+    torch.manual_seed(0)
+    options = {"context_size": 24, "encoder_heads": 3, "pooling_queries": 2, **options}
+    encoder = PromptEncoder(HyperNetworkConfig(source="embedder+hidden", **options), STATE).to(dtype)
+    encoder.fit_statistics([two_parts(*lengths, dtype=dtype) for lengths in ((3, 4), (5, 2), (4, 6))])
+    return encoder
+
+
+def two_parts(first: int, second: int, seed: int = 9, dtype: torch.dtype = torch.float64) -> Tensor:
+    """States whose last channel says of which part they are; the parts have different means and spreads."""
+    states = random_states(first, second, seed=seed, dtype=dtype)
+    states[1] = states[1] * 7 - 20
+    for part, of_part in enumerate(states):
+        of_part[:, -1] = part
+    return torch.cat(states)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("junk", JUNK)
+def test_padding_never_changes_a_context_of_two_parts(side, junk):
+    encoder = two_part_encoder()
+    states = [two_parts(2, 3, 1), two_parts(5, 4, 2), two_parts(1, 1, 3)]
+    together = encoder(*pad(states, 12, side, junk))
+    for context, one in zip(together, states, strict=True):
+        torch.testing.assert_close(context, alone(encoder, one), **EXACT)
+
+
+def test_each_part_has_its_own_positions_wherever_its_states_stand():
+    encoder = two_part_encoder()
+    one = two_parts(3, 4)
+    mixed = one[[3, 0, 4, 1, 5, 6, 2]]  # the order within each part is the same
+    torch.testing.assert_close(alone(encoder, mixed), alone(encoder, one), **EXACT)
+    assert (alone(encoder, one[[0, 1, 2, 4, 3, 5, 6]]) - alone(encoder, one)).abs().max() > 1e-3
+
+
+def test_both_parts_are_attended_to_and_the_mean_is_that_of_the_first():
+    encoder = two_part_encoder()
+    one = two_parts(3, 4)
+    changed = [one.clone(), one.clone()]
+    for part, other in enumerate(changed):
+        other[other[:, -1] == part, :-1] += torch.randn(STATE - 1, dtype=torch.float64)
+        assert (alone(encoder, other) - alone(encoder, one)).abs().max() > 1e-3
+    with torch.no_grad():  # without what was attended to, only the mean is left
+        encoder.pool.out.weight.zero_()
+    assert (alone(encoder, changed[0]) - alone(encoder, one)).abs().max() > 1e-3
+    torch.testing.assert_close(alone(encoder, changed[1]), alone(encoder, one), **EXACT)
+
+
+def test_statistics_are_those_of_each_part():
+    encoder = PromptEncoder(HyperNetworkConfig(source="embedder+hidden"), STATE).double()
+    states = [two_parts(3, 4, 1), two_parts(5, 2, 2)]
+    encoder.fit_statistics(states)
+    for part in (0, 1):
+        tokens = torch.cat([s[s[:, -1] == part][1:, :-1] for s in states])
+        torch.testing.assert_close(encoder.token_mean[part], tokens.mean(0), rtol=0, atol=1e-5)
+        torch.testing.assert_close(encoder.token_std[part], tokens.std(0), rtol=0, atol=1e-5)
+    first = [((s[s[:, -1] == 0, :-1] - encoder.token_mean[0]) / encoder.token_std[0]).clamp(-5, 5) for s in states]
+    means = torch.stack([s.mean(0) for s in first])
+    torch.testing.assert_close(encoder.prompt_mean, means.mean(0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_every_parameter_of_two_parts_has_a_finite_gradient(junk):
+    encoder = two_part_encoder()
+    encoder(*pad([two_parts(2, 3, 1), two_parts(5, 4, 2)], 11, junk=junk)).pow(3).sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_the_encoder_is_small():
+    encoder = PromptEncoder(HyperNetworkConfig(source="embedder+hidden"), 577)
+    assert sum(parameter.numel() for parameter in encoder.parameters()) < 3e6
+
+
+@pytest.mark.parametrize("source", ["hidden", "embedder+hidden", "layers"])
+def test_a_forward_never_waits_for_the_device(source):
+    encoder = PromptEncoder(HyperNetworkConfig(source=source), STATE, [0, 2] if source == "layers" else None).to("meta")
+    layers = [3] if source == "layers" else []
+    states = torch.empty(4, 7, *layers, STATE, device="meta")  # a value that is asked for raises there
+    context = encoder(states, torch.ones(4, 7, dtype=torch.bool, device="meta"))
+    assert context.shape == (4, *([2] if layers else []), 256)

@@ -22,7 +22,7 @@ from promptlora.errors import LoRAError
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
 from promptlora.projections import find_projections
-from tests.helpers import random_lora, tiny_gpt2, tiny_llama, token_ids
+from tests.helpers import FORMS, random_lora, tiny_gpt2, tiny_llama, token_ids
 
 MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2}
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -50,10 +50,13 @@ WAYS = {
 }
 
 
+@pytest.mark.parametrize("form", ["free", "core"])
 @pytest.mark.parametrize("index", [[0, 1, 2], [2, 0, 2, 0], [1, 1]], ids=str)
 @pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
-def test_a_batch_generates_what_each_row_does_alone(model: PreTrainedModel, options: dict, index: list[int]) -> None:
-    lora = random_lora(find_projections(model), 3)
+def test_a_batch_generates_what_each_row_does_alone(
+    model: PreTrainedModel, options: dict, index: list[int], form: str
+) -> None:
+    lora = FORMS[form](find_projections(model), 3)
     batch = left_padded([7, 4, 5, 3][: len(index)])
     returned = options.get("num_return_sequences", 1)
     with HookBasedLoRAInjector(model) as injector:
@@ -150,10 +153,13 @@ def counter() -> CompileCounterWithBackend:
     torch._dynamo.reset()
 
 
-def test_a_compiled_model_follows_the_switch(model: PreTrainedModel, counter: CompileCounterWithBackend) -> None:
+@pytest.mark.parametrize("form", ["free", "core"])
+def test_a_compiled_model_follows_the_switch(
+    model: PreTrainedModel, counter: CompileCounterWithBackend, form: str
+) -> None:
     ids = token_ids(2, 6)
     with HookBasedLoRAInjector(model) as injector, torch.no_grad():
-        one, two = (random_lora(injector.projections, 2, seed=seed) for seed in (1, 2))
+        one, two = (FORMS[form](injector.projections, 2, seed=seed) for seed in (1, 2))
         expected = []
         for lora in (None, one, two):
             with injector.apply(lora):

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from promptlora.hypernet.config import HEAD_KINDS, HyperNetworkConfig
+from promptlora.hypernet.config import CORE_KINDS, HEAD_KINDS, HyperNetworkConfig
 from promptlora.hypernet.heads import head_parameters, make_head
 
 WIDTH, RANK, PROMPTS, N = 12, 3, 2, 5
+PAIR_KINDS = tuple(kind for kind in HEAD_KINDS if kind not in CORE_KINDS)  # those that write A and B
 
 
 def make(kind: str, d_in: int, d_out: int, *, alive: bool = False) -> nn.Module:
@@ -66,7 +67,7 @@ def naive(kind: str, head: nn.Module, f: Tensor, d_in: int, d_out: int) -> tuple
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (8, 5), (5, 8)])
-@pytest.mark.parametrize("kind", HEAD_KINDS)
+@pytest.mark.parametrize("kind", PAIR_KINDS)
 def test_a_head_is_its_naive_twin(kind, shape):
     head = make(kind, *shape, alive=True)
     f = features()
@@ -81,7 +82,7 @@ def test_a_head_is_its_naive_twin(kind, shape):
                 torch.testing.assert_close(B[p, n], b, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", HEAD_KINDS)
+@pytest.mark.parametrize("kind", PAIR_KINDS)
 def test_b_is_zero_at_the_start_and_its_gradient_is_not(kind):
     head = make(kind, 8, 5)
     A, B = head(features())
@@ -94,7 +95,7 @@ def test_b_is_zero_at_the_start_and_its_gradient_is_not(kind):
     assert alive.grad.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", HEAD_KINDS)
+@pytest.mark.parametrize("kind", PAIR_KINDS)
 def test_generated_a_starts_at_about_a_tenth_of_the_static_a(kind):
     torch.manual_seed(0)
     config = HyperNetworkConfig(head=kind, context_size=256, rank=8, head_bottleneck=64)
@@ -105,7 +106,7 @@ def test_generated_a_starts_at_about_a_tenth_of_the_static_a(kind):
     assert relative == pytest.approx(0.1 * float(length.get(kind, 1.0)), rel=0.2)
 
 
-@pytest.mark.parametrize("kind", HEAD_KINDS)
+@pytest.mark.parametrize("kind", PAIR_KINDS)
 def test_what_a_prompt_changes_is_of_more_than_rank_two(kind):
     head = make(kind, 9, 9, alive=True)
     A, B = head(features())
@@ -133,7 +134,7 @@ def test_the_published_count_of_full_heads_for_192_projections():
     assert sum(head_parameters(config, *shape) for shape in shapes) / 1e6 == pytest.approx(621, abs=1)
 
 
-@pytest.mark.parametrize("kind", HEAD_KINDS)
+@pytest.mark.parametrize("kind", PAIR_KINDS)
 def test_a_projection_never_sees_another(kind):
     head = make(kind, 8, 5, alive=True)
     f = features()
@@ -147,3 +148,38 @@ def test_a_projection_never_sees_another(kind):
     torch.testing.assert_close(B[untouched], B2[untouched], rtol=0, atol=1e-12)
     assert not torch.allclose(A[0, 1], A2[0, 1])
     assert not torch.allclose(B[0, 1], B2[0, 1])
+
+
+# --- cores -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CORE_KINDS)
+def test_a_core_is_its_naive_twin_and_sees_its_own_feature_alone(kind):
+    head, f = make(kind, 8, 5, alive=True), features()
+    (C,) = head(f)
+    assert C.shape == (PROMPTS, N, *((RANK,) if kind == "diagonal" else (RANK, RANK)))
+    with torch.no_grad():
+        for p in range(PROMPTS):
+            for n in range(N):
+                flat = [row @ f[p, n] + bias for row, bias in zip(head.C.weight, head.C.bias, strict=True)]
+                torch.testing.assert_close(C[p, n].flatten(), torch.stack(flat), rtol=0, atol=1e-12)
+    other = f.clone()
+    other[0, 1] += 1
+    changed = (head(other)[0] - C).abs().flatten(2).amax(2) > 1e-9
+    assert changed.nonzero().tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("kind", CORE_KINDS)
+def test_a_core_is_zero_at_the_start_and_its_gradient_is_not(kind):
+    head = make(kind, 8, 5)
+    (C,) = head(features())
+    assert torch.equal(C, torch.zeros_like(C))
+    (C * torch.randn(C.shape, generator=torch.Generator().manual_seed(2), dtype=C.dtype)).sum().backward()
+    assert head.C.weight.grad.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", HEAD_KINDS)
+def test_every_linear_layer_of_a_head_states_its_fan_in(kind):
+    layers = [module for module in make(kind, 8, 5).modules() if isinstance(module, nn.Linear)]
+    assert layers
+    assert all(layer.fan_in == layer.in_features for layer in layers)

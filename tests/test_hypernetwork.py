@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import pickle
 import shutil
 from collections.abc import Callable
@@ -14,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from promptlora.adapt.prompt_lora import shipped_hypernetwork
 from promptlora.errors import CheckpointError, ConfigError, OutputError
 from promptlora.hypernet import network as module
-from promptlora.hypernet.config import HEAD_KINDS, HyperNetworkConfig
+from promptlora.hypernet.config import CORE_KINDS, HEAD_KINDS, HyperNetworkConfig
 from promptlora.hypernet.generator import ShapeGroupedLoRAGenerator
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.injection import HookBasedLoRAInjector
@@ -27,6 +29,7 @@ from promptlora.text import PromptStates
 from tests.helpers import tiny_gpt2, tiny_llama, token_ids
 
 STATE = 32
+PAIR_KINDS = tuple(kind for kind in HEAD_KINDS if kind not in CORE_KINDS)  # those that write A and B
 EXACT = {"rtol": 0.0, "atol": 1e-11}
 
 
@@ -97,7 +100,7 @@ def test_every_projection_gets_matrices_of_its_shape_in_the_order_given(model):
         assert B.shape == (3, 3, p.out_features)
 
 
-@pytest.mark.parametrize("kind", HEAD_KINDS)
+@pytest.mark.parametrize("kind", PAIR_KINDS)
 @pytest.mark.parametrize("static", [True, False])
 def test_the_generator_is_its_naive_twin(kind, static):
     generator = make(small(head=kind, static=static), alive=True).generator
@@ -115,6 +118,40 @@ def test_the_generator_is_its_naive_twin(kind, static):
                 A, B = A + generator.static_A[key][place], B + generator.static_B[key][place]
             torch.testing.assert_close(lora[p.name][0][i], A, **EXACT)
             torch.testing.assert_close(lora[p.name][1][i], B, **EXACT)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bounded": False, "normalised": False, "gate": False}], ids=["stable", "plain"]
+)
+@pytest.mark.parametrize("kind", CORE_KINDS)
+@pytest.mark.parametrize("static", [True, False])
+def test_the_generator_of_cores_is_its_naive_twin(kind, static, options):
+    generator = make(small(head=kind, static=static, **options), alive=True).generator
+    context = torch.randn(3, 16, dtype=torch.float64)
+    lora = generator(context, strength=0.7)
+    assert lora.is_shared
+    ordered = [p for group in generator.groups.values() for p in group]  # of the embeddings
+    for p in generator.projections:
+        key = f"{p.in_features}x{p.out_features}"
+        place = generator.groups[p.shape].index(p)
+        A, B, C = lora.stored[p.name]
+        assert torch.equal(A, generator.factor_A[key][place])
+        assert torch.equal(B, generator.factor_B[key][place])
+        for i in range(3):  # one prompt and one projection at a time
+            x = generator.context(context[i]) + generator.embeddings[ordered.index(p)]
+            feature = generator.norm(generator.trunk(x))
+            core = torch.nn.functional.linear(feature, *generator.heads[key].C.parameters()).view(C.shape[1:])
+            if not options:
+                feature = feature / feature.norm() * 16**0.5
+                core = torch.nn.functional.linear(feature, *generator.heads[key].C.parameters()).view(C.shape[1:])
+                core = torch.tanh(core * math.exp(3.5)) * torch.exp(generator.scales[key])
+                core = core * torch.sigmoid(generator.gate_map(context[i]))
+            core = core * 0.7
+            if static:
+                core = core + generator.static_C[key][place]
+            torch.testing.assert_close(C[i], core, **EXACT)
+            full = torch.diag(core) if kind == "diagonal" else core
+            torch.testing.assert_close(lora.delta(p.name)[i], A @ full @ B * lora.scaling, **EXACT)
 
 
 def test_projections_of_one_shape_get_different_matrices():
@@ -157,8 +194,15 @@ def test_parameter_counts_and_groups(kind):
     assert sorted(names) == sorted(name for name, _ in hypernetwork.named_parameters())
     assert all(".heads." in name for name, _ in groups["heads"])
     static = {name.rpartition(".")[0] for name, _ in groups["static"] if not name.endswith(".gate")}
-    assert static == {"generator.static_A", "generator.static_B"}
+    pair, core = {"static_A", "static_B"}, {"factor_A", "factor_B", "static_C", "scales"}
+    assert static == {f"generator.{name}" for name in (core if kind in CORE_KINDS else pair)}
     assert any(name.endswith(".gate") for name, _ in groups["static"]) == (kind == "shared")
+    inside = {name.rpartition(".")[2] for name, _ in groups["trunk"] if ".heads." in name}
+    assert inside == {"shared": {"which"}, "rankwise": {"ranks"}}.get(kind, set())  # embeddings are no heads
+    assert any(".gate_map." in name for name, _ in groups["trunk"]) == (kind in CORE_KINDS)
+    for name, _ in groups["heads"]:
+        layer = hypernetwork.get_submodule(name.rpartition(".")[0])
+        assert hypernetwork.head_fan_in(name) == layer.weight.shape[1]
     for name, parameter in (member for members in groups.values() for member in members):
         assert parameter is hypernetwork.get_parameter(name)
 
@@ -182,7 +226,7 @@ def test_zero_delta_and_live_gradients_at_the_start(make_model, kind, static):
     ids = token_ids(2, 6)
     before = model(input_ids=ids).logits
     lora = hypernetwork(*batch(4, 3))
-    assert all(torch.equal(B, torch.zeros_like(B)) for _, B in lora.values())
+    assert not any(lora.delta(name).any() for name in lora)
     with HookBasedLoRAInjector(model) as injector:
         with injector.apply(lora):
             assert torch.equal(model(input_ids=ids).logits, before)
@@ -191,7 +235,8 @@ def test_zero_delta_and_live_gradients_at_the_start(make_model, kind, static):
         live = [p.grad.abs().max() for p in head.parameters() if p.grad is not None]
         assert max(live) > 1e-6, f"the head of {key} is dead"
         if static:
-            assert hypernetwork.generator.static_B[key].grad.abs().max() > 1e-6
+            first = hypernetwork.generator.static_C if kind in CORE_KINDS else hypernetwork.generator.static_B
+            assert first[key].grad.abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("static", [True, False])
@@ -246,11 +291,123 @@ def test_the_static_part_is_what_is_left_when_the_heads_write_nothing():
     assert_same(hypernetwork(*batch(4, 3)), hypernetwork(*batch(4, 3), generated=False), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", CORE_KINDS)
+def test_the_static_part_of_cores_is_one_core_for_every_prompt(kind):
+    hypernetwork = make(small(head=kind), alive=True)
+    for head in hypernetwork.generator.heads.values():
+        head.register_forward_hook(lambda *_: pytest.fail("a head was called"))
+    lora = hypernetwork(*batch(4, 3), generated=False)
+    assert (lora.adapters, lora.is_shared) == (2, True)
+    for p in hypernetwork.projections:
+        key, place = f"{p.in_features}x{p.out_features}", hypernetwork.generator.groups[p.shape].index(p)
+        C = hypernetwork.generator.static_C[key][place]
+        assert torch.equal(lora.stored[p.name].C, C.expand(2, *C.shape))
+    alone = make(small(head=kind, generated=False))  # plain multi-task LoRA
+    assert alone.generator.head_parameter_count() == sum(p.numel() for p in alone.generator.heads.parameters()) == 0
+    assert alone(*batch(4, 3)).is_shared
+
+
 def test_without_a_static_part_it_cannot_be_asked_for():
     hypernetwork = make(small(static=False))
     assert not list(hypernetwork.generator.static_A)
     with pytest.raises(ConfigError, match="static=False"):
         hypernetwork(*batch(4), generated=False)
+
+
+# --- gate, bounds, norm, dtype ------------------------------------------------------------------------------
+
+
+def test_the_gate_starts_near_nine_tenths_and_scales_the_generated_part_alone():
+    hypernetwork = make(small(head="core"))
+    context = torch.randn(5, 16, dtype=torch.float64)
+    gate = hypernetwork.generator.gate(context)
+    assert gate.shape == (5,)
+    assert (gate - 0.9).abs().max() < 0.05
+    hypernetwork = make(small(head="core"), alive=True)
+    states = batch(4, 3)
+    with torch.no_grad():
+        open_, static = hypernetwork(*states), hypernetwork(*states, generated=False)
+        gate = hypernetwork.generator.gate(hypernetwork.encoder(*states))
+        hypernetwork.generator.gate_map[-1].bias.fill_(-1e3)
+        shut = hypernetwork(*states)
+        hypernetwork.generator.gate_map[-1].bias.fill_(1e3)
+        whole = hypernetwork(*states)
+    for name in open_:
+        C, C0, C1 = (lora.stored[name].C for lora in (open_, static, whole))
+        assert torch.equal(shut.stored[name].C, C0)
+        torch.testing.assert_close(C - C0, (C1 - C0) * gate[:, None, None], **EXACT)
+    with pytest.raises(ConfigError, match=r"gate: this hypernetwork \(head=full\) has none"):
+        make().generator.gate(context)
+
+
+def test_the_gate_of_contexts_by_layer_is_one_number_for_each_prompt():
+    hypernetwork = make(small(head="core", source="layers"), alive=True)
+    states = torch.randn(2, 5, 3, STATE, dtype=torch.float64)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    assert hypernetwork.generator.gate(hypernetwork.encoder(states, mask)).shape == (2,)
+    assert hypernetwork(states, mask).adapters == 2
+
+
+@pytest.mark.parametrize("kind", HEAD_KINDS)
+def test_bounded_heads_write_nothing_beyond_their_scale(kind):
+    hypernetwork = make(small(head=kind, static=False, bounded=True, gate=False), alive=True)
+    for parameter in hypernetwork.generator.heads.parameters():
+        parameter.data.mul_(1e3)
+    lora = hypernetwork(*batch(4, 3))
+    for p in hypernetwork.projections:
+        scales = hypernetwork.generator.scales[f"{p.in_features}x{p.out_features}"].exp()
+        written = [lora.stored[p.name].C] if kind in CORE_KINDS else lora[p.name]
+        for matrix, scale in zip(written, scales, strict=True):
+            torch.testing.assert_close(matrix.abs().max(), scale, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", HEAD_KINDS)
+def test_options_that_are_not_set_go_by_the_kind_of_head(kind, tmp_path):
+    config = small(head=kind)
+    assert (config.normalises, config.bounds, config.gates) == (kind in CORE_KINDS,) * 3
+    turned = small(head=kind, normalised=not config.normalises, bounded=not config.bounds, gate=not config.gates)
+    for each in (config, turned):
+        made = make(each, dtype=torch.float32, alive=True)
+        assert bool(made.generator.scales) == each.bounds
+        norms = made.generator.features(torch.randn(3, 16)).norm(dim=-1)
+        assert bool((norms - 4).abs().max() < 1e-5) == each.normalises
+        made.save_pretrained(tmp_path / "saved", overwrite=True)
+        loaded = HyperNetwork.from_pretrained(tmp_path / "saved")
+        assert loaded.config == each
+        assert_same(loaded(*batch(4, dtype=torch.float32)), made(*batch(4, dtype=torch.float32)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("generated", [True, False])
+@pytest.mark.parametrize("kind", ["full", *CORE_KINDS])
+def test_a_dtype_is_cast_by_shape_and_is_what_a_cast_afterwards_gives(kind, generated):
+    hypernetwork = make(small(head=kind), dtype=torch.float32, alive=True)
+    states = batch(4, 3, dtype=torch.float32)
+    narrow = hypernetwork(*states, generated=generated, dtype=torch.bfloat16)
+    assert narrow.to(torch.bfloat16) is narrow
+    later = hypernetwork(*states, generated=generated).to(torch.bfloat16)
+    for name, form in narrow.stored.items():
+        assert all(torch.equal(a, b) for a, b in zip(form, later.stored[name], strict=True))
+    if generated:
+        sum(m.float().square().sum() for form in narrow.stored.values() for m in form).backward()
+        assert all(p.grad is not None for p in hypernetwork.generator.heads.parameters())
+
+
+def test_adapters_written_one_after_another_share_their_factors_in_any_dtype():
+    hypernetwork = make(small(head="core"), dtype=torch.float32, alive=True).eval()
+    for dtype in (None, torch.bfloat16):
+        with torch.no_grad():
+            first, second = (hypernetwork(*batch(4, seed=i, dtype=torch.float32), dtype=dtype) for i in range(2))
+        for name in first:
+            assert first.stored[name].A.data_ptr() == second.stored[name].A.data_ptr()
+        assert LoRAWeights.stack([first, second]).is_shared
+    with torch.no_grad():  # but not beyond a change of the parameters
+        for parameter in hypernetwork.train().generator.factor_A.values():
+            parameter.data.add_(1)
+        third = hypernetwork.eval()(*batch(4, dtype=torch.float32), dtype=torch.bfloat16)
+    for p in hypernetwork.projections:
+        place = hypernetwork.generator.groups[p.shape].index(p)
+        expected = hypernetwork.generator.factor_A[f"{p.in_features}x{p.out_features}"][place].bfloat16()
+        assert torch.equal(third.stored[p.name].A, expected)
 
 
 # --- real weights -------------------------------------------------------------------------------------------
@@ -277,6 +434,62 @@ def test_all_120_projections_of_the_real_model(smollm):
             assert torch.equal(model(input_ids=ids).logits, before)
 
 
+def test_the_shipped_network_of_before_these_options_gives_the_adapters_it_gave():
+    network = HyperNetwork.from_pretrained(shipped_hypernetwork())
+    generator = torch.Generator().manual_seed(0)
+    states, mask = torch.randn(2, 7, 576, generator=generator), torch.ones(2, 7, dtype=torch.bool)
+    mask[1, 5:] = False
+    with torch.no_grad():
+        lora = network(states, mask)
+    for name, norms, values in (  # taken before there were cores
+        ("model.layers.11.self_attn.q_proj", [7.353971, 7.705363], [-0.005652, -0.010108]),
+        ("model.layers.29.self_attn.v_proj", [5.26759, 5.397342], [-0.008946, -0.008084]),
+    ):
+        delta = lora.delta(name)
+        assert delta.flatten(1).norm(dim=1).tolist() == pytest.approx(norms, rel=1e-4)
+        assert delta[:, 3, 5].tolist() == pytest.approx(values, abs=2e-6)
+
+
+# --- contexts, and the prompt in context too ----------------------------------------------------------------
+
+
+def test_context_and_write_are_forward():
+    hypernetwork = make(alive=True)
+    states = batch(4, 2)
+    context = hypernetwork.context(*states)
+    assert context.shape == (2, 16)
+    assert_same(hypernetwork.write(context), hypernetwork(*states), rtol=0, atol=0)
+    assert_same(hypernetwork.write(context, strength=0.5), hypernetwork(*states, strength=0.5), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("source", ["hidden", "layers"])
+def test_the_flag_starts_without_effect_and_learns(source):
+    config = small(context_flag=True, source=source)
+    states, mask = batch(4, 2, 3)
+    if source == "layers":
+        states = states[:, :, None].expand(-1, -1, 2, -1)
+    started = make(config)
+    assert_same(started(states, mask, True), started(states, mask), rtol=0, atol=0)
+    hypernetwork = make(config, alive=True)
+    shown = torch.tensor([True, False, True])
+    lora = hypernetwork(states, mask, shown)
+    with_prompt, without = hypernetwork(states, mask, True), hypernetwork(states, mask, False)
+    for name in lora:
+        assert not torch.equal(with_prompt[name][0], without[name][0])
+    for i, each in enumerate(shown.tolist()):
+        assert_same(lora.select(i), (with_prompt if each else without).select(i), **EXACT)
+    sum(b.pow(2).sum() for _, b in lora.values()).backward()
+    assert hypernetwork.in_context.grad.abs().max() > 0
+
+
+def test_the_flag_belongs_to_the_trunk_and_to_networks_that_have_it():
+    assert "in_context" in dict(make(small(context_flag=True)).parameter_groups()["trunk"])
+    for without in (small(), small(context_flag=True, generated=False)):
+        hypernetwork = make(without)
+        assert "in_context" not in dict(hypernetwork.named_parameters())
+        assert_same(hypernetwork(*batch(3), True), hypernetwork(*batch(3)), rtol=0, atol=0)
+
+
 # --- files --------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +511,19 @@ def test_save_and_load_is_bitwise(tmp_path, make_model):
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     states = batch(5, 2, dtype=torch.float32)
     assert_same(loaded(*states), hypernetwork.eval()(*states), rtol=0, atol=0)
+
+
+def test_the_fingerprint_of_the_embedder_is_kept(tmp_path):
+    config, embedder = small(source="embedder+hidden", embedder="some/id"), {"model_type": "bert", "weights": "abc"}
+    hypernetwork = HyperNetwork(config, find_projections(tiny_llama()), STATE + 1, {"weights": "x"}, embedder)
+    hypernetwork.save_pretrained(tmp_path / "saved")
+    loaded = HyperNetwork.from_pretrained(tmp_path / "saved")
+    assert (loaded.embedder, loaded.config, loaded.state_size) == (embedder, config, STATE + 1)
+    make(dtype=torch.float32).save_pretrained(tmp_path / "without")
+    assert "embedder" not in {
+        k for k in json.loads((tmp_path / "without" / "config.json").read_text()) if k != "config"
+    }
+    assert HyperNetwork.from_pretrained(tmp_path / "without").embedder == {}
 
 
 def test_bfloat16_storage_rounds_once_and_is_read_as_float32(tmp_path):

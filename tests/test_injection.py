@@ -19,7 +19,7 @@ from promptlora.injection import HookBasedLoRAInjector, add_update, make_batched
 from promptlora.injection.update import make_update
 from promptlora.lora import LoRAWeights
 from promptlora.projections import Projection, find_projections
-from tests.helpers import random_lora, tiny_gpt2, tiny_llama, token_ids
+from tests.helpers import FORMS, random_lora, random_shared_lora, tiny_gpt2, tiny_llama, token_ids
 
 EXACT = {"rtol": 0, "atol": 1e-11}
 MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2}
@@ -65,9 +65,10 @@ def hooks(model: nn.Module) -> int:
 # --- exactness ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("gradients", [False, True])
-def test_hooks_equal_merged_weights(model: PreTrainedModel, gradients: bool) -> None:
-    lora, ids = random_lora(find_projections(model), 3), token_ids(3, 6)
+def test_hooks_equal_merged_weights(model: PreTrainedModel, gradients: bool, form: str) -> None:
+    lora, ids = FORMS[form](find_projections(model), 3), token_ids(3, 6)
     expected = one_at_a_time(model, ids, lora, [0, 1, 2])
     with HookBasedLoRAInjector(model) as injector, torch.set_grad_enabled(gradients):
         with injector.apply(lora):
@@ -93,10 +94,13 @@ INDEXES = {
 }
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("index", INDEXES.values(), ids=INDEXES)
-def test_adapter_index_gives_each_row_its_adapter(model: PreTrainedModel, index: list[int], gradients: bool) -> None:
-    lora, ids = random_lora(find_projections(model), 4), token_ids(len(index), 5)
+def test_adapter_index_gives_each_row_its_adapter(
+    model: PreTrainedModel, index: list[int], gradients: bool, form: str
+) -> None:
+    lora, ids = FORMS[form](find_projections(model), 4), token_ids(len(index), 5)
     expected = one_at_a_time(model, ids, lora, index)
     with HookBasedLoRAInjector(model) as injector, torch.set_grad_enabled(gradients):
         with injector.apply(lora, index):
@@ -160,6 +164,69 @@ def test_an_update_equals_einsum(
     assert found.shape == output.shape
     assert (found.data_ptr() == output.data_ptr()) == owned
     assert torch.equal(output, before) != owned
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6,), (6, 2, 2)], ids=str)
+@pytest.mark.parametrize("index", [[0, 1, 2], [1, 1, 1], [0, 2, 0], [2]], ids=str)
+@pytest.mark.parametrize("owned", [False, True])
+@pytest.mark.parametrize(("spans", "width"), SPANS.values(), ids=SPANS)
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_an_update_with_shared_factors_equals_einsum(
+    diagonal: bool,
+    spans: tuple[tuple[int, int], ...] | None,
+    width: int,
+    owned: bool,
+    index: list[int],
+    shape: tuple[int, ...],
+) -> None:
+    torch.manual_seed(0)
+    x, output = (torch.randn(*shape, n, dtype=torch.float64) for n in (5, width))
+    A, B = torch.randn(5, 2, dtype=torch.float64), torch.randn(2, 12, dtype=torch.float64)
+    C = torch.randn(3, 2, dtype=torch.float64) if diagonal else torch.randn(3, 2, 2, dtype=torch.float64)
+    rows = [i for i in index for _ in range(6 // len(index))]
+    full = torch.diag_embed(C) if diagonal else C
+    delta = torch.einsum("b...i,ir,brq,qo->b...o", x, A, full[rows], B) * 0.7
+    columns = torch.cat([torch.arange(*span) for span in spans]) if spans else torch.arange(width)
+    expected = output.clone()
+    expected[..., columns] += delta
+    before = output.clone()
+    update = make_update("n", A, B, 0.7, plan_rows(index), spans, width, C)
+    found = add_update(output, x, update, owned=owned)
+    assert torch.allclose(found, expected, **EXACT)
+    assert found.shape == output.shape
+    assert (found.data_ptr() == output.data_ptr()) == owned
+    assert torch.equal(output, before) != owned
+
+
+@pytest.mark.parametrize("form", ["core", "diagonal"])
+@pytest.mark.parametrize("index", INDEXES.values(), ids=INDEXES)
+def test_gradients_of_shared_factors_and_cores_are_those_of_the_free_form(
+    model: PreTrainedModel, index: list[int], form: str
+) -> None:
+    lora, ids = FORMS[form](find_projections(model), 4, requires_grad=True), token_ids(len(index), 5)
+    leaves = [matrix for stored in lora.stored.values() for matrix in stored]
+    found = []
+    for each in (lora, lora.free()):  # the free form goes through A and C @ B
+        with HookBasedLoRAInjector(model) as injector, injector.apply(each, index):
+            loss = model(ids).logits.square().mean()
+        found.append(torch.autograd.grad(loss, leaves))
+    for by_core, by_pair in zip(*found, strict=True):
+        assert by_core.abs().max() > 0
+        assert torch.allclose(by_core, by_pair, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_shared_factors_are_used_as_they_lie_and_c_at_b_is_never_formed(model: PreTrainedModel, diagonal: bool) -> None:
+    with HookBasedLoRAInjector(model) as injector:
+        lora = random_shared_lora(injector.projections, 4, diagonal=diagonal)
+        for index in ([0, 1, 2, 3], [0, 0, 1, 1], [2], [1, 2], [3, 0, 1], [0, 0, 1]):
+            updates = injector._updates(lora.select(index), None)
+            for update in (u for of_one in updates.values() for u in of_one):
+                A, B, C = lora.stored[update.name]
+                assert (update.A.data_ptr(), update.B.data_ptr()) == (A.data_ptr(), B.data_ptr())
+                assert update.C.shape[1:] == C.shape[1:]
+                if index == list(range(index[0], index[-1] + 1)):
+                    assert update.C.data_ptr() == C[index[0]].data_ptr()
 
 
 def test_the_hook_factories_equal_einsum() -> None:

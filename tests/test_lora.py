@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from promptlora.errors import LoRAError, OutputError
-from promptlora.lora import LoRAWeights
+from promptlora.lora import LoRAWeights, Shared
+from promptlora.lora.geometry import update_products
 from promptlora.projections import Projection
 
 settings.register_profile("lora", deadline=None, max_examples=40)
@@ -43,13 +44,42 @@ def make(
     return LoRAWeights(matrices, scaling, projections=projections)
 
 
+def make_shared(
+    adapters: int = 3,
+    ranks: tuple[int, int] = (2, 3),
+    scaling: float = 0.5,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    diagonal: bool = False,
+    factors: LoRAWeights | None = None,
+) -> LoRAWeights:
+    """Random factors, those of ``factors`` where given, and random cores."""
+    generator = torch.Generator().manual_seed(seed)
+    forms = {}
+    for name, (d_in, d_out), rank in zip(NAMES, SHAPES, ranks, strict=True):
+        A = torch.randn(d_in, rank, generator=generator, dtype=torch.float64).to(dtype)
+        B = torch.randn(rank, d_out, generator=generator, dtype=torch.float64).to(dtype)
+        shape = (adapters, rank) if diagonal else (adapters, rank, rank)
+        C = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        forms[name] = (A, B, C) if factors is None else (*factors.stored[name][:2], C)
+    pairs = {name: form[:2] for name, form in forms.items()}
+    return LoRAWeights.shared(pairs, {name: form[2] for name, form in forms.items()}, scaling)
+
+
+def one(form, i: int) -> Tensor:
+    """The update of stored adapter i before scaling."""
+    if isinstance(form, Shared):
+        return form.A @ (torch.diag(form.C[i]) if form.C.ndim == 2 else form.C[i]) @ form.B
+    return form.A[i] @ form.B[i]
+
+
 def dense(lora: LoRAWeights) -> dict[str, Tensor]:
     """The naive twin: one product for each row of the selection."""
     return {
-        name: torch.stack([A[i] @ B[i] * lora.scaling for i in lora.index])
+        name: torch.stack([one(form, i) * lora.scaling for i in lora.index])
         if lora.index
-        else A.new_zeros(0, A.shape[1], B.shape[2])
-        for name, (A, B) in lora.stored.items()
+        else form.A.new_zeros(0, form.A.shape[-2], form.B.shape[-1])
+        for name, form in lora.stored.items()
     }
 
 
@@ -59,13 +89,13 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float = 1e-12) -
     )
 
 
-loras = st.builds(
-    make,
-    adapters=st.integers(1, 4),
-    ranks=st.tuples(st.integers(0, 3), st.integers(1, 3)),
-    scaling=st.sampled_from([0.25, 1.0, -2.0, 3.5]),
-    seed=st.integers(0, 5),
-)
+shape_of_loras = {
+    "adapters": st.integers(1, 4),
+    "ranks": st.tuples(st.integers(0, 3), st.integers(1, 3)),
+    "scaling": st.sampled_from([0.25, 1.0, -2.0, 3.5]),
+    "seed": st.integers(0, 5),
+}
+loras = st.one_of(st.builds(make, **shape_of_loras), st.builds(make_shared, **shape_of_loras, diagonal=st.booleans()))
 
 
 @st.composite
@@ -95,7 +125,13 @@ def test_it_is_a_mapping_of_pairs_and_delta_is_their_product(lora: LoRAWeights) 
 @settings(quick)
 def test_nbytes_counts_each_selected_adapter_once(lora: LoRAWeights) -> None:
     unique = lora.select([lora.index.index(i) for i in sorted(set(lora.index))])
-    assert lora.nbytes == sum(A.numel() * 8 + B.numel() * 8 for A, B in unique.values())
+    if lora.is_shared:
+        cores = [form.C[0].numel() * 8 for form in lora.stored.values()]
+        assert lora.nbytes == sum(cores) * unique.adapters
+        assert lora.shared_nbytes == sum(form.A.nbytes + form.B.nbytes for form in lora.stored.values())
+    else:
+        assert lora.nbytes == sum(A.numel() * 8 + B.numel() * 8 for A, B in unique.values())
+        assert lora.shared_nbytes == 0
 
 
 def test_rank_dtype_device_and_repr() -> None:
@@ -146,9 +182,8 @@ def test_select_takes_rows_and_copies_nothing(lora: LoRAWeights, data: st.DataOb
     rows = data.draw(st.lists(st.integers(-lora.adapters, lora.adapters - 1), max_size=6))
     chosen = lora.select(rows)
     assert same(dense(chosen), {name: delta[rows] for name, delta in dense(lora).items()}, 0)
-    for name, (A, B) in chosen.stored.items():
-        assert A is lora.stored[name][0]
-        assert B.data_ptr() == lora.stored[name][1].data_ptr()
+    for name, form in chosen.stored.items():
+        assert all(mine is theirs for mine, theirs in zip(form, lora.stored[name], strict=True))
 
 
 def test_a_run_of_rows_is_read_as_a_view() -> None:
@@ -266,6 +301,130 @@ def test_what_only_stack_or_only_combine_refuses() -> None:
         LoRAWeights.combine([lora, lora], [1.0])
 
 
+# --- shared factors ------------------------------------------------------------------------------------------
+
+
+@given(lora=selections())
+@settings(quick)
+def test_the_free_form_has_the_same_updates(lora: LoRAWeights) -> None:
+    free = lora.free()
+    assert not free.is_shared
+    assert same(dense(free), dense(lora))
+    assert (free is lora) == (not lora.is_shared)
+    A, B = lora[NAMES[0]]
+    assert (A.shape[0], B.shape[0]) == (lora.adapters, lora.adapters)
+    if lora.is_shared:  # A is not copied for each adapter
+        assert A.data_ptr() == lora.stored[NAMES[0]].A.data_ptr()
+
+
+@given(lora=selections())
+@settings(quick)
+def test_products_of_updates_are_those_of_dense_updates(lora: LoRAWeights) -> None:
+    flat = torch.cat([delta.flatten(1) for delta in dense(lora).values()], dim=1)
+    torch.testing.assert_close(update_products(lora), flat @ flat.T, rtol=0, atol=1e-9)
+
+
+@given(diagonal=st.tuples(st.booleans(), st.booleans()), how=st.sampled_from(["same", "equal", "other"]))
+@settings(quick)
+def test_stack_and_combine_keep_the_same_factors_and_are_exact_with_others(
+    diagonal: tuple[bool, bool], how: str
+) -> None:
+    first = make_shared(3, diagonal=diagonal[0]).select([2, 0])
+    second = make_shared(2, seed=1, diagonal=diagonal[1], factors=None if how == "other" else first)
+    if how == "equal":  # as read from two files
+        second = second.to(torch.float32).to(torch.float64)
+        first = first.to(torch.float32).to(torch.float64)
+    stacked, combined = LoRAWeights.stack([first, second]), LoRAWeights.combine([first, second], [0.5, -2.0])
+    assert stacked.is_shared == combined.is_shared == (how != "other")
+    for name in NAMES:
+        a, b = dense(first)[name], dense(second)[name]
+        torch.testing.assert_close(dense(stacked)[name], torch.cat([a, b]), rtol=0, atol=1e-12)
+        torch.testing.assert_close(dense(combined)[name], 0.5 * a - 2.0 * b, rtol=0, atol=1e-12)
+    if how != "other":
+        assert combined.rank == first.rank
+        assert stacked.stored[NAMES[0]].A is first.stored[NAMES[0]].A
+        assert stacked.stored[NAMES[0]].diagonal == all(diagonal)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_the_mean_of_shared_factors_has_their_rank(diagonal: bool) -> None:
+    lora = make_shared(4, diagonal=diagonal).select([0, 3, 3])
+    mean = lora.mean()
+    assert mean.is_shared
+    assert (mean.adapters, mean.rank) == (1, 3)
+    assert same(dense(mean), {name: delta.mean(0, keepdim=True) for name, delta in dense(lora).items()})
+
+
+def test_factors_with_a_gradient_are_never_taken_for_equal_ones() -> None:
+    first = make_shared()
+    live = LoRAWeights(
+        {n: Shared(f.A.clone().requires_grad_(), f.B.clone().requires_grad_(), f.C) for n, f in first.stored.items()},
+        0.5,
+    )
+    copied = LoRAWeights(
+        {n: Shared(f.A.clone().requires_grad_(), f.B.clone().requires_grad_(), f.C) for n, f in first.stored.items()},
+        0.5,
+    )
+    stacked = LoRAWeights.stack([live, copied])
+    assert not stacked.is_shared
+    sum(stacked.delta(name).square().sum() for name in NAMES).backward()
+    for lora in (live, copied):
+        assert all(form.A.grad is not None for form in lora.stored.values())
+    assert LoRAWeights.stack([live.select(0), live.select([2, 1])]).is_shared
+
+
+def test_gradients_reach_factors_and_cores_and_detach_cuts_them() -> None:
+    forms = {n: Shared(*(m.clone().requires_grad_() for m in f)) for n, f in make_shared().stored.items()}
+    live = LoRAWeights(forms, 0.5)
+    changed = LoRAWeights.combine([LoRAWeights.stack([live.select([1, 1]), live]).rescale(2.0)] * 2, [1.0, -3.0])
+    assert changed.is_shared
+    sum(changed.to(torch.float32).delta(name).square().sum() for name in NAMES).backward()
+    assert all(m.grad is not None and m.grad.abs().sum() > 0 for form in forms.values() for m in form)
+    assert not any(m.requires_grad for form in live.detach().stored.values() for m in form)
+
+
+def test_free_and_shared_projections_live_in_one_lora(tmp_path) -> None:
+    free, shared = make(), make_shared()
+    mixed = LoRAWeights({NAMES[0]: free.stored[NAMES[0]], NAMES[1]: shared.stored[NAMES[1]]}, 0.5)
+    assert not mixed.is_shared
+    assert "some shared factors" in repr(mixed)
+    expected = {NAMES[0]: dense(free)[NAMES[0]], NAMES[1]: dense(shared)[NAMES[1]]}
+    assert same(dense(mixed.select([0, 1, 2]).rescale(3.0)), expected)
+    mixed.save(tmp_path / "l.safetensors")
+    assert same(dense(LoRAWeights.load(tmp_path / "l.safetensors")), expected)
+
+
+def test_the_repr_tells_the_form() -> None:
+    assert repr(make_shared()) == (
+        "LoRAWeights(adapters=3, projections=2, rank=3, scaling=0.5, shared factors, float64, cpu)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("A", "B", "C", "message"),
+    [
+        ((1, 5, 2), (2, 4), (1, 2, 2), r"^n: .*expected shared factors A \[in, rank\]"),
+        ((5, 2), (2, 4), (2,), r"^n: .*expected shared factors"),
+        ((5, 2), (3, 4), (1, 2, 2), "^n: ranks .* differ"),
+        ((5, 2), (2, 4), (1, 2, 3), "^n: ranks .* differ"),
+        ((5, 2), (2, 4), (1, 3), "^n: ranks .* differ"),
+    ],
+)
+def test_factors_and_cores_that_do_not_fit_are_refused(A: tuple, B: tuple, C: tuple, message: str) -> None:
+    with pytest.raises(LoRAError, match=message):
+        LoRAWeights.shared({"n": (torch.ones(A), torch.ones(B))}, {"n": torch.ones(C)}, 1.0)
+
+
+def test_names_and_counts_of_cores_that_do_not_fit_are_refused() -> None:
+    A, B, C = torch.ones(5, 2), torch.ones(2, 4), torch.ones(3, 2, 2)
+    with pytest.raises(LoRAError, match="m: not in both factors and cores"):
+        LoRAWeights.shared({"n": (A, B)}, {"n": C, "m": C}, 1.0)
+    with pytest.raises(LoRAError, match=r"^m: 2 adapters in C; expected 3 as in n"):
+        LoRAWeights.shared({"n": (A, B), "m": (A, B)}, {"n": C, "m": C[:2]}, 1.0)
+    with pytest.raises(LoRAError, match=r"^n: torch.float64.*expected torch.float32"):
+        LoRAWeights.shared({"n": (A, B)}, {"n": C.double()}, 1.0)
+
+
 # --- files -------------------------------------------------------------------------------------------------
 
 FUSED = [
@@ -286,7 +445,9 @@ def test_a_file_brings_back_what_was_selected(lora: LoRAWeights, dtype: torch.dt
     assert back.scaling == lora.scaling
     assert back.adapters == lora.adapters
     assert set(back) == set(lora)
-    assert all(torch.equal(a, b) for name in lora for a, b in zip(lora[name], back[name], strict=True))
+    assert back.is_shared == lora.is_shared
+    for name, form in back.stored.items():
+        assert all(torch.equal(a, b) for a, b in zip(lora.chosen(name), form, strict=True))
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 

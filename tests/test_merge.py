@@ -14,7 +14,7 @@ from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
 from promptlora.lora.peft import merge_lora, save_peft
 from promptlora.projections import Projection, find_projections
-from tests.helpers import random_lora, tiny_gpt2, tiny_llama, token_ids
+from tests.helpers import FORMS, random_lora, tiny_gpt2, tiny_llama, token_ids
 from tests.test_peft import MODELS, hooked_logits
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it
@@ -28,10 +28,11 @@ def unchanged(model: nn.Module, before: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", MODELS)
-def test_hooks_merged_and_peft_agree(kind, tmp_path):
+def test_hooks_merged_and_peft_agree(kind, form, tmp_path):
     model, ids = MODELS[kind](), token_ids(2, 9)
-    lora = random_lora(find_projections(model))
+    lora = FORMS[form](find_projections(model))
     save_peft(lora, tmp_path / "a", model=model)
     hooked = hooked_logits(model, lora, ids)
     merged = merge_lora(copy.deepcopy(model), lora)

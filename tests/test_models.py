@@ -312,7 +312,7 @@ def test_the_real_embedded_base(smollm, capfd):
     assert tokenizer.pad_token is not None
     assert tokenizer.padding_side == "left"
     told: list[str] = []
-    assert base_fingerprint(load_meta(progress=told.append)) == {**base_fingerprint(model), "weights": ""}
+    assert base_fingerprint(load_meta(progress=told.append)) == {**base_fingerprint(model), "weights": "", "sample": ""}
     assert told == []
     assert capfd.readouterr() == ("", "")
 
@@ -498,7 +498,7 @@ def test_the_fingerprint_does_not_depend_on_hooks_gradients_or_mode():
 def test_mismatches_are_described():
     llama = base_fingerprint(tiny_llama(torch.float32))
     other_seed = base_fingerprint(tiny_llama(torch.float32, seed=1))
-    meta = {**llama, "weights": ""}
+    meta = {**llama, "weights": "", "sample": ""}
     assert describe_mismatch(llama, dict(llama)) is None
     assert describe_mismatch(llama, meta) is None  # weights that were not read cannot differ
     assert describe_mismatch({}, llama) is None  # a hypernetwork that names no base

@@ -23,7 +23,7 @@ from tests.training_helpers import save_base, toy_rows, word_tokenizer, write_js
 
 
 def loss_at(trainer: Trainer, step: int = 0) -> float:
-    batch = trainer.objective.part(step, 0, 1)
+    batch = trainer.objective.parts(step, 1)[0]
     with torch.no_grad():
         return float(trainer.objective.loss(batch, trainer.adapters(batch)))
 
@@ -34,7 +34,7 @@ def loss_at(trainer: Trainer, step: int = 0) -> float:
 def test_a_student_that_reads_what_its_teacher_reads_has_no_divergence_and_no_gradient(make_trainer):
     """At step 0 the adapter adds nothing; with the prompt in both contexts teacher and student are one model."""
     trainer = make_trainer(objective="distill", data={"in_context_share": 1.0})
-    batch = trainer.objective.part(0, 0, 1)
+    batch = trainer.objective.parts(0, 1)[0]
     loss = trainer.objective.loss(batch, trainer.adapters(batch))
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
@@ -152,7 +152,7 @@ def test_penalties_move_the_weights_and_are_not_reported_as_loss(make_trainer):
     for step in range(3):
         first, second = plain.train_step(), fined.train_step()
         assert (first.loss == second.loss) == (step == 0)
-    batch = fined.objective.part(3, 0, 1)
+    batch = fined.objective.parts(3, 1)[0]
     sizes = [float(weight_penalty(each.adapters(batch).detach(), l2=1.0)) for each in (plain, fined)]
     assert sizes[1] < sizes[0]
 
@@ -161,7 +161,7 @@ def test_neftune_is_noise_of_the_stated_size_on_training_alone(make_trainer):
     trainer = make_trainer(regularization={"neftune": 5.0})
     seen: list[torch.Tensor] = []
     embed = trainer.model.get_input_embeddings()
-    ids = trainer.objective.part(0, 0, 1).input_ids
+    ids = trainer.objective.parts(0, 1)[0].input_ids
     clean = embed(ids)
     with trainer.base.noise(5.0, trainer._generator(0)):
         seen.append(embed(ids) - clean)
@@ -178,7 +178,7 @@ def test_neftune_is_noise_of_the_stated_size_on_training_alone(make_trainer):
 
 def test_a_teacher_meets_no_noise(make_trainer):
     trainer = make_trainer(objective="distill", regularization={"neftune": 50.0})
-    batch = trainer.objective.part(0, 0, 1)
+    batch = trainer.objective.parts(0, 1)[0]
     expected = trainer.objective.targets(batch).log_probs
     found: list[torch.Tensor] = []
     targets = trainer.objective.targets
@@ -193,7 +193,7 @@ def test_dropped_prompt_tokens_change_the_adapter_and_never_leave_nothing(make_t
     trainer = make_trainer(regularization={"prompt_dropout": 0.9})
     for _ in range(3):
         trainer.train_step()
-    batch = trainer.objective.part(3, 0, 1)
+    batch = trainer.objective.parts(3, 1)[0]
     whole = trainer.adapters(batch)
     name = next(iter(whole))
     drawn = [trainer.adapters(batch, torch.Generator().manual_seed(i))[name][1] for i in range(6)]
@@ -204,7 +204,7 @@ def test_dropped_prompt_tokens_change_the_adapter_and_never_leave_nothing(make_t
 
 def test_label_smoothing_is_trained_with_and_not_measured_with(make_trainer):
     smooth = make_trainer(folder="smooth", regularization={"label_smoothing": 0.3})
-    batch = smooth.objective.part(0, 0, 1)
+    batch = smooth.objective.parts(0, 1)[0]
     lora = smooth.adapters(batch)
     plain = float(smooth.objective.measure(batch, lora, [0, 1]).detach())
     assert float(smooth.objective.loss(batch, lora).detach()) != pytest.approx(plain, rel=1e-4)
@@ -229,19 +229,19 @@ def test_multi_task_lora_alone_has_no_encoder_and_learns_what_needs_no_prompt(ma
 
 def test_the_prompt_in_context_is_what_an_evaluation_shows(make_trainer):
     trainer = make_trainer(data={"in_context_share": 1.0})
-    batch = trainer.objective.part(0, 0, 1)
+    batch = trainer.objective.parts(0, 1)[0]
     text = trainer.tokenizer.decode(batch.input_ids[0])
     assert text.startswith(f"<system> <user> {batch.prompts[0]} ")
     shares = [
         "say" in trainer.tokenizer.decode(make_trainer(folder=f"s{seed}", seed=seed, data={"in_context_share": 0.5})
-        .objective.part(0, 0, 1).input_ids[0]) for seed in range(12)
+        .objective.parts(0, 1)[0].input_ids[0]) for seed in range(12)
     ]  # fmt: skip
     assert 0 < sum(shares) < 12
 
 
 def test_layers_below_the_first_get_no_adapter_and_no_gradient(make_trainer):
     trainer = make_trainer(hypernetwork={"first_layer": 1})
-    assert all(".layers.0." not in name for name in dict(trainer.adapters(trainer.objective.part(0, 0, 1))))
+    assert all(".layers.0." not in name for name in dict(trainer.adapters(trainer.objective.parts(0, 1)[0])))
     inputs: list[bool] = []
     layers = trainer.model.get_decoder().layers
     layers[1].register_forward_pre_hook(

@@ -21,7 +21,7 @@ from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
 from promptlora.lora.peft import VLLM_RANKS, load_peft, save_peft
 from promptlora.projections import Projection, find_projections
-from tests.helpers import random_lora, tiny_gpt2, tiny_llama, token_ids
+from tests.helpers import FORMS, random_lora, tiny_gpt2, tiny_llama, token_ids
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT calls it
 
@@ -95,8 +95,9 @@ def edit_config(folder: Path, **changes: object) -> None:
 # --- PEFT reads what is written ----------------------------------------------------------------------
 
 
-def test_hooks_and_peft_give_the_same_logits(model, tmp_path):
-    lora, ids = random_lora(find_projections(model)), token_ids(2, 9)
+@pytest.mark.parametrize("form", FORMS)
+def test_hooks_and_peft_give_the_same_logits(model, form, tmp_path):
+    lora, ids = FORMS[form](find_projections(model), 2).select(1), token_ids(2, 9)
     report = save_peft(lora, tmp_path / "a", model=model, base_model_name="base")
     expected = hooked_logits(model, lora, ids)
     found = peft_logits(model, tmp_path / "a", ids)

@@ -29,8 +29,9 @@ SCRIPT = """
 import sys, time
 import torch
 torch.set_num_threads(1)
-from promptlora.config import TrainConfig, load_toml
-from promptlora.training import Trainer
+from promptlora.settings import load_toml
+from promptlora.train.config import TrainConfig
+from promptlora.train import Trainer
 def show(metrics):
     print(metrics.step, flush=True)
     time.sleep(0.2)

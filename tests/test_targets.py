@@ -13,7 +13,8 @@ from promptlora.errors import ConfigError, ModelError, ProjectionError
 from promptlora.hypernet.config import HEAD_KINDS, HyperNetworkConfig
 from promptlora.hypernet.heads import make_head
 from promptlora.hypernet.network import HyperNetwork
-from promptlora.hypernet.targets import active_parameters, describe_targets, plan_targets
+from promptlora.hypernet.plan import active_parameters, plan_targets
+from promptlora.hypernet.targets import describe_targets
 from promptlora.models import load_base, load_config, load_meta
 from tests.architectures import CASES, build_meta
 from tests.helpers import random_lora, tiny_llama
@@ -48,7 +49,9 @@ def test_the_table_of_qwen3_coder_next(coder_next) -> None:
     assert targets.modules == 120
     assert targets.others == {"z": 36, "b": 36, "a": 36, "gate": 12}
     assert targets.head_parameters["full"] == 621_060_096  # sum over shapes of (D + 1) r (in + out)
-    assert {kind for kind, n in targets.head_parameters.items() if n < 100e6} == {"rankwise", "lowrank"}
+    small = {kind for kind, n in targets.head_parameters.items() if n < 100e6}
+    assert small == {"rankwise", "lowrank", "core", "diagonal"}
+    assert targets.head_parameters["core"] == 4 * 2049 * 16 * 16  # (D + 1) r² for each shape: 2.1 M
     scan = targets.scan
     assert (scan.found, scan.missed, scan.mixed, scan.foreign) == (48, 144, 12, 0)
     assert scan.missed_which == "DeltaNet q 36, k 36, v 36, o 36"
@@ -142,7 +145,11 @@ def test_experts_without_a_share_are_refused() -> None:
 def test_the_plan_of_qwen3_coder_next(plan) -> None:
     heads = {h.kind: h for h in plan.heads}
     assert tuple(heads) == HEAD_KINDS
-    assert {k for k, h in heads.items() if h.below_limit} == {"rankwise", "lowrank"}
+    assert {k for k, h in heads.items() if h.below_limit} == {"rankwise", "lowrank", "core", "diagonal"}
+    assert heads["core"].adapter_bytes == 192 * 16 * 16 * 2
+    assert heads["diagonal"].adapter_bytes == 192 * 16 * 2
+    assert heads["full"].adapter_bytes == heads["core"].shared_bytes == plan.targets.adapter_bytes
+    assert (heads["full"].shared_bytes, heads["full"].injection_flops_per_token) == (0, plan.injection_flops_per_token)
     assert plan.injection_flops_per_token == 2 * 16 * (72 * 4096 + 96 * 6144 + 24 * 2560)
     assert plan.injection_share == pytest.approx(0.00425, abs=1e-5)
     assert plan.batch_bytes == 64 * plan.targets.adapter_bytes
@@ -173,14 +180,20 @@ def test_parameters_and_operations_by_arithmetic(plan, kind: str) -> None:
     n = len(plan.targets.projections)
     trunk = T * (2 * D * D * 2 + 3 * D + 2 * D)  # two maps with biases and a norm
     static = plan.targets.adapter_parameters
-    assert head.generator == head.heads + trunk + static + n * D + (D * D + D) + 2 * D
+    core = {"core": r * r, "diagonal": r}.get(kind, 0)
+    gate = D * D // 4 + D // 4 + D // 4 + 1 if core else 0
+    scales = len(plan.targets.shapes) if core else 0
+    assert head.generator == head.heads + trunk + static + n * D + (D * D + D) + 2 * D + n * core + gate + scales
     per_projection = {
+        "core": lambda i, o: 2 * D * r * r,
+        "diagonal": lambda i, o: 2 * D * r,
         "full": lambda i, o: 2 * D * r * (i + o),
         "shared": lambda i, o: 2 * 2 * D * r * max(i, o),
         "rankwise": lambda i, o: 2 * r * D * (i + o),
         "lowrank": lambda i, o: 2 * 2 * D * k + 2 * k * r * (i + o),
     }[kind]
     flops = 2 * D * D + n * T * 2 * (2 * D * D * 2)
+    flops += 2 * (D * D // 4 + D // 4) if core else 0
     flops += sum(s.count * per_projection(s.in_features, s.out_features) for s in plan.targets.shapes)
     assert head.flops_per_adapter == flops
     assert head.base_tokens == pytest.approx(flops / (2 * plan.base_active_parameters))

@@ -318,9 +318,9 @@ def computed(monkeypatch) -> list[int]:
     lengths: list[int] = []
     real = module.prompt_states
 
-    def counting(model: PreTrainedModel, ids: Tensor, source: str, layer: int) -> Tensor:
+    def counting(model: PreTrainedModel, ids: Tensor, *args: object) -> Tensor:
         lengths.append(ids.shape[1])
-        return real(model, ids, source, layer)
+        return real(model, ids, *args)
 
     monkeypatch.setattr(module, "prompt_states", counting)
     return lengths
@@ -379,7 +379,7 @@ def test_bad_prompts_are_refused_and_not_kept(bad):
     states = make_states()
     with pytest.raises(PromptError):
         states.batch(bad)
-    assert "fine" not in bad or len(states) == 1
+    assert len(states) == 0
     assert states.one("good").shape == (4, 32)
 
 

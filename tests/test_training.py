@@ -64,13 +64,20 @@ def test_the_rate_is_never_0_nor_above_1(steps, warmup, final, data):
 
 def test_one_batch_is_overfitted(make_trainer):
     trainer = make_trainer(rows=toy_rows(2, 3), steps=40, prompts_per_batch=2, rows_per_prompt=3)
-    assert trainer.batches.per_epoch == 1
+    assert trainer.batches.order.per_epoch == 1
     losses = [trainer.train_step().loss for _ in range(40)]
     assert losses[0] == pytest.approx(math.log(97), rel=0.5)  # the base's, as the delta is zero at first
     assert losses[-1] < 0.3
 
 
-@pytest.mark.parametrize("options", [{}, {"hypernetwork": {"source": "embeddings", "static": False}}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"hypernetwork": {"source": "embeddings", "static": False}},
+        {"hypernetwork": {"head": "core", "rank": 16, "alpha": 32.0}},
+    ],
+)
 def test_the_prompt_decides_the_answer(make_trainer, options):
     """The key test: same inputs, only the prompt differs, and unseen inputs are answered as the prompt says."""
     trainer = make_trainer(steps=60, margin_every=60, checkpoint_every=100, **options)
@@ -220,18 +227,18 @@ def test_the_loss_is_that_of_the_whole_model_with_the_adapters_on(make_trainer):
 def test_each_prompt_is_encoded_once_a_batch_and_run_through_the_base_once_a_run(make_trainer, monkeypatch):
     encoded: list[int] = []
     through: Counter[str] = Counter()
-    forward, states = HyperNetwork.forward, PromptStates.one
+    forward, load = HyperNetwork.forward, PromptStates._load
 
     def counted(self, prompt_states, mask, **options):
         encoded.append(prompt_states.shape[0])
         return forward(self, prompt_states, mask, **options)
 
-    def one(self, prompt):
-        through[prompt] += prompt not in self._kept
-        return states(self, prompt)
+    def counted_load(self, prompts):
+        through.update(prompts)
+        return load(self, prompts)
 
     monkeypatch.setattr(HyperNetwork, "forward", counted)
-    monkeypatch.setattr(PromptStates, "one", one)
+    monkeypatch.setattr(PromptStates, "_load", counted_load)
     trainer = make_trainer(margin_every=5)
     for _ in range(5):
         trainer.train_step()

@@ -136,7 +136,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException as error:
-        with suppress(OSError):  # it was never made
+        with suppress(OSError, ValueError):  # it was never made
             temporary.unlink()
         _remove_empty(made)
         if _is_disk_error(error):

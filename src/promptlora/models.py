@@ -1,6 +1,6 @@
 """Find and load a base model: the embedded default, a Hugging Face id, or a folder.
 
-It knows where models come from and what identifies them; nothing of LoRA or hypernetworks.
+It knows where models come from; nothing of LoRA or hypernetworks.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
 import transformers.modeling_gguf_pytorch_utils as gguf_reader
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -30,6 +28,9 @@ from transformers import (
 
 from promptlora.errors import ModelError, OutputError, one_line
 from promptlora.files import creating_folder
+from promptlora.fingerprint import base_fingerprint as base_fingerprint
+from promptlora.fingerprint import describe_mismatch as describe_mismatch
+from promptlora.loading import loading_options
 from promptlora.quiet import quiet
 from promptlora.reading import is_dir, is_file
 
@@ -187,23 +188,6 @@ def _source(model: str | Path | None, progress: Progress | None) -> str:
     return str(model)
 
 
-def _hub_answers(model: str) -> bool:
-    """Whether the hub can be asked about a model: one question, where loading would try again for a minute."""
-    try:
-        huggingface_hub.model_info(model, timeout=10)
-    except HfHubHTTPError as error:
-        return error.response.status_code < 500
-    except Exception:  # no network, no such host, offline mode
-        return False
-    return True
-
-
-def _loading(source: str) -> dict[str, bool]:
-    """How transformers is to load a source: never its code, never a pickle, and from the hub only if that answers."""
-    local = is_dir(Path(source)) or not _hub_answers(source)
-    return {"local_files_only": local, "trust_remote_code": False}
-
-
 def _failure(model: str | Path | None, source: str, error: BaseException) -> ModelError:
     if model is None or str(model) == EMBEDDED:
         return ModelError(
@@ -249,7 +233,7 @@ def load_base(
         progress(f"loading {model or EMBEDDED}")
     tokenizer = load_tokenizer(model)
     try:
-        options = _loading(source)
+        options = loading_options(source)
         with quiet(bars=not options["local_files_only"]):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -273,7 +257,7 @@ def load_tokenizer(model: str | Path | None = None, progress: Progress | None = 
     """
     source = _source(model, progress)
     try:
-        options = _loading(source)
+        options = loading_options(source)
         with quiet(bars=not options["local_files_only"]):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, padding_side="left", **options)
     except Exception as error:
@@ -294,7 +278,7 @@ def load_config(model: str | Path | None = None, progress: Progress | None = Non
     source = _source(model, progress)
     try:
         with quiet():
-            config: PretrainedConfig = AutoConfig.from_pretrained(source, **_loading(source))
+            config: PretrainedConfig = AutoConfig.from_pretrained(source, **loading_options(source))
     except Exception as error:
         raise _failure(model, source, error) from error
     return config
@@ -316,39 +300,3 @@ def load_meta(model: str | Path | None = None, progress: Progress | None = None)
             "expected the configuration of one"
         ) from error
     return made
-
-
-def base_fingerprint(model: PreTrainedModel) -> dict[str, str | int]:
-    """What identifies a base: its type and sizes, and a hash over a sample of its weights.
-
-    The sample is up to 4096 values of each of 16 to 31 parameters, spread evenly, in bfloat16, so that float32 and
-    bfloat16 copies of the same weights agree. It tells models apart; it is no proof against a change of a single
-    value. On the meta device ``weights`` is empty.
-    """
-    config = model.config.get_text_config()
-    named = sorted((name, p) for name, p in model.named_parameters() if p.is_floating_point())
-    digest = hashlib.sha256()
-    for name, parameter in named:
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-    weights = ""
-    if not any(p.is_meta for _, p in named):
-        for _, parameter in named[:: max(1, len(named) // 16)]:
-            flat = parameter.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 4096)][:4096]
-            digest.update(sample.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
-        weights = digest.hexdigest()
-    return {
-        "model_type": str(config.model_type),
-        "hidden_size": int(config.hidden_size),
-        "num_hidden_layers": int(config.num_hidden_layers),
-        "vocab_size": int(config.vocab_size),
-        "weights": weights,
-    }
-
-
-def describe_mismatch(expected: dict[str, str | int], found: dict[str, str | int]) -> str | None:
-    """How two fingerprints differ, in words; None when they agree."""
-    for key, value in expected.items():
-        if found.get(key) != value and not (key == "weights" and not found.get(key)):
-            return f"{key} is {str(found.get(key))[:16]}, expected {str(value)[:16]}"
-    return None

@@ -90,8 +90,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}={_short(value)}; expected a table [{where}]")
         return from_dict(hint, value, where)
-    if isinstance(hint, types.UnionType):
-        hint = typing.get_args(hint)[0]
+    if isinstance(hint, types.UnionType):  # a value, or a list of them
+        several = [one for one in typing.get_args(hint) if typing.get_origin(one) is tuple]
+        hint = several[0] if several and isinstance(value, (list, tuple)) else typing.get_args(hint)[0]
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}={value!r} is a {type(value).__name__}; expected a list")
+        return tuple(_convert(typing.get_args(hint)[0], one, f"{where}[{i}]") for i, one in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)
@@ -118,6 +123,8 @@ def check(owner: Any) -> None:
     kind = type(owner)
     for name, hint in typing.get_type_hints(kind).items():
         value = getattr(owner, name)
+        if value is None and types.NoneType in typing.get_args(hint):
+            continue
         try:
             _convert(hint, to_dict(value) if dataclasses.is_dataclass(value) else value, name)
         except ConfigError as error:
@@ -137,8 +144,8 @@ def at_most(owner: object, most: int, *names: str) -> None:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The plain values of a configuration, nested tables included."""
-    return dataclasses.asdict(config)
+    """The plain values of a configuration, nested tables included; what is None is left out: TOML has no such value."""
+    return dataclasses.asdict(config, dict_factory=lambda items: {key: v for key, v in items if v is not None})
 
 
 def load_toml(kind: type[T], path: str | Path) -> T:

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.errors import ConfigError
 from promptlora.injection import HookBasedLoRAInjector
-from promptlora.lora import LoRAWeights
+from promptlora.lora import Free, LoRAWeights
+from promptlora.lora.forms import Form
 from promptlora.projections import Projection, layer_of
 from promptlora.text import encode_chat, render_chat
 
@@ -99,13 +100,13 @@ def add_function_vectors(
             read, end_without = without[name]
             vectors[name].append((end_with - end_without).mean(0))
             readers[name].append(_constant(read))
-    matrices = dict(lora.items())
+    forms: dict[str, Form] = {name: lora.chosen(name) for name in lora}
     for projection in outputs:
-        A, B = matrices[projection.name]
+        A, B = lora[projection.name]
         a = torch.stack(readers[projection.name])[:, :, None].to(A)
         b = (torch.stack(vectors[projection.name])[:, None, :] * (factor / lora.scaling)).to(B)
-        matrices[projection.name] = torch.cat((A, a), 2), torch.cat((B, b), 1)
-    return LoRAWeights(matrices, lora.scaling, projections=lora.projections)
+        forms[projection.name] = Free(torch.cat((A, a), 2), torch.cat((B, b), 1))
+    return LoRAWeights(forms, lora.scaling, projections=lora.projections)
 
 
 def _constant(states: Tensor) -> Tensor:

@@ -78,15 +78,16 @@ class PromptLoRA:
                 f"this hypernetwork was trained for another base: {mismatch}; load that base, or override with --force "
                 "(force=True)"
             )
-        if hypernetwork.state_size != model.config.get_text_config().hidden_size:
+        expected = {} if force else hypernetwork.embedder
+        self.states = PromptStates(model, tokenizer, hypernetwork.config, embedder=expected)
+        if hypernetwork.state_size != self.states.state_size:
             raise CheckpointError(
                 f"this hypernetwork reads states of width {hypernetwork.state_size}; the base has "
-                f"{model.config.get_text_config().hidden_size}; load the base that it was trained for"
+                f"{self.states.state_size}; load the base that it was trained for"
             )
         self.model, self.tokenizer = model, tokenizer
         self.hypernetwork = hypernetwork.to(model.device).eval().requires_grad_(False)
         self.injector = HookBasedLoRAInjector(model, hypernetwork.projections)
-        self.states = PromptStates(model, tokenizer, hypernetwork.config)
 
     @classmethod
     def from_pretrained(
@@ -132,6 +133,7 @@ class PromptLoRA:
         generated: bool = True,
         strength: float | None = None,
         vectors: float | None = None,
+        in_context: bool = False,
     ) -> LoRAWeights:
         """Write one adapter for each prompt, in one forward of the hypernetwork.
 
@@ -142,6 +144,8 @@ class PromptLoRA:
             vectors: How much of each prompt's function vector is added, as one more rank of the middle o projections, for
                 which the base reads the prompt before a few neutral inputs; by default as the hypernetwork says, and
                 none for the static part.
+            in_context: Whether the base will also have the prompts in its context. It has no effect on a hypernetwork
+                without ``context_flag``.
 
         Returns:
             As many adapters as prompts, in the base's dtype.
@@ -157,8 +161,9 @@ class PromptLoRA:
             raise PromptError("no prompt was given; expected at least one")
         with self.injector.apply(None):  # states are those of the base, whatever is on outside
             states, mask = self.states.batch(texts)
-        lora: LoRAWeights = self.hypernetwork(states, mask, generated=generated, strength=strength)
-        lora = lora.to(self.model.dtype)
+        lora: LoRAWeights = self.hypernetwork(
+            states, mask, in_context, generated=generated, strength=strength, dtype=self.model.dtype
+        )
         if vectors is None:
             vectors = self.hypernetwork.config.vectors if generated else 0.0
         return add_function_vectors(self.model, self.tokenizer, self.injector, lora, texts, vectors)

@@ -18,10 +18,12 @@ from promptlora.cli.demo import demo
 from promptlora.cli.evaluate import evaluate
 from promptlora.cli.inspect import inspect
 from promptlora.cli.plot import plot
+from promptlora.cli.synth import synth
 from promptlora.cli.targets import targets
 from promptlora.cli.teach import teach
 from promptlora.cli.train import train
 from promptlora.cli.ui import ui
+from promptlora.cli.wordings import wordings
 from promptlora.cli.write import generate, run
 from promptlora.errors import PromptLoRAError, one_line
 
@@ -34,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (demo, run, chat, generate, train, teach, plot, targets, inspect, ui):
+for command in (demo, run, chat, generate, train, synth, wordings, teach, plot, targets, inspect, ui):
     app.command()(command)
 app.command(name="eval")(evaluate)
 

@@ -13,6 +13,7 @@ from promptlora.cli.console import (
     MOST_TOKENS,
     Base,
     Device,
+    Dtype,
     Force,
     Hypernetwork,
     Json,
@@ -28,86 +29,91 @@ from promptlora.files import check_output
 
 
 def evaluate(
-    data: Annotated[str, typer.Argument(help="JSONL, JSONL.gz, Parquet, a folder of them, or a dataset id.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for answers and report; goes on if it exists.")
+    data: Annotated[
+        list[str], typer.Argument(help="JSONL, JSONL.gz, Parquet, a folder of them, or a dataset id; one or more.")
     ],
-    split: Annotated[str, typer.Option(help="Keep rows whose split is this; empty keeps all.")] = "eval",
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for answers and report; resumes if it exists.")],
+    split: Annotated[str, typer.Option(help="Score rows whose split is this; empty scores all.")] = "eval",
     conditions: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: base, in_context, adapter, wrong_prompt, gibberish, mean_adapter, static, "
-            "adapter_in_context."
+            help="Comma-separated: base, in_context, in_context_examples, adapter, adapter_examples, wrong_prompt, "
+            "gibberish, mean_adapter, static, static_in_context, adapter_in_context."
         ),
     ] = "base,in_context,adapter,wrong_prompt,static",
-    rows_per_task: Annotated[int | None, typer.Option(min=1, help="Only the first rows of each task.")] = None,
+    examples: Annotated[
+        int,
+        typer.Option(
+            min=1, max=64, help="Examples per prompt, from other rows of its task, in conditions with examples."
+        ),
+    ] = 3,
+    rows_per_task: Annotated[int | None, typer.Option(min=1, help="Score only the first rows of each task.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer in tokens.")] = 32,
     batch_size: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="Rows that run at once.")] = 50,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Of the wrong-prompt permutation and the bootstrap.")
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the controls, the examples and the bootstrap.")
     ] = 0,
-    strength: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, callback=finite, help="Factor of the generated part; by default as the hypernetwork says."
-        ),
-    ] = None,
     vectors: Annotated[
         float | None,
         typer.Option(
-            min=0.0, callback=finite, help="Factor of the function vectors; by default as the hypernetwork says."
+            min=0.0, callback=finite, help="Factor of the function vectors; by default the hypernetwork's own setting."
         ),
     ] = None,
     reuse: Annotated[
         Path | None,
-        typer.Option(help="Output of an earlier evaluation whose base and in_context answers are taken over."),
+        typer.Option(help="Output of an earlier evaluation; the answers of the base alone are taken from it."),
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Score the answers that are there again; loads no model.")
+    ] = False,
     hypernetwork: Hypernetwork = None,
     base: Base = None,
-    dtype: Annotated[str, typer.Option(help="Dtype of the base: float32 or bfloat16.")] = "float32",
+    dtype: Dtype = "float32",
     device: Device = "cpu",
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Score a hypernetwork on rows of tasks, with the wrong-prompt control; a killed run goes on where it stopped.
+    """Score a hypernetwork on rows of tasks, with controls; a run that was killed resumes where it stopped.
 
     Example: **promptlora eval heldout.jsonl.gz -o results/heldout**
     """
-    check_output(output, reuse=True)
+    check_output(Path(output), reuse=True)
     with working("reading rows"):
         from promptlora import evaluate as evaluation
-        from promptlora.data import first_of_each_task, read_rows
 
-        rows = read_rows(data, split)
-        if rows_per_task:
-            rows = first_of_each_task(rows, rows_per_task)
-    lm = load(hypernetwork, base, dtype, device, force, prompts=sorted({row.prompt for row in rows}))
-    with progress_bar() as progress:
-        bars = {}
+        rows, other = evaluation.read_tasks(data, split, rows_per_task)
+        if report:
+            result = evaluation.rescore(rows, output, other=other)
+            result.write(Path(output))
+    if not report:
+        lm = load(hypernetwork, base, dtype, device, force, prompts=sorted({row.prompt for row in rows}))
+        with progress_bar() as progress:
+            bars = {}
 
-        def show(condition: str, done: int, count: int) -> None:
-            if condition not in bars:
-                bars[condition] = progress.add_task(condition, total=count)
-            progress.update(bars[condition], completed=done)
+            def show(condition: str, done: int, count: int) -> None:
+                if condition not in bars:
+                    bars[condition] = progress.add_task(condition, total=count)
+                progress.update(bars[condition], completed=done)
 
-        try:
-            report = evaluation.evaluate(
-                lm,
-                rows,
-                output,
-                conditions=[name.strip() for name in conditions.split(",")],
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-                seed=seed,
-                strength=strength,
-                vectors=vectors,
-                reuse=reuse,
-                on_progress=show,
-            )
-        except KeyboardInterrupt:
-            err.print(f"{output}: answers so far are kept; the same command goes on", highlight=False)
-            raise
+            try:
+                result = evaluation.evaluate(
+                    lm,
+                    rows,
+                    output,
+                    other=other,
+                    conditions=[name.strip() for name in conditions.split(",") if name.strip()],
+                    examples=examples,
+                    max_new_tokens=max_new_tokens,
+                    batch_size=batch_size,
+                    seed=seed,
+                    vectors=vectors,
+                    reuse=reuse,
+                    on_progress=show,
+                )
+            except KeyboardInterrupt:
+                err.print(f"{output}: answers so far are kept; the same command resumes", highlight=False)
+                raise
     if json:
-        print_json(report.to_dict())
+        print_json(result.to_dict())
     else:
-        out.print(Markdown(report.to_markdown()))
+        out.print(Markdown(result.to_markdown()))

@@ -11,7 +11,8 @@ from rich.table import Table
 from promptlora.cli.console import Json, dtype_named, out, print_json, size, working
 
 if TYPE_CHECKING:
-    from promptlora.hypernet.targets import Plan, Targets
+    from promptlora.hypernet.plan import Plan
+    from promptlora.hypernet.targets import Targets
 
 
 def targets(
@@ -36,7 +37,8 @@ def targets(
     Example: **promptlora targets qwen3-coder-next --plan**
     """
     with working("loading PyTorch and transformers") as say:
-        from promptlora.hypernet import targets as counting
+        from promptlora.hypernet.plan import plan_targets
+        from promptlora.hypernet.targets import describe_targets
         from promptlora.models import load_meta
 
         made = load_meta(model, say)
@@ -48,8 +50,8 @@ def targets(
             "head_bottleneck": bottleneck,
             "roles": tuple(role.strip() for role in roles.split(",")),
         }
-        planned = counting.plan_targets(made, **options) if plan else None
-        found = planned.targets if planned else counting.describe_targets(made, **options)
+        planned = plan_targets(made, **options) if plan else None
+        found = planned.targets if planned else describe_targets(made, **options)
     if json:
         print_json(planned.to_dict() if planned else found.to_dict())
         return
@@ -97,7 +99,7 @@ def _print_targets(found: Targets) -> None:
 def _print_plan(plan: Plan) -> None:
     table = Table(title="hypernetwork by head kind", title_justify="left")
     table.add_column("head")
-    for name in ("heads", "whole", "float32", "with Adam", "FLOPs/adapter", "base tokens"):
+    for name in ("heads", "whole", "float32", "with Adam", "FLOPs/adapter", "base tokens", "one adapter"):
         table.add_column(name, justify="right")
     for head in plan.heads:
         table.add_row(
@@ -108,13 +110,16 @@ def _print_plan(plan: Plan) -> None:
             size(head.training_bytes),
             f"{head.flops_per_adapter / 1e9:.1f} G",
             f"{head.base_tokens:.1f}",
+            size(head.adapter_bytes),
         )
     out.print(table)
     for head in plan.heads:
         out.print(f"{head.kind} gives up {head.gives_up}", highlight=False, markup=False)
+    cores = next(head for head in plan.heads if head.kind == "core")
     out.print(
         f"base: {plan.base_parameters / 1e9:.2f} B parameters, {plan.base_active_parameters / 1e9:.2f} B active a token\n"
-        f"{plan.batch} adapters: {size(plan.batch_bytes)}\n"
+        f"{plan.batch} adapters: {size(plan.batch_bytes)}; as cores {size(plan.batch * cores.adapter_bytes)} and "
+        f"{size(cores.shared_bytes)} that they share\n"
         f"injection: {plan.injection_flops_per_token / 1e6:.1f} MFLOP a token, {100 * plan.injection_share:.2f} % of the "
         f"base's active operations\n"
         f"encoder: {plan.encoder_flops / 1e9:.1f} GFLOP for a prompt of {plan.prompt_tokens} tokens\n"

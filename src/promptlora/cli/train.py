@@ -26,6 +26,10 @@ def train(
         bool, typer.Option("--resume", help="Continue from the newest checkpoint of the output.")
     ] = False,
     until: Annotated[int | None, typer.Option(min=1, help="Stop after this step, with a checkpoint.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.0, callback=finite, help="Stop after so many minutes, with a checkpoint; --resume goes on."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; by default all cores.")] = None,
     json: Json = False,
 ) -> None:
@@ -85,7 +89,7 @@ def train(
                 progress.console.print(f"[yellow]warning:[/] {escape(trainer.warning)}", highlight=False)
 
         try:
-            path = trainer.run(resume=resume, on_step=show, until=until)
+            path = trainer.run(resume=resume, on_step=show, until=until, minutes=minutes)
         except KeyboardInterrupt:  # of all processes at once, after the same step
             err.print(f"stopped at step {trainer.step} with a checkpoint; go on with --resume", highlight=False)
             _leave_together(trainer)

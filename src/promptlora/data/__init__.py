@@ -2,9 +2,12 @@
 
 from promptlora.data.batches import Batch as Batch
 from promptlora.data.batches import Batches as Batches
-from promptlora.data.batches import Group as Group
+from promptlora.data.batches import Shown as Shown
 from promptlora.data.batches import make_batch as make_batch
 from promptlora.data.config import DataConfig as DataConfig
+from promptlora.data.order import Group as Group
+from promptlora.data.order import RowOrder as RowOrder
+from promptlora.data.order import TaskOrder as TaskOrder
 from promptlora.data.rows import Row as Row
 from promptlora.data.rows import first_of_each_task as first_of_each_task
 from promptlora.data.rows import hold_out as hold_out
@@ -13,4 +16,5 @@ from promptlora.data.rows import read_paraphrases as read_paraphrases
 from promptlora.data.rows import read_rows as read_rows
 from promptlora.data.rows import tasks_answered_in_letters as tasks_answered_in_letters
 from promptlora.data.tokens import Example as Example
+from promptlora.data.tokens import render_inputs as render_inputs
 from promptlora.data.tokens import tokenize_rows as tokenize_rows

@@ -1,43 +1,69 @@
-"""The order of a training run: which rows stand together in the batch of each step.
+"""The batches of a training run: what is drawn for each group of rows, and its way into tensors.
 
-A pure function of seed and step. It knows examples; nothing of files, of LoRA or of the hypernetwork.
+A batch is a pure function of seed and step. It knows examples and orders; nothing of files, of LoRA or of the
+hypernetwork.
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from promptlora.data.order import Group, Order, RowOrder, TaskOrder
 from promptlora.data.tokens import Example
-from promptlora.errors import DataError
 from promptlora.losses import IGNORED
+from promptlora.text import with_examples
+
+_MOST_EXAMPLES = 4
 
 
-@dataclass(frozen=True)
-class Group:
-    """Rows of one task that stand together in a batch and share one prompt.
+class Render(Protocol):
+    """Token ids of inputs before their answers."""
 
-    ``number`` is its own in the epoch; ``length`` is that of the longest row, with the prompt where it is in the context.
+    def __call__(
+        self, texts: Sequence[str], prompts: Sequence[str | None], system_turn: str = "empty"
+    ) -> list[list[int]]:
+        """Of each text, with its prompt in the context where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """How rows are shown in training: each share is the chance of a group.
+
+    Attributes:
+        paraphrase_share: A paraphrase takes the place of the task's own prompt.
+        in_context_share: The prompt stands in the rows' context as well.
+        examples_share: What the hypernetwork reads carries examples of the task; not where the prompt is in the context.
+        examples_tokens: Most tokens of these examples together.
+        default_system_share: The chat template's own system turn stands before the input.
+        no_system_share: No system turn stands there.
+        pairs: Whether each group also gets a second wording of its task.
     """
 
-    task: str
-    examples: tuple[int, ...]
-    length: int
-    number: int
+    paraphrase_share: float = 0.0
+    in_context_share: float = 0.0
+    examples_share: float = 0.0
+    examples_tokens: int = 192
+    default_system_share: float = 0.0
+    no_system_share: float = 0.0
+    pairs: bool = False
 
 
 @dataclass(frozen=True)
 class Batch:
     """What a training step eats.
 
-    ``input_ids`` and ``labels`` are ``[prompts * rows, seq]``, rows of a prompt beside each other, padded on
-    the right (causal attention needs no mask then); ``labels`` is -100 off the answer. ``tokens`` counts the real
-    ones; ``tasks`` has the task of each prompt and ``examples`` the number of each row's example.
+    ``prompts`` is what the hypernetwork reads of each group, ``wordings`` the same without examples, ``in_context``
+    whether it stands in the rows' context, ``pairs`` another wording of each task (empty where none was asked for).
+    ``input_ids`` and ``labels`` are ``[prompts * rows, seq]``, rows of a prompt beside each other, padded on the right
+    (causal attention needs no mask then); ``labels`` is -100 off the answer. ``tokens`` counts the real ones; ``tasks``
+    has the task of each prompt and ``examples`` the number of each row's example.
     """
 
     prompts: list[str]
@@ -46,6 +72,9 @@ class Batch:
     tokens: int
     tasks: tuple[str, ...] = ()
     examples: tuple[int, ...] = ()
+    wordings: tuple[str, ...] = ()
+    in_context: tuple[bool, ...] = ()
+    pairs: tuple[str, ...] = ()
 
     @property
     def answer_tokens(self) -> int:
@@ -53,12 +82,19 @@ class Batch:
         return int((self.labels != IGNORED).sum())
 
 
-class Batches:
-    """The order of a run: a pure function of seed and step, so that a resumed run sees the same batches.
+@dataclass(frozen=True)
+class _Drawn:
+    """What is drawn for a group, and the generator to draw its answers with."""
 
-    In an epoch each row stands in one group of rows of one task and near its own length (the last group of a
-    task is filled up with some of its rows); groups of near length and different tasks make a batch. The groups
-    that are left when no batch can be filled, the longest ones, sit that epoch out.
+    rng: random.Random
+    wording: str
+    in_context: bool
+    system_turn: str = "empty"
+    examples: tuple[int, ...] = ()
+
+
+class Batches:
+    """The batches of a run, so that a resumed run sees the same ones.
 
     Args:
         examples: Tokenized rows.
@@ -66,9 +102,9 @@ class Batches:
         prompts_per_batch: Groups in a batch.
         rows_per_prompt: Rows in a group.
         pad: The padding id.
-        paraphrase_share: How often a paraphrase takes the place of the task's own prompt.
-        in_context: Gives the token ids of an input with a prompt in its context; needed for a share above 0.
-        in_context_share: How often the rows of a prompt are shown with it in their context.
+        shown: How rows are shown.
+        render: Token ids of inputs; needed where they are not shown as the examples hold them.
+        order: What stands in each batch; by default :class:`RowOrder`.
         seed: Seed of everything.
 
     Raises:
@@ -83,125 +119,191 @@ class Batches:
         prompts_per_batch: int,
         rows_per_prompt: int,
         pad: int,
-        paraphrase_share: float = 0.0,
-        in_context: Callable[[str, str], list[int]] | None = None,
-        in_context_share: float = 0.0,
+        shown: Shown | None = None,
+        render: Render | None = None,
+        order: Order | None = None,
         seed: int = 0,
     ) -> None:
         self.examples, self.prompts = examples, prompts
-        self.in_context, self.in_context_share = in_context, in_context_share
+        self.shown, self.render = shown or Shown(), render
         self.prompts_per_batch, self.rows_per_prompt = prompts_per_batch, rows_per_prompt
-        self.pad, self.paraphrase_share, self.seed = pad, paraphrase_share, seed
-        self._by_task: dict[str, list[int]] = defaultdict(list)
+        self.pad, self.seed = pad, seed
+        self.by_task: dict[str, list[int]] = defaultdict(list)
         for i, example in enumerate(examples):
-            self._by_task[example.task].append(i)
-        self._epoch: tuple[int, list[list[Group]]] = (-1, [])
+            self.by_task[example.task].append(i)
         self._added: dict[str, int] = {}  # tokens that a prompt adds to an input
-        groups = sum(-(-len(members) // rows_per_prompt) for members in self._by_task.values())
-        self.per_epoch = groups // prompts_per_batch  # the same in every epoch
-        if not self.per_epoch:
-            raise DataError(
-                f"{len(examples)} rows of {len(self._by_task)} tasks make no batch of {prompts_per_batch} prompts x "
-                f"{rows_per_prompt} rows; lower prompts_per_batch or rows_per_prompt, or add rows"
-            )
+        self.order: Order = order or RowOrder(
+            self.by_task,
+            [example.length for example in examples],
+            prompts_per_batch=prompts_per_batch,
+            rows_per_prompt=rows_per_prompt,
+            seed=seed,
+            added=self._tokens_of_context if self.shown.in_context_share else None,
+        )
 
-    def _drawn(self, epoch: int, task: str, number: int) -> tuple[random.Random, str, bool]:
-        """What is drawn for a group: its prompt, and whether that is in the context; and the generator to draw on with."""
-        rng = random.Random(f"{self.seed}/{epoch}/{number}")
+    @classmethod
+    def by_tasks(
+        cls,
+        examples: Sequence[Example],
+        prompts: Mapping[str, Sequence[str]],
+        *,
+        sources: Sequence[Sequence[str]],
+        weights: Sequence[float] = (),
+        cluster: int = 1,
+        prompts_per_batch: int,
+        rows_per_prompt: int,
+        pad: int,
+        shown: Shown | None = None,
+        render: Render | None = None,
+        seed: int = 0,
+    ) -> Batches:
+        """Batches in which every task comes up equally often; see :class:`TaskOrder`."""
+        by_task: dict[str, list[int]] = defaultdict(list)
+        for i, example in enumerate(examples):
+            by_task[example.task].append(i)
+        order = TaskOrder(
+            by_task,
+            [example.length for example in examples],
+            sources=sources,
+            weights=weights,
+            pools={example.task: example.pool for example in examples if example.pool},
+            cluster=cluster,
+            prompts_per_batch=prompts_per_batch,
+            rows_per_prompt=rows_per_prompt,
+            seed=seed,
+        )
+        return cls(
+            examples,
+            prompts,
+            prompts_per_batch=prompts_per_batch,
+            rows_per_prompt=rows_per_prompt,
+            pad=pad,
+            shown=shown,
+            render=render,
+            order=order,
+            seed=seed,
+        )
+
+    # --- what is drawn -----------------------------------------------------------------------------------
+
+    def _wording(self, task: str, round_: int, number: int) -> tuple[random.Random, str]:
+        rng = random.Random(f"{self.seed}/{round_}/{number}")
         own, *others = self.prompts[task]
-        prompt = rng.choice(others) if others and rng.random() < self.paraphrase_share else own
-        return rng, prompt, random.Random(f"{self.seed}/{epoch}/{number}/context").random() < self.in_context_share
+        prompt = rng.choice(others) if others and rng.random() < self.shown.paraphrase_share else own
+        return rng, prompt
 
-    def _read(self, example: Example, prompt: str, shown: bool) -> list[int]:
-        """Token ids before the answer."""
-        if not shown:
-            return example.input_ids
-        assert self.in_context is not None
-        return self.in_context(example.text, prompt)
+    def _is_in_context(self, round_: int, number: int) -> bool:
+        return random.Random(f"{self.seed}/{round_}/{number}/context").random() < self.shown.in_context_share
 
-    def _groups(self, epoch: int, rng: random.Random) -> list[Group]:
-        groups: list[Group] = []
-        size, window = self.rows_per_prompt, self.rows_per_prompt * 8
-        for task, members in self._by_task.items():
-            order = members.copy()
-            rng.shuffle(order)
-            for start in range(0, len(order), window):
-                near = sorted(order[start : start + window], key=lambda i: self.examples[i].length)
-                for at in range(0, len(near), size):
-                    chosen = near[at : at + size]
-                    chosen += [order[rng.randrange(len(order))] for _ in range(size - len(chosen))]
-                    length = max(self.examples[i].length for i in chosen)
-                    shown = False
-                    if self.in_context_share:
-                        _, prompt, shown = self._drawn(epoch, task, len(groups))
-                    if shown:  # about as many tokens whatever the input is
-                        if prompt not in self._added:
-                            example = self.examples[chosen[0]]
-                            self._added[prompt] = len(self._read(example, prompt, shown)) - len(example.input_ids)
-                        length += self._added[prompt]
-                    groups.append(Group(task, tuple(chosen), length, len(groups)))
-        return groups
+    def _draw(self, group: Group) -> _Drawn:
+        rng, wording = self._wording(group.task, group.round, group.number)
+        in_context = self._is_in_context(group.round, group.number)
+        shown, chance = self.shown, random.Random(f"{self.seed}/{group.round}/{group.number}/shown")
+        turn = chance.random()
+        system = "default" if turn < shown.default_system_share else "empty"
+        if shown.default_system_share <= turn < shown.default_system_share + shown.no_system_share:
+            system = "none"
+        examples: tuple[int, ...] = ()
+        if chance.random() < shown.examples_share and not in_context:
+            examples = self._examples(group, chance)
+        return _Drawn(rng, wording, in_context, system, examples)
 
-    def epoch(self, number: int) -> list[list[Group]]:
-        """The batches of one epoch, as groups."""
-        if self._epoch[0] == number:
-            return self._epoch[1]
-        rng = random.Random(f"{self.seed}/{number}")
-        waiting = self._groups(number, rng)
-        waiting.sort(key=lambda g: g.length + rng.uniform(-4, 4))
-        batches = []
-        while len(waiting) >= self.prompts_per_batch:
-            batch: list[Group] = []
-            tasks: set[str] = set()
-            for at, group in enumerate(waiting[: 16 * self.prompts_per_batch]):
-                if group.task not in tasks:
-                    batch.append(group)
-                    tasks.add(group.task)
-                    waiting[at] = None  # type: ignore[call-overload]
-                if len(batch) == self.prompts_per_batch:
-                    break
-            waiting = [group for group in waiting if group is not None]
-            while len(batch) < self.prompts_per_batch:  # too few tasks near: one stands twice
-                batch.append(waiting.pop(0))
-            batches.append(batch)
-        rng.shuffle(batches)
-        assert len(batches) == self.per_epoch
-        self._epoch = (number, batches)
-        return batches
+    def _examples(self, group: Group, chance: random.Random) -> tuple[int, ...]:
+        """Up to four other rows of the task, of other inputs, that are short enough together."""
+        inputs = {self.examples[i].text for i in group.examples}
+        members = self.by_task[group.task]
+        chosen: list[int] = []
+        left, wanted = self.shown.examples_tokens, chance.randint(2, _MOST_EXAMPLES)
+        for i in chance.sample(members, min(len(members), 4 * _MOST_EXAMPLES)):
+            example = self.examples[i]
+            if example.text not in inputs and example.length <= left:
+                chosen.append(i)
+                inputs.add(example.text)
+                left -= example.length
+            if len(chosen) == wanted:
+                break
+        return tuple(chosen)
+
+    def _tokens_of_context(self, task: str, epoch: int, number: int, row: int) -> int:
+        """What the prompt adds to the length of a group's rows: about as many tokens whatever the input is."""
+        if not self._is_in_context(epoch, number):
+            return 0
+        _, prompt = self._wording(task, epoch, number)
+        if prompt not in self._added:
+            assert self.render is not None
+            example = self.examples[row]
+            (read,) = self.render([example.text], [prompt])
+            self._added[prompt] = len(read) - len(example.input_ids)
+        return self._added[prompt]
+
+    # --- tensors -----------------------------------------------------------------------------------------
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 over all epochs."""
-        return self.part(step, 0, 1)
+        """The batch of a step, counted from 0."""
+        return self.parts(step, 1)[0]
 
     def part(self, step: int, part: int, parts: int, *, first_answer: bool = False) -> Batch:
-        """One of ``parts`` parts of the batch of a step, each of as many prompts.
+        """One of the :meth:`parts` of a step."""
+        return self.parts(step, parts, first_answer=first_answer)[part]
+
+    def parts(self, step: int, parts: int, *, first_answer: bool = False) -> list[Batch]:
+        """The batch of a step in ``parts`` parts, each of as many prompts; rows of near length share a part.
 
         Args:
-            step: Counted from 0 over all epochs.
-            part: Which part, counted from 0.
+            step: Counted from 0.
             parts: How many; ``prompts_per_batch`` must be a multiple.
             first_answer: Take the first of a row's answers; else one is drawn.
         """
-        number, at = divmod(step, self.per_epoch)
-        groups = self.epoch(number)[at]
+        groups = self.order.groups(step)
+        drawn = [self._draw(group) for group in groups]
+        read = self._read(groups, drawn)
+        if not isinstance(self.order, RowOrder):  # there, groups of near length stand together already
+            longest = [max(map(len, rows)) for rows in read]
+            order = sorted(range(len(groups)), key=longest.__getitem__)
+            groups, drawn, read = ([each[i] for i in order] for each in (groups, drawn, read))  # type: ignore[assignment]
         size = len(groups) // parts
-        return self._collate(groups[part * size : (part + 1) * size], number, first_answer)
+        return [
+            self._collate(groups[at : at + size], drawn[at : at + size], read[at : at + size], first_answer)
+            for at in range(0, size * parts, size)
+        ]
 
-    def _collate(self, groups: Sequence[Group], epoch: int, first_answer: bool) -> Batch:
-        prompts, rows = [], []
-        for group in groups:
-            rng, prompt, shown = self._drawn(epoch, group.task, group.number)
-            prompts.append(prompt)
-            for i in group.examples:
-                example = self.examples[i]
-                answer = example.answers[0] if first_answer else rng.choice(example.answers)
-                rows.append((self._read(example, prompt, shown), answer))
+    def _read(self, groups: Sequence[Group], drawn: Sequence[_Drawn]) -> list[list[list[int]]]:
+        """Token ids before the answer of each row of each group; rows that must be rendered are so in one call."""
+        read: list[list[list[int]]] = [[self.examples[i].input_ids for i in group.examples] for group in groups]
+        by_turn: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for g, one in enumerate(drawn):
+            if one.in_context or one.system_turn != "empty":
+                by_turn[one.system_turn] += [(g, row) for row in range(len(groups[g].examples))]
+        for system_turn, places in by_turn.items():
+            assert self.render is not None
+            texts = [self.examples[groups[g].examples[row]].text for g, row in places]
+            prompts = [drawn[g].wording if drawn[g].in_context else None for g, _ in places]
+            for (g, row), ids in zip(places, self.render(texts, prompts, system_turn), strict=True):
+                read[g][row] = ids
+        return read
+
+    def _collate(
+        self, groups: Sequence[Group], drawn: Sequence[_Drawn], read: Sequence[list[list[int]]], first_answer: bool
+    ) -> Batch:
+        prompts, pairs, rows = [], [], []
+        for group, one, inputs in zip(groups, drawn, read, strict=True):
+            examples = [(self.examples[i].text, self.examples[i].output) for i in one.examples]
+            prompts.append(with_examples(one.wording, examples))
+            for i, ids in zip(group.examples, inputs, strict=True):
+                answers = self.examples[i].answers
+                rows.append((ids, answers[0] if first_answer else one.rng.choice(answers)))
+            if self.shown.pairs:
+                others = [wording for wording in self.prompts[group.task] if wording != one.wording]
+                pairs.append(one.rng.choice(others) if others else one.wording)
         return make_batch(
             prompts,
             rows,
             self.pad,
             tasks=tuple(group.task for group in groups),
             examples=tuple(i for group in groups for i in group.examples),
+            wordings=tuple(one.wording for one in drawn),
+            in_context=tuple(one.in_context for one in drawn),
+            pairs=tuple(pairs),
         )
 
 
@@ -212,6 +314,9 @@ def make_batch(
     *,
     tasks: tuple[str, ...] = (),
     examples: tuple[int, ...] = (),
+    wordings: tuple[str, ...] = (),
+    in_context: tuple[bool, ...] = (),
+    pairs: tuple[str, ...] = (),
 ) -> Batch:
     """A batch of rows, each the token ids of what is read and of the answer."""
     longest = max(len(ids) + len(answer) for ids, answer in rows)
@@ -222,4 +327,4 @@ def make_batch(
         input_ids[i, :end] = torch.tensor(ids + answer)
         labels[i, len(ids) : end] = torch.tensor(answer)
     tokens = sum(len(ids) + len(answer) for ids, answer in rows)
-    return Batch(prompts, input_ids, labels, tokens, tasks, examples)
+    return Batch(prompts, input_ids, labels, tokens, tasks, examples, wordings, in_context, pairs)

@@ -20,7 +20,10 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One example: the prompt says what to do, the input is what it is done to, the outputs are all right."""
+    """One example: the prompt says what to do, the input is what it is done to, the outputs are all right.
+
+    Tasks of one ``pool`` have the same inputs in the same order.
+    """
 
     task: str
     prompt: str
@@ -29,6 +32,7 @@ class Row:
     metric: str = "rougeL"
     split: str = ""
     category: str = ""
+    pool: str = ""
 
 
 def _row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Row:
@@ -66,6 +70,7 @@ def _row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Row:
         metric=metric,
         split=str(values.get("split") or ""),
         category=str(values.get("category") or ""),
+        pool=str(values.get("pool") or ""),
     )
 
 

@@ -12,10 +12,14 @@ from promptlora.errors import OutputError, one_line
 from promptlora.evaluate.conditions import WITHOUT_ADAPTER
 from promptlora.files import append_lines, replacing_file
 
+ANSWERS_FILE = "answers.jsonl"
+_OF_ADAPTERS = ("hypernetwork", "config", "vectors", "strength")  # what answers of the base alone do not depend on
+_OF_EXAMPLES = "in_context_examples"  # the one condition without adapter whose answers depend on the examples
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One answer: which condition and row, what was said, and how many tokens the base read."""
+    """One answer: its condition and row, the text, and how many tokens the base read."""
 
     condition: str
     row: int
@@ -27,37 +31,75 @@ def _whole_answers(lines: Sequence[str]) -> Iterator[tuple[str, Answer]]:
     """Lines and their answers, without a line that a kill cut short."""
     for line in lines:
         try:
-            yield line, Answer(**json.loads(line))
-        except (json.JSONDecodeError, TypeError):
+            answer = Answer(**json.loads(line))
+        except (ValueError, TypeError, RecursionError):
             continue
+        if isinstance(answer.condition, str) and isinstance(answer.text, str):
+            whole = all(isinstance(value, int) and value >= 0 for value in (answer.row, answer.tokens))
+            if whole:
+                yield line, answer
+
+
+def read_answers(path: Path) -> tuple[dict[str, Any], list[Answer]]:
+    """The identity and the answers of a file.
+
+    Raises:
+        OutputError: No such file, or one that holds no answers of an evaluation.
+    """
+    if not path.is_file():
+        raise OutputError(f"{path}: no such file. Expected the answers of an evaluation. Fix: run it first")
+    try:
+        first, *lines = path.read_text(encoding="utf-8").splitlines()
+        identity = dict(json.loads(first))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise OutputError(
+            f"{path}: not the answers of an evaluation ({one_line(error)}). Expected a file that promptlora eval wrote. "
+            "Fix: choose another folder"
+        ) from error
+    return identity, [answer for _, answer in _whole_answers(lines)]
 
 
 class AnswerFile:
-    """Answers as JSON lines, appended as they come; a first line says what they belong to.
+    """Answers as JSON lines, appended as they come; the first line says what they belong to.
+
+    Args:
+        path: The file; it is created if it does not exist.
+        identity: What the answers belong to: data, base, hypernetwork and settings.
 
     Raises:
-        OutputError: A file of another evaluation.
+        OutputError: The file belongs to another evaluation, or cannot be written.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         self.answers: dict[tuple[str, int], Answer] = {}
-        kept = [json.dumps(identity, sort_keys=True)]
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            if lines and lines[0] != kept[0]:
+        kept: list[str] = []
+        if path.exists():
+            theirs, _ = read_answers(path)
+            identity = dict(json.loads(json.dumps(identity)))
+            keys = {*theirs, *identity}
+            if "hypernetwork" not in theirs or "hypernetwork" not in identity:  # one of the two has no adapter on
+                keys.difference_update(_OF_ADAPTERS)
+            different = sorted(key for key in keys if theirs.get(key) != identity.get(key))
+            identity = {**theirs, **identity}
+            if different:
                 raise OutputError(
-                    f"{path}: answers of another evaluation (data, hypernetwork or settings differ); choose another "
-                    "output folder or remove it"
+                    f"{path}: answers of another evaluation ({', '.join(different)} differ). Expected the same data, base, "
+                    "hypernetwork and settings. Fix: choose another output folder, or remove it"
                 )
-            for line, answer in _whole_answers(lines[1:]):
+            for line, answer in _whole_answers(path.read_text(encoding="utf-8").splitlines()[1:]):
                 self.answers[answer.condition, answer.row] = answer
                 kept.append(line)
         with replacing_file(path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            lines = [json.dumps(identity, sort_keys=True), *kept]
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def add(self, answers: Sequence[Answer]) -> None:
-        """Keep answers, and write them at once."""
+        """Write answers at once, all or none, and keep them.
+
+        Raises:
+            OutputError: They cannot be written, for want of space, say. What was written before is kept.
+        """
         append_lines(self.path, [json.dumps(vars(answer), ensure_ascii=True) for answer in answers])
         self.answers.update({(answer.condition, answer.row): answer for answer in answers})
 
@@ -66,20 +108,18 @@ def reuse_baselines(path: Path, identity: dict[str, Any]) -> list[Answer]:
     """Answers of the base alone from another evaluation that differs in its hypernetwork only.
 
     Raises:
-        OutputError: No such file, or one of other rows, base or settings.
+        OutputError: No such file, or one of other rows, another base or other settings.
     """
-    if not path.is_file():
-        raise OutputError(f"{path}: no such file; expected the answers of an evaluation to reuse")
-    try:
-        first, *lines = path.read_text(encoding="utf-8").splitlines()
-        theirs = dict(json.loads(first))
-    except (ValueError, TypeError) as error:
-        raise OutputError(
-            f"{path}: not the answers of an evaluation ({one_line(error)}); choose another --reuse"
-        ) from error
+    theirs, answers = read_answers(path)
     for key, value in identity.items():
-        if key not in ("hypernetwork", "strength", "vectors") and theirs.get(key) != value:
+        if key not in (*_OF_ADAPTERS, "examples") and theirs.get(key) != value:
             raise OutputError(
-                f"{path}: its {key} is {theirs.get(key)}, here it is {value}; its answers cannot be reused"
+                f"{path}: its {key} is {theirs.get(key)}, here it is {value}; its answers cannot be reused. Expected an "
+                "evaluation of the same rows, base and settings. Fix: choose another --reuse"
             )
-    return [answer for _, answer in _whole_answers(lines) if answer.condition in WITHOUT_ADAPTER]
+    same_examples = theirs.get("examples") == identity.get("examples")
+    return [
+        answer
+        for answer in answers
+        if answer.condition in WITHOUT_ADAPTER and (same_examples or answer.condition != _OF_EXAMPLES)
+    ]

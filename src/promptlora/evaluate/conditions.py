@@ -1,38 +1,45 @@
-"""The conditions under which the same rows are answered: the base, the adapter, and the controls."""
+"""The conditions under which the same rows are answered: the base, the adapter, and the controls.
+
+A condition is a choice of adapter and a choice of what stands in the context of the base. It knows names; nothing of
+models.
+"""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-from promptlora.errors import DataError
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One way to answer a row.
+
+    Attributes:
+        label: Its name in the tables.
+        adapter: Whose adapter is on: ``""`` (none), ``own``, ``examples`` (of the prompt with examples), ``other``
+            (of another task's prompt), ``gibberish``, ``mean`` or ``static``.
+        shown: What the base reads before the input: ``""`` (nothing), ``prompt``, or ``examples`` (prompt and examples).
+    """
+
+    label: str
+    adapter: str = ""
+    shown: str = ""
+
 
 CONDITIONS = {
-    "base": "base, no prompt",
-    "in_context": "base, prompt in context",
-    "adapter": "adapter of the prompt, no prompt in context",
-    "wrong_prompt": "adapter of another task's prompt",
-    "gibberish": "adapter of random letters, as many words as the prompt",
-    "mean_adapter": "mean of the adapters of all these tasks",
-    "static": "static part alone, the same for every prompt",
-    "adapter_in_context": "adapter of the prompt, and the prompt in context",
-}
-WITHOUT_ADAPTER = ("base", "in_context")
+    "base": Condition(label="base, no prompt"),
+    "in_context": Condition(label="base, prompt in context", shown="prompt"),
+    "in_context_examples": Condition(label="base, prompt with examples in context", shown="examples"),
+    "adapter": Condition(label="adapter of the prompt, no prompt in context", adapter="own"),
+    "adapter_examples": Condition(label="adapter of the prompt with examples, no prompt in context", adapter="examples"),
+    "wrong_prompt": Condition(label="adapter of another task's prompt", adapter="other"),
+    "gibberish": Condition(label="adapter of random letters, as many words as the prompt", adapter="gibberish"),
+    "mean_adapter": Condition(label="mean of the adapters of all these prompts", adapter="mean"),
+    "static": Condition(label="static part alone, the same for every prompt", adapter="static"),
+    "static_in_context": Condition(label="static part alone, and the prompt in context", adapter="static", shown="prompt"),
+    "adapter_in_context": Condition(label="adapter of the prompt, and the prompt in context", adapter="own", shown="prompt"),
+}  # fmt: skip
+WITHOUT_ADAPTER = tuple(name for name, condition in CONDITIONS.items() if not condition.adapter)
 DEFAULT_CONDITIONS = ("base", "in_context", "adapter", "wrong_prompt", "static")
-
-
-def permute_tasks(tasks: Sequence[str], seed: int = 0) -> dict[str, str]:
-    """A random permutation that leaves no task in its place: task to the task whose prompt it gets.
-
-    Raises:
-        DataError: Fewer than two tasks.
-    """
-    if len(tasks) < 2:
-        raise DataError(f"{len(tasks)} task: the wrong-prompt control needs two or more; leave it out or add tasks")
-    order = list(tasks)
-    random.Random(seed).shuffle(order)
-    return {task: order[(i + 1) % len(order)] for i, task in enumerate(order)}
-
 
 COMPARED = (
     ("adapter", "in_context"),
@@ -41,5 +48,8 @@ COMPARED = (
     ("adapter", "mean_adapter"),
     ("adapter", "static"),
     ("adapter", "base"),
+    ("adapter_examples", "adapter"),
+    ("adapter_examples", "in_context_examples"),
     ("adapter_in_context", "in_context"),
+    ("adapter_in_context", "static_in_context"),
 )

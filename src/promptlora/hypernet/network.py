@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from promptlora.errors import CheckpointError, ConfigError, one_line
 from promptlora.files import creating_folder
 from promptlora.hypernet.config import HyperNetworkConfig
-from promptlora.hypernet.encoder import PromptEncoder
+from promptlora.hypernet.encoder import Encoded, PromptEncoder
 from promptlora.hypernet.generator import ShapeGroupedLoRAGenerator, context_layers
 from promptlora.lora import LoRAWeights
 from promptlora.projections import Projection, read_projections
@@ -34,6 +34,7 @@ _FORMAT = "promptlora.hypernetwork/1"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 _WIDEST = 1 << 20  # hidden size of a base
+_STATIC = tuple(f"generator.{name}." for name in ("static_A", "static_B", "static_C", "factor_A", "factor_B", "scales"))
 
 
 class HyperNetwork(nn.Module):
@@ -42,8 +43,9 @@ class HyperNetwork(nn.Module):
     Args:
         config: Its shape.
         projections: The projections of the base to write for.
-        state_size: Width of the prompt states: the hidden size of the base.
+        state_size: Width of the prompt states; see ``PromptStates.state_size``.
         base: Fingerprint of the base it belongs to; see ``models.base_fingerprint``.
+        embedder: Fingerprint of the embedder that it reads through, if any; see ``PromptStates.fingerprint``.
     """
 
     def __init__(
@@ -52,52 +54,114 @@ class HyperNetwork(nn.Module):
         projections: Sequence[Projection],
         state_size: int,
         base: dict[str, str | int] | None = None,
+        embedder: dict[str, str | int] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.state_size = state_size
-        self.base = dict(base or {})
+        self.base, self.embedder = dict(base or {}), dict(embedder or {})
         layers = context_layers(config, projections)
         if torch.get_default_device().type != "meta":
             _check_memory(config, projections, state_size)
         self.encoder = PromptEncoder(config, state_size, layers) if config.generated else None
         self.generator = ShapeGroupedLoRAGenerator(config, projections)
+        if config.context_flag and config.generated:
+            self.in_context = nn.Parameter(torch.zeros(config.context_size))
 
     @property
     def projections(self) -> tuple[Projection, ...]:
         """The projections it writes for."""
         return self.generator.projections
 
+    def context(
+        self,
+        prompt_states: Float[Tensor, "prompts tokens *layers state"],
+        prompt_mask: Bool[Tensor, "prompts tokens"],
+    ) -> Float[Tensor, "prompts *chosen d"]:
+        """The contexts of prompts; with ``config.source = "layers"`` one for each layer, with ``generated = False`` of width 0."""
+        return self.encode(prompt_states, prompt_mask).context
+
+    def encode(
+        self,
+        prompt_states: Float[Tensor, "prompts tokens *layers state"],
+        prompt_mask: Bool[Tensor, "prompts tokens"],
+    ) -> Encoded:
+        """The contexts of prompts, and their encoded tokens for a generator that reads them."""
+        if self.encoder is None:
+            nothing = prompt_mask.new_zeros(len(prompt_mask), 0, dtype=torch.float32)  # only its length counts
+            return Encoded(nothing, nothing[:, None], prompt_mask)
+        return self.encoder.encode(prompt_states, prompt_mask)
+
+    def write(
+        self,
+        prompts: Tensor | Encoded,
+        in_context: Bool[Tensor, " prompts"] | bool = False,
+        *,
+        generated: bool = True,
+        strength: float | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> LoRAWeights:
+        """One adapter for each prompt of :meth:`encode`, or each context; the other arguments are those of :meth:`forward`."""
+        context = prompts.context if isinstance(prompts, Encoded) else prompts
+        if self.config.context_flag and self.encoder is not None:
+            # A plain bool becomes no tensor: on an accelerator that would wait for the device.
+            flag = in_context if isinstance(in_context, bool) else in_context.reshape(-1, *[1] * (context.dim() - 1))
+            context = context + flag * self.in_context
+        given = prompts._replace(context=context) if isinstance(prompts, Encoded) else context
+        lora: LoRAWeights = self.generator(given, generated=generated, strength=strength, dtype=dtype)
+        return lora
+
     def forward(
         self,
         prompt_states: Float[Tensor, "prompts tokens *layers state"],
         prompt_mask: Bool[Tensor, "prompts tokens"],
+        in_context: Bool[Tensor, " prompts"] | bool = False,
         *,
         generated: bool = True,
         strength: float | None = None,
+        dtype: torch.dtype | None = None,
     ) -> LoRAWeights:
-        """Write one adapter for each prompt; ``generated=False`` gives the static part alone, ``strength`` scales the other.
+        """Write one adapter for each prompt.
 
-        ``prompt_states`` has an axis of all layers of the base where ``config.source`` is ``layers``.
+        Args:
+            prompt_states: The states that ``PromptStates.batch`` gives, with an axis of all layers of the base where
+                ``config.source`` is ``layers``.
+            prompt_mask: True where a token is real.
+            in_context: Whether the base also has each prompt in its context; no effect without ``config.context_flag``.
+            generated: False gives the static part alone.
+            strength: Factor of the generated part; by default as configured.
+            dtype: Of the adapters, cast for all projections of a shape at once; by default that of the parameters.
         """
-        if self.encoder is None:
-            context = prompt_mask.new_zeros(len(prompt_mask), 0, dtype=torch.float32)  # only its length counts
-        else:
-            context = self.encoder(prompt_states, prompt_mask)
-        lora: LoRAWeights = self.generator(context, generated=generated, strength=strength)
-        return lora
+        encoded = self.encode(prompt_states, prompt_mask)
+        return self.write(encoded, in_context, generated=generated, strength=strength, dtype=dtype)
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Parameters by how they should move: ``trunk``, ``heads``, and ``static`` (what is added as it is)."""
+        """Parameters by how they should move.
+
+        ``heads`` are the linear layers that write matrices, each with a rate by its :meth:`head_fan_in`; ``static`` is what
+        acts as it is: the static LoRA, shared factors, scales and the gates of ranks; ``trunk`` is all else, the
+        embeddings inside of heads and the gate of prompts included.
+        """
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {"trunk": [], "heads": [], "static": []}
         for name, parameter in self.named_parameters():
-            if ".static_" in name or name.endswith(".gate"):
-                groups["static"].append((name, parameter))
-            elif ".heads." in name:
+            if name.startswith("generator.heads.") and hasattr(self._owner(name), "fan_in"):
                 groups["heads"].append((name, parameter))
+            elif name.startswith(_STATIC) or (name.startswith("generator.heads.") and name.endswith(".gate")):
+                groups["static"].append((name, parameter))
             else:
                 groups["trunk"].append((name, parameter))
         return groups
+
+    def head_fan_in(self, name: str) -> int:
+        """How many values enter the linear layer of a head whose weight or bias this is.
+
+        Args:
+            name: A name of the group ``heads`` of :meth:`parameter_groups`.
+        """
+        return int(self._owner(name).fan_in)  # type: ignore[arg-type]
+
+    def _owner(self, name: str) -> nn.Module:
+        return self.get_submodule(name.rpartition(".")[0])
 
     # --- persistence ---------------------------------------------------------------------------------
 
@@ -113,6 +177,7 @@ class HyperNetwork(nn.Module):
             "config": to_dict(self.config),
             "state_size": self.state_size,
             "base": self.base,
+            **({"embedder": self.embedder} if self.embedder else {}),
             "projections": [asdict(projection) for projection in self.projections],
         }
         (folder / CONFIG_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
@@ -148,7 +213,8 @@ class HyperNetwork(nn.Module):
             projections = read_projections(description["projections"])
             state_size = whole("state_size", description["state_size"], high=_WIDEST)
             with torch.device("meta"):  # no memory for sizes that the weights do not bear out, no random draws
-                hypernetwork = cls(config, projections, state_size, _read_base(description["base"]))
+                embedder = _read_base(description.get("embedder") or {})
+                hypernetwork = cls(config, projections, state_size, _read_base(description["base"]), embedder)
         hypernetwork.load_state_dict(hypernetwork._read_weights(path / WEIGHTS_FILE), assign=True)
         return hypernetwork.eval()
 

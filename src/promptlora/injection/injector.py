@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from promptlora.errors import LoRAError
 from promptlora.injection.update import RowPlan, Update, add_update, make_update, plan_rows
-from promptlora.lora import LoRAWeights
+from promptlora.lora import LoRAWeights, Shared
+from promptlora.lora.forms import Form
 from promptlora.projections import Projection, find_projections, module_shape
 
 Hook = Callable[..., Any]
@@ -262,31 +263,32 @@ class HookBasedLoRAInjector:
         split = len(set(devices.values()) - {None}) > 1  # a base spread over devices: each module has its own
         plans: dict[torch.device, RowPlan] = {}
         state: dict[str, list[Update]] = {}
-        for name, (A, B) in lora.stored.items():
-            projection = self._check(name, A, B)
-            device = devices[projection.module] or A.device
-            if device != A.device and not split:
-                raise LoRAError(f"{name}: the LoRA is on {A.device} and the model on {device}; use lora.to")
+        for name, form in lora.stored.items():
+            projection = self._check(name, form)
+            device = devices[projection.module] or form.A.device
+            if device != form.A.device and not split:
+                raise LoRAError(f"{name}: the LoRA is on {form.A.device} and the model on {device}; use lora.to")
             if device not in plans:
                 plans[device] = plan_rows(index, device)
             update = make_update(
-                name, A.to(device), B.to(device), lora.scaling, plans[device], projection.rows,
-                self._widths[projection.module],
+                name, form.A.to(device), form.B.to(device), lora.scaling, plans[device], projection.rows,
+                self._widths[projection.module], form.C.to(device) if isinstance(form, Shared) else None,
             )  # fmt: skip
             state.setdefault(projection.module, []).append(update)
         for name in state:
             self._slots[name].owned = _owns_output(self._modules[name])
         return {module: tuple(updates) for module, updates in state.items()}
 
-    def _check(self, name: str, A: Tensor, B: Tensor) -> Projection:
+    def _check(self, name: str, form: Form) -> Projection:
         """The projection of A and B, which must fit it."""
+        A, B = form.A, form.B
         projection = self._by_name.get(name)
         if projection is None:
             raise LoRAError(
                 f"{name}: no such projection in the model; it has {len(self._by_name)}, first "
                 f"{next(iter(self._by_name))}; was this LoRA made for another model?"
             )
-        if A.shape[1] != projection.in_features or B.shape[2] != projection.out_features:
+        if A.shape[-2] != projection.in_features or B.shape[-1] != projection.out_features:
             raise LoRAError(
                 f"{name}: A {list(A.shape)} and B {list(B.shape)}; expected in {projection.in_features} and out "
                 f"{projection.out_features}"

@@ -1,7 +1,11 @@
 """The arithmetic of one hook call: ``output + x @ A @ B * scaling``, with each row's own A and B.
 
+With factors that all adapters share it is ``output + x @ A @ C @ B * scaling``: ``x @ A`` and ``… @ B`` are one matrix
+product each over the whole batch, and only the products with a row's own C ``[rank, rank]`` are batched. ``C @ B`` is
+never formed.
+
 What can be settled once is settled in a :class:`RowPlan` and an :class:`Update` when a LoRA is switched on,
-so that a token of decoding costs two matrix products for each hook and little else. This file knows
+so that a token of decoding costs two or three matrix products for each hook and little else. This file knows
 tensors; nothing of modules or slots.
 """
 
@@ -9,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from promptlora.errors import LoRAError
+from promptlora.lora.forms import take_rows
 
 
 @dataclass(frozen=True)
@@ -21,15 +27,22 @@ class RowPlan:
     """How the rows of a batch share adapters: a grid of lines, each line one adapter and some rows.
 
     Attributes:
-        rows: The number of rows that the batch is a multiple of.
+        rows: The number of rows that the batch is a multiple of. Hooks read it, and not ``index``: a compiled model would be
+            compiled again for every other index.
+        index: For each of these rows, its stored adapter.
         lines: For each line of the grid, its stored adapter.
+        index_at: ``index`` as a tensor.
+        lines_at: ``lines`` as a tensor.
         gather: For each cell of the grid, the row that goes there, int64 ``[lines * cells]``; None when the
             rows lie in the order of the grid already and a reshape is enough.
         scatter: For each row, its cell, int64 ``[rows]``; None with ``gather``.
     """
 
     rows: int
+    index: tuple[int, ...]
     lines: tuple[int, ...]
+    index_at: Tensor
+    lines_at: Tensor
     gather: Tensor | None = None
     scatter: Tensor | None = None
 
@@ -41,12 +54,14 @@ def plan_rows(index: Sequence[int], device: torch.device | str = "cpu") -> RowPl
     wide as the most used adapter; where that would waste more than half of the grid, an adapter with many
     rows gets several lines, so that neither the grid nor the matrices grow beyond twice their size.
     """
+    on_device = partial(torch.tensor, device=device)
+    index = tuple(index)
     own: dict[int, list[int]] = {}  # adapter to its rows, by first appearance
     for row, adapter in enumerate(index):
         own.setdefault(adapter, []).append(row)
     rows, cells = len(index), max(map(len, own.values()))
     if [row for of_one in own.values() for row in of_one] == list(range(rows)) and rows == cells * len(own):
-        return RowPlan(rows=rows, lines=tuple(own))
+        return RowPlan(rows, index, tuple(own), on_device(index), on_device(tuple(own)))
     if cells * len(own) > 2 * rows:
         cells = -(-rows // len(own))
     lines: list[int] = []
@@ -61,9 +76,12 @@ def plan_rows(index: Sequence[int], device: torch.device | str = "cpu") -> RowPl
             lines.append(adapter)
     return RowPlan(
         rows=rows,
+        index=index,
         lines=tuple(lines),
-        gather=torch.tensor(gather, device=device),
-        scatter=torch.tensor(scatter, device=device),
+        index_at=on_device(index),
+        lines_at=on_device(lines),
+        gather=on_device(gather),
+        scatter=on_device(scatter),
     )
 
 
@@ -73,12 +91,14 @@ class Update:
 
     Attributes:
         name: The projection, for messages.
-        A: ``[lines, in, rank]``, or ``[in, rank]`` for a single line.
-        B: ``[lines, rank, out]``, or ``[rank, out]`` for a single line.
+        A: ``[lines, in, rank]``, or ``[in, rank]`` for a single line and for shared factors.
+        B: ``[lines, rank, out]``, or ``[rank, out]`` for a single line and for shared factors.
         scaling: The factor of the update.
         plan: Which rows use which line.
         spans: The columns of a fused output that are this projection, in order; None for all of it.
         period: The distance between the spans where they repeat evenly over the whole output, else 0.
+        C: The cores between shared factors, ``[n, rank, rank]`` or their diagonals ``[n, rank]``, where n equal parts of
+            the batch, in order, have one core each; None in the free form.
     """
 
     name: str
@@ -88,13 +108,17 @@ class Update:
     plan: RowPlan
     spans: tuple[tuple[int, int], ...] | None = None
     period: int = 0
+    C: Tensor | None = None
 
 
 def make_update(
     name: str, A: Tensor, B: Tensor, scaling: float, plan: RowPlan, spans: tuple[tuple[int, int], ...] | None = None,
-    width: int = 0,
+    width: int = 0, C: Tensor | None = None,
 ) -> Update:  # fmt: skip
     """An :class:`Update` from the stored A ``[adapters, in, rank]`` and B ``[adapters, rank, out]``.
+
+    Of shared factors it is A ``[in, rank]`` and B ``[rank, out]``, with the stored cores C. Where rows do not lie grouped
+    by adapter, each row gets its core: that is ``rank * rank`` values, less than rows that are gathered and scattered.
 
     Args:
         name: The projection.
@@ -104,19 +128,17 @@ def make_update(
         plan: Which rows use which stored adapter.
         spans: The columns of a fused output, None for all of it.
         width: The width of the fused output.
+        C: Stored cores ``[adapters, rank, rank]`` or ``[adapters, rank]``.
     """
-    A, B = _of_lines(A, plan.lines), _of_lines(B, plan.lines)
+    period = 0 if spans is None else _period(spans, width)
+    if C is not None:
+        grouped = plan.gather is None
+        C = take_rows(C, plan.lines, plan.lines_at) if grouped else take_rows(C, plan.index, plan.index_at)
+        return Update(name, A, B, scaling, plan, spans, period, C)
+    A, B = (take_rows(matrix, plan.lines, plan.lines_at) for matrix in (A, B))
     if len(plan.lines) == 1:
         A, B = A[0], B[0]
-    return Update(name, A, B, scaling, plan, spans, 0 if spans is None else _period(spans, width))
-
-
-def _of_lines(matrix: Tensor, lines: tuple[int, ...]) -> Tensor:
-    """The adapters of the lines: a view where they are a run, else gathered."""
-    low = lines[0]
-    if lines == tuple(range(low, low + len(lines))):
-        return matrix if len(lines) == len(matrix) else matrix[low : low + len(lines)]
-    return matrix.index_select(0, torch.tensor(lines, device=matrix.device))
+    return Update(name, A, B, scaling, plan, spans, period)
 
 
 def _period(spans: tuple[tuple[int, int], ...], width: int) -> int:
@@ -128,7 +150,7 @@ def _period(spans: tuple[tuple[int, int], ...], width: int) -> int:
 
 
 def add_update(output: Tensor, x: Tensor, update: Update, *, owned: bool = False) -> Tensor:
-    """``output + x @ A @ B * scaling`` with each row's own adapter.
+    """``output + x @ A @ B * scaling`` with each row's own adapter; ``x @ A @ C @ B`` with shared factors.
 
     x is ``[batch, …, in]`` and output ``[batch, …, out]``; the batch must be a multiple of the rows of the
     plan (beams and returned sequences are sample-major, and so are ``[batch * seq, in]`` tokens). For a whole
@@ -144,17 +166,18 @@ def add_update(output: Tensor, x: Tensor, update: Update, *, owned: bool = False
     Raises:
         LoRAError: A batch that is no multiple of the rows, or an input of another dtype.
     """
-    A, B = update.A, update.B
+    A, B, C = update.A, update.B, update.C
     if x.dtype != A.dtype or output.dtype != A.dtype:
         if x.dtype != A.dtype and not torch.is_autocast_enabled(x.device.type):
             raise LoRAError(f"{update.name}: the input is {x.dtype} and the LoRA {A.dtype}; use lora.to({x.dtype})")
         with torch.autocast(x.device.type, enabled=False):
             dtype = output.dtype
-            return _add(output, x.to(dtype), A.to(dtype), B.to(dtype), update, owned)
-    return _add(output, x, A, B, update, owned)
+            C = None if C is None else C.to(dtype)
+            return _add(output, x.to(dtype), A.to(dtype), B.to(dtype), C, update, owned)
+    return _add(output, x, A, B, C, update, owned)
 
 
-def _add(output: Tensor, x: Tensor, A: Tensor, B: Tensor, update: Update, owned: bool) -> Tensor:
+def _add(output: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor | None, update: Update, owned: bool) -> Tensor:
     plan, spans, scaling = update.plan, update.spans, update.scaling
     batch, rest = x.shape[0], x.shape[0] % plan.rows
     if rest or not batch or x.ndim < 2:
@@ -164,10 +187,10 @@ def _add(output: Tensor, x: Tensor, A: Tensor, B: Tensor, update: Update, owned:
         )
     if spans is not None and not owned:  # the copy may be written to, with gradients too
         output, owned = output.clone(memory_format=torch.contiguous_format), True
-    if plan.gather is None and (spans is None or len(spans) == 1):  # one product that adds
+    if (plan.gather is None or A.ndim == 2) and (spans is None or len(spans) == 1):  # one product that adds
         target = output if spans is None else output[..., spans[0][0] : spans[0][1]]
         if A.ndim == 2:
-            hidden = x.reshape(-1, x.shape[-1]) @ A
+            hidden = _hidden(x, A, C)
             if owned:
                 target.view(-1, target.shape[-1]).addmm_(hidden, B, alpha=scaling)
                 return output
@@ -181,7 +204,7 @@ def _add(output: Tensor, x: Tensor, A: Tensor, B: Tensor, update: Update, owned:
             target.baddbmm_(hidden, B, alpha=scaling)
             return output
         return torch.baddbmm(target, hidden, B, alpha=scaling).view(shape)
-    delta = _delta(x, A, B, plan)
+    delta = _delta(x, A, B, C, plan)
     if spans is None:
         delta = delta.view(output.shape)
         return output.add_(delta, alpha=scaling) if owned else torch.add(output, delta, alpha=scaling)
@@ -198,12 +221,24 @@ def _add(output: Tensor, x: Tensor, A: Tensor, B: Tensor, update: Update, owned:
     return output
 
 
-def _delta(x: Tensor, A: Tensor, B: Tensor, plan: RowPlan) -> Tensor:
-    """``x @ A @ B`` for each row, contiguous, with as many elements as the projection's output."""
+def _hidden(x: Tensor, A: Tensor, C: Tensor | None) -> Tensor:
+    """``x @ A`` ``[tokens, rank]`` of one A, or ``x @ A @ C`` where equal parts of the batch have a C each."""
+    hidden = x.reshape(-1, x.shape[-1]) @ A
+    if C is None:
+        return hidden
+    if len(C) == 1:
+        return hidden * C if C.ndim == 2 else hidden @ C[0]
+    grid = hidden.view(len(C), -1, hidden.shape[1])
+    mixed = grid * C[:, None] if C.ndim == 2 else torch.bmm(grid, C)
+    return mixed.view(hidden.shape)
+
+
+def _delta(x: Tensor, A: Tensor, B: Tensor, C: Tensor | None, plan: RowPlan) -> Tensor:
+    """The update of each row without its scaling, contiguous, with as many elements as the projection's output."""
     width = x.shape[-1]
+    if A.ndim == 2:
+        return _hidden(x, A, C) @ B
     if plan.gather is None or plan.scatter is None:
-        if A.ndim == 2:
-            return (x.reshape(-1, width) @ A) @ B
         return torch.bmm(torch.bmm(x.reshape(A.shape[0], -1, width), A), B)
     grid = x.reshape(plan.rows, -1, width).index_select(0, plan.gather)  # [cells, seq, in]
     delta = torch.bmm(torch.bmm(grid.view(A.shape[0], -1, width), A), B)

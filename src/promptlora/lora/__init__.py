@@ -1,3 +1,5 @@
-"""LoRA matrices: the container, products of updates, and PEFT's formats."""
+"""LoRA matrices: the container and its two storage forms, products of updates, and PEFT's formats."""
 
+from promptlora.lora.forms import Free as Free
+from promptlora.lora.forms import Shared as Shared
 from promptlora.lora.weights import LoRAWeights as LoRAWeights

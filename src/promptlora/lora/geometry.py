@@ -1,6 +1,7 @@
 """Products, cosines and spread of updates ``A @ B * scaling``, without forming any of them.
 
-``<A1 B1, A2 B2> = trace((A2' A1) (B1 B2'))`` needs products of rank by rank alone. It knows ``LoRAWeights``;
+``<A1 B1, A2 B2> = trace((A2' A1) (B1 B2'))`` needs products of rank by rank alone, and with shared factors
+``<A C1 B, A C2 B> = sum((A'A C1) * (C2 B B'))``. It knows ``LoRAWeights``;
 nothing of models or of what a prompt means.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promptlora.lora.forms import Free, Shared
 from promptlora.lora.weights import LoRAWeights
 
 
@@ -25,13 +27,24 @@ def update_products(lora: LoRAWeights, names: Sequence[str] | None = None) -> Te
     count = lora.adapters
     total = torch.zeros(count, count, dtype=torch.float64)
     for name in lora if names is None else names:
-        A, B = (matrix.detach().to("cpu").to(torch.float64) for matrix in lora[name])
-        rank = A.shape[2]
-        flat_a = A.transpose(0, 1).reshape(A.shape[1], count * rank)
-        flat_b = B.reshape(count * rank, B.shape[2])
-        products = (flat_a.T @ flat_a) * (flat_b @ flat_b.T)  # [adapters * rank, adapters * rank]
-        total += products.view(count, rank, count, rank).sum(dim=(1, 3))
+        form = lora.chosen(name).map(lambda matrix: matrix.detach().to("cpu").to(torch.float64))
+        total += _shared_products(form) if isinstance(form, Shared) else _free_products(form)
     return total * lora.scaling**2
+
+
+def _free_products(form: Free) -> Tensor:
+    count, d_in, rank = form.A.shape
+    flat_a = form.A.transpose(0, 1).reshape(d_in, count * rank)
+    flat_b = form.B.reshape(count * rank, form.B.shape[2])
+    products = (flat_a.T @ flat_a) * (flat_b @ flat_b.T)  # [adapters * rank, adapters * rank]
+    return products.view(count, rank, count, rank).sum(dim=(1, 3))
+
+
+def _shared_products(form: Shared) -> Tensor:
+    left, right = form.A.T @ form.A, form.B @ form.B.T  # [rank, rank]
+    if form.diagonal:
+        return form.C @ (left * right) @ form.C.T
+    return (left @ form.C @ right).flatten(1) @ form.C.flatten(1).T
 
 
 def cosines(products: Tensor) -> Tensor:

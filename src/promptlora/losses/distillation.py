@@ -85,7 +85,7 @@ def distillation_loss(
     """
     if tail not in TAILS:
         raise ConfigError(f"tail={tail!r}; expected one of {', '.join(TAILS)}")
-    rows, columns = answer_positions(labels)
+    rows, columns = answer_positions(labels, hidden.device)
     log_probs = teacher.log_probs.detach().to(hidden.device)
     ids = None if teacher.ids is None else teacher.ids.to(hidden.device, torch.long)
     if len(log_probs) != len(rows):

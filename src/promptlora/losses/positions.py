@@ -20,17 +20,19 @@ IGNORED = -100
 CHUNK = 1024  # positions whose logits exist at one time
 
 
-def answer_positions(labels: Int[Tensor, "batch seq"]) -> tuple[Tensor, Tensor]:
+def answer_positions(labels: Int[Tensor, "batch seq"], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Where the next token is an answer token.
 
     Args:
-        labels: The token ids; -100 at every position that is not an answer token.
+        labels: The token ids; -100 at every position that is not an answer token. Labels on the CPU need no wait for a
+            GPU, which would have to count them.
+        device: Where the result goes; by default that of the labels.
 
     Returns:
         Rows and positions ``[n]`` of the states that predict them: position t predicts token t + 1.
     """
     rows, columns = torch.nonzero(labels[:, 1:] != IGNORED, as_tuple=True)
-    return rows, columns
+    return (rows, columns) if device is None else (rows.to(device), columns.to(device))
 
 
 def position_losses(

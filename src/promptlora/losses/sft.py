@@ -29,7 +29,7 @@ def sft_loss(
 
     Args:
         hidden: Last hidden states.
-        labels: Token ids; -100 wherever there is no answer token.
+        labels: Token ids, on any device; -100 wherever there is no answer token.
         lm_head: Hidden states ``[n, d]`` to logits ``[n, vocabulary]``, each row by itself.
         row_weight: ``token``, each answer token counts once; ``row``, each row counts once.
         reduce: False returns the mean loss of each row, ``[batch]``.
@@ -43,9 +43,11 @@ def sft_loss(
     if not 0 <= label_smoothing < 1:
         raise ConfigError(f"label_smoothing={label_smoothing}; expected 0 or more and less than 1")
     rows, columns = answer_positions(labels)
+    tokens = labels[rows, columns + 1].to(hidden.device)
+    rows, columns = rows.to(hidden.device), columns.to(hidden.device)
 
     def cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
         return F.cross_entropy(logits, tokens, reduction="none", label_smoothing=label_smoothing)
 
-    each = position_losses(cross_entropy, lm_head, hidden[rows, columns], labels[rows, columns + 1], chunk=chunk)
+    each = position_losses(cross_entropy, lm_head, hidden[rows, columns], tokens, chunk=chunk)
     return reduced(each, rows, len(labels), row_weight, reduce)

@@ -24,7 +24,9 @@ from transformers import PreTrainedTokenizerBase
 
 from promptlora.errors import DataError, one_line
 from promptlora.files import replacing_file
+from promptlora.fingerprint import SAMPLE
 from promptlora.losses import TeacherTargets
+from promptlora.reading import is_file, read_json
 from promptlora.teacher.identity import Manifest, read_manifest, template_digest, tokenizer_digest
 
 INDEX_FILE = "index.json"
@@ -89,10 +91,10 @@ def read_index(folder: Path) -> list[Shard]:
         DataError: A damaged index.
     """
     path = folder / INDEX_FILE
-    if not path.is_file():
+    if not is_file(path):
         return []
     try:
-        return sorted((Shard(**values) for values in json.loads(path.read_text(encoding="utf-8"))), key=_number)
+        return sorted((Shard(**values) for values in read_json(path, DataError)), key=_number)
     except (ValueError, TypeError, OSError) as error:
         raise DataError(
             f"{path}: a damaged index ({one_line(error)}); remove it and run promptlora teach again"
@@ -162,7 +164,7 @@ class TeacherCache:
                 f"{folder}: its prompts stand in the {manifest.config.place} turn, expected {place}; {again}"
             )
         for name, value in (teacher or {}).items():
-            if name != "name" and manifest.teacher.get(name) != value:
+            if name not in ("name", SAMPLE) and manifest.teacher.get(name) != value:
                 found = str(manifest.teacher.get(name))[:12]
                 raise DataError(
                     f"{folder}: of another teacher ({name} is {found}, expected {str(value)[:12]}); {again}"

@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from promptlora.errors import ConfigError, DataError, ModelError, one_line
 from promptlora.files import replacing_file
+from promptlora.fingerprint import SAMPLE
+from promptlora.reading import is_file, read_json
 from promptlora.settings import check
 from promptlora.text import PLACES, render_chat
 
@@ -138,10 +140,10 @@ class Manifest:
         return -(-self.rows // self.config.rows_per_shard)
 
     def flat(self) -> dict[str, Any]:
-        """Every value by its name, settings first, but for the teacher's name."""
+        """Every value by its name, settings first, but for the teacher's name and the sample of its weights."""
         values = asdict(self)
         config, teacher = values.pop("config"), values.pop("teacher")
-        return {**config, **{f"teacher {k}": v for k, v in teacher.items() if k != "name"}, **values}
+        return {**config, **{f"teacher {k}": v for k, v in teacher.items() if k not in ("name", SAMPLE)}, **values}
 
     def difference(self, other: Manifest) -> str | None:
         """The first value of another manifest that is not this one's, in words; None when they agree."""
@@ -168,10 +170,10 @@ def read_manifest(folder: Path) -> Manifest:
         DataError: There is none, it is damaged, or it is of another version.
     """
     path = folder / MANIFEST_FILE
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{folder}: no {MANIFEST_FILE}; expected a folder written by promptlora teach")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path, DataError)
         found = values["format"]
         if found == FORMAT:
             config = TeachConfig(**values.pop("config"))

@@ -1,11 +1,14 @@
-"""Text to token ids, and a prompt to its states in the frozen base."""
+"""Text to token ids, and a prompt to its states in the frozen base and in a frozen text embedder."""
 
+from promptlora.text.base_states import decoder_layers as decoder_layers
+from promptlora.text.base_states import prompt_states as prompt_states
 from promptlora.text.chat import PLACES as PLACES
 from promptlora.text.chat import encode_chat as encode_chat
 from promptlora.text.chat import encode_prompt as encode_prompt
 from promptlora.text.chat import gibberish as gibberish
 from promptlora.text.chat import pad_left as pad_left
 from promptlora.text.chat import render_chat as render_chat
+from promptlora.text.embedder import EMBEDDER as EMBEDDER
+from promptlora.text.embedder import TextEmbedder as TextEmbedder
+from promptlora.text.examples import with_examples as with_examples
 from promptlora.text.states import PromptStates as PromptStates
-from promptlora.text.states import decoder_layers as decoder_layers
-from promptlora.text.states import prompt_states as prompt_states

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from promptlora.errors import PromptError, one_line
 
 PLACES = ("user", "system")
+SYSTEM_TURNS = ("empty", "default", "none")
 _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 
@@ -24,6 +26,7 @@ def render_chat(
     prompt: str | None = None,
     *,
     place: str = "user",
+    system_turn: str = "empty",
 ) -> str:
     """One user turn, or a whole conversation, in the base's chat template, ready for the answer.
 
@@ -37,13 +40,17 @@ def render_chat(
         prompt: An instruction to put in the context, for the in-context control.
         place: Where it goes: before the input in the ``user`` turn, or in the ``system`` turn (before what a
             conversation has there).
+        system_turn: What stands for a system turn where there is nothing to say in it: ``empty``, a turn without text;
+            ``default``, what the template writes by itself; ``none``, no such turn.
 
     Raises:
-        PromptError: An unknown ``place``, messages of no use, or a conversation that the template refuses or
-            does not write in full.
+        PromptError: An unknown ``place`` or ``system_turn``, messages of no use, or a conversation that the template
+            refuses or does not write in full.
     """
     if place not in PLACES:
         raise PromptError(f"place={place!r}; expected one of {', '.join(PLACES)}")
+    if system_turn not in SYSTEM_TURNS:
+        raise PromptError(f"system_turn={system_turn!r}; expected one of {', '.join(SYSTEM_TURNS)}")
     if prompt is not None and not isinstance(prompt, str):
         raise PromptError(f"prompt {repr(prompt)[:80]}; expected a text")
     messages = _messages(text)
@@ -58,9 +65,14 @@ def render_chat(
         return "\n\n".join(part for part in (spoken, *(m["content"] for m in turns)) if part) + "\n"
     wanted = [*system, *(turn["content"] for turn in turns if turn["role"] == "user")]
     refused = "it leaves out a part of the system or user text"
-    for messages in ([{"role": "system", "content": spoken}, *turns], _before_user(turns, spoken) if spoken else turns):
+    ways = [[{"role": "system", "content": spoken}, *turns], _before_user(turns, spoken) if spoken else turns]
+    if not spoken and system_turn == "default":
+        ways = [turns]
+    for number, messages in enumerate(ways):
         try:
             rendered = _apply_template(tokenizer, messages)
+            if not spoken and system_turn == "none" and number == 0:
+                rendered = _without_system(tokenizer, rendered)
         except Exception as error:  # of the template's own code: a TypeError as well as a TemplateError
             refused = one_line(error)
             continue
@@ -102,6 +114,19 @@ def _before_user(turns: list[dict[str, str]], prompt: str) -> list[dict[str, str
     first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
     written = {**turns[first], "content": f"{prompt}\n\n{turns[first]['content']}"}
     return [*turns[:first], written, *turns[first + 1 :]]
+
+
+def _without_system(tokenizer: PreTrainedTokenizerBase, rendered: str) -> str:
+    """A rendered chat without its empty system turn; as it is where the template does not render that turn by itself."""
+    try:
+        alone = str(
+            tokenizer.apply_chat_template(
+                [{"role": "system", "content": ""}], tokenize=False, add_generation_prompt=False
+            )
+        )
+    except Exception:
+        return rendered
+    return rendered.removeprefix(alone)
 
 
 def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
@@ -176,3 +201,18 @@ def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
         ids[i, longest - len(row) :] = torch.tensor(row)
         mask[i, longest - len(row) :] = 1
     return ids, mask
+
+
+def on_device(values: Sequence[Any], device: torch.device) -> Tensor:
+    """Whole numbers as a tensor on a device, without waiting for it."""
+    given = torch.tensor(values)
+    return given.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else given.to(device)
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids ``[rows, longest]`` and the mask of real tokens on a device, padded on the right."""
+    longest = max(map(len, rows))
+    ids = [[*row, *[pad] * (longest - len(row))] for row in rows]
+    mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+    both = on_device([ids, mask], device)
+    return both[0], both[1]

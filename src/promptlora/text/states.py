@@ -1,4 +1,4 @@
-"""A prompt to its states in the frozen base, each computed once and kept.
+"""A prompt to its states in the frozen base, in a text embedder, or in both, each computed once and kept.
 
 It knows the base's layers; nothing of LoRA or hypernetworks.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +19,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from promptlora.errors import ModelError, PromptError
+from promptlora.errors import CheckpointError, PromptError
 from promptlora.files import replacing_file
-from promptlora.reading import read_tensors
-from promptlora.text.chat import encode_prompt
+from promptlora.fingerprint import describe_mismatch
+from promptlora.reading import is_file, read_tensors
+from promptlora.text.base_states import prompt_states
+from promptlora.text.chat import encode_prompt, on_device, pad_right
+from promptlora.text.embedder import EMBEDDER, TextEmbedder
+
+_BATCH_TOKENS = 16384
+_PRELOADED_TOGETHER = 256
+_LARGEST = torch.finfo(torch.float16).max
 
 
 class StatesConfig(Protocol):
@@ -29,94 +37,52 @@ class StatesConfig(Protocol):
 
     @property
     def source(self) -> str:
-        """``embeddings``, ``hidden`` or ``layers``."""
+        """``embeddings``, ``hidden``, ``layers``, ``embedder``, ``embedder+embeddings`` or ``embedder+hidden``."""
 
     @property
     def source_layer(self) -> int:
         """The layer of ``hidden``, counted from 1."""
 
     @property
+    def embedder(self) -> str:
+        """The text embedder; empty for the default."""
+
+    @property
     def max_prompt_tokens(self) -> int:
         """Longest prompt."""
 
 
-class _Reached(Exception):  # noqa: N818 (not an error: it ends a forward that has what it came for)
-    """The layer was reached."""
-
-
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The list of transformer layers of a causal language model.
-
-    Raises:
-        ModelError: A model whose layers are not in one list.
-    """
-    count = model.config.get_text_config().num_hidden_layers
-    for _, module in model.get_decoder().named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise ModelError(f"{type(model).__name__}: no list of {count} layers; use source = 'embeddings'")
-
-
-@torch.no_grad()
-def prompt_states(model: PreTrainedModel, ids: Tensor, source: str, layer: int) -> Tensor:
-    """States ``[1, tokens, hidden]`` of one prompt ``[1, tokens]`` in the frozen base; of all layers ``[1, tokens, layers, hidden]``.
-
-    Args:
-        model: The base.
-        ids: Token ids of one prompt, unpadded.
-        source: ``embeddings``, the token embeddings; ``hidden``, what leaves layer ``layer`` (of the last
-            one too, so before the base's final norm); or ``layers``, what enters each layer.
-        layer: Counted from 1.
-
-    Raises:
-        ModelError: A layer that the base does not have.
-    """
-    if source == "embeddings":
-        embedded: Tensor = model.get_input_embeddings()(ids)
-        return embedded
-    layers = decoder_layers(model)
-    every = source == "layers"
-    if every:
-        layer = len(layers)
-    if not 1 <= layer <= len(layers):
-        raise ModelError(f"source_layer={layer}: the base has {len(layers)} layers; expected 1 … {len(layers)}")
-    caught: list[Tensor] = []
-
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught.append(args[0] if args else kwargs["hidden_states"])
-        if module is layers[-1]:
-            raise _Reached
-
-    def catch(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        caught.append(output[0] if isinstance(output, tuple) else output)
-        raise _Reached
-
-    with ExitStack() as stack:
-        for one in layers if every else ():
-            stack.callback(one.register_forward_pre_hook(note, with_kwargs=True).remove)
-        if not every:
-            stack.callback(layers[layer - 1].register_forward_hook(catch).remove)
-        for module in [module for module in model.modules() if module.training]:  # no dropout meanwhile
-            module.training = False
-            stack.callback(setattr, module, "training", True)
-        with suppress(_Reached):
-            model.get_decoder()(input_ids=ids, use_cache=False)
-    return torch.stack(caught, dim=2) if every else caught[0]
+def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices of prompts that run together: similar lengths, at most ``tokens`` padded tokens, at least one prompt."""
+    chosen: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if chosen and lengths[i] * (len(chosen) + 1) > tokens:
+            yield chosen
+            chosen = []
+        chosen.append(i)
+    if chosen:
+        yield chosen
 
 
 class PromptStates:
-    """The states of prompts in the frozen base, each computed once and kept, the least used dropped first.
+    """The states of prompts, each computed once and kept, the least recently used dropped first.
 
-    Each prompt is run by itself, so what else is asked for never changes a state.
+    With a ``source`` of two parts (``embedder+hidden``, ``embedder+embeddings``) a prompt has the states of its tokens in
+    the embedder and then those of its tokens in the base. Both are padded with zeros to the wider of the two, and one more
+    channel says whose states a row holds: 0 for the embedder, 1 for the base.
 
     Args:
         model: The base; no LoRA may be on while states are computed.
         tokenizer: Its tokenizer.
-        config: Source, layer and longest prompt.
-        capacity: How many prompts are kept at most.
+        config: Source, layer, embedder and longest prompt.
+        capacity: How many prompts are kept at most, beside those of :meth:`preload`.
         capacity_bytes: How much memory their states may take.
-        folder: Where states are kept between runs, one file a prompt; None keeps none.
+        folder: Where states are kept between runs, one file per prompt; None keeps none.
         base: What identifies the base, for the names of those files.
+        embedder: The fingerprint that the embedder must have; empty accepts any.
+        batch_tokens: How many tokens, padding included, are run together. By default each prompt is run by itself on a CPU,
+            so that other prompts change no bit of a state, and 16384 tokens on an accelerator, where they change a state by
+            rounding.
     """
 
     def __init__(
@@ -128,65 +94,224 @@ class PromptStates:
         capacity_bytes: int = 1 << 31,
         folder: Path | None = None,
         base: Mapping[str, str | int] | None = None,
+        embedder: Mapping[str, str | int] | None = None,
+        batch_tokens: int | None = None,
     ) -> None:
         self.folder = folder
-        layer = config.source_layer if config.source == "hidden" else 0
-        self._key = json.dumps([dict(base or {}), str(model.dtype), config.source, layer], sort_keys=True)
         self.model, self.tokenizer, self.config = model, tokenizer, config
         self.capacity, self.capacity_bytes = capacity, capacity_bytes
+        parts = config.source.split("+")
+        self._embeds, self._of_base = "embedder" in parts, "" if parts[-1] == "embedder" else parts[-1]
+        self._base, self._expected = dict(base or {}), dict(embedder or {})
+        self._batch_tokens = batch_tokens
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._bytes = 0
+        self._bank: Tensor | None = None  # states of all preloaded prompts, one after another
+        self._places: dict[str, tuple[int, int]] = {}  # where each starts in it, and how many tokens it has
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def device(self) -> torch.device:
+        """Where states are: the device of the base's embeddings."""
+        weight: Any = self.model.get_input_embeddings().weight
+        return torch.device(weight.device)
+
+    @cached_property
+    def embedder(self) -> TextEmbedder:
+        """The text embedder, loaded when it is first needed.
+
+        Raises:
+            ModelError: An embedder that is not installed or cannot be loaded.
+            CheckpointError: One with another fingerprint than was asked for.
+        """
+        loaded = TextEmbedder.load(self.config.embedder, self.device)
+        mismatch = describe_mismatch(self._expected, loaded.fingerprint)
+        if mismatch:
+            raise CheckpointError(
+                f"embedder={self.config.embedder or EMBEDDER!r}: {mismatch}. Expected the embedder that this hypernetwork "
+                "was trained with. Fix: install or name that one."
+            )
+        return loaded
+
+    @property
+    def fingerprint(self) -> dict[str, str | int]:
+        """What identifies the embedder; empty where the source has none."""
+        return dict(self.embedder.fingerprint) if self._embeds else {}
+
+    @property
+    def state_size(self) -> int:
+        """Width of a state, with the channel that says whose it is where there are two parts."""
+        base = int(self.model.config.get_text_config().hidden_size) if self._of_base else 0
+        wider = max(base, self.embedder.hidden_size if self._embeds else 0)
+        return wider + 1 if self._embeds and self._of_base else wider
+
+    @cached_property
+    def _key(self) -> str:
+        """What the states of a prompt depend on, beside its ids."""
+        layer = self.config.source_layer if self._of_base == "hidden" else 0
+        key: list[Any] = [self._base, str(self.model.dtype), self.config.source, layer]
+        if self._embeds:
+            key = [*(key if self._of_base else ["embedder"]), self.fingerprint]
+        return json.dumps(key, sort_keys=True)
 
     def clear(self) -> None:
         """Forget all states."""
         self._kept.clear()
         self._bytes = 0
+        self._bank, self._places = None, {}
 
-    def one(self, prompt: str) -> Tensor:
-        """States ``[tokens, hidden]`` of one prompt; of all layers ``[tokens, layers, hidden]``."""
-        if prompt in self._kept:
-            self._kept.move_to_end(prompt)
-            return self._kept[prompt]
-        ids = encode_prompt(self.tokenizer, prompt, self.config.max_prompt_tokens)
-        states = self._compute(ids) if self.folder is None else self._read(ids, self.folder)
-        self._kept[prompt] = states
-        self._bytes += states.nbytes
+    # --- prompts to states -------------------------------------------------------------------------------
+
+    def encode(self, prompt: str) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt in the embedder and in the base, each empty where the source has no such part.
+
+        Raises:
+            PromptError: An empty prompt, one that is not Unicode, or one that is too long; the tokens of the base count.
+        """
+        of_base = encode_prompt(self.tokenizer, prompt, self.config.max_prompt_tokens)
+        return self.embedder.encode(prompt) if self._embeds else [], of_base if self._of_base else []
+
+    def _states_of_base(self, ids: Sequence[list[int]]) -> list[Tensor]:
+        """States in the base, in one forward."""
+        given, mask = pad_right(ids, 0, self.device)
+        states = prompt_states(
+            self.model, given, self._of_base, self.config.source_layer, mask if len(ids) > 1 else None
+        )
+        return [one[: len(of)] for one, of in zip(states, ids, strict=True)]
+
+    def _compute(self, ids: Sequence[tuple[list[int], list[int]]]) -> list[Tensor]:
+        """States of prompts, in batches of similar lengths."""
+        tokens = self._batch_tokens
+        if tokens is None:
+            tokens = 1 if self.device.type == "cpu" else _BATCH_TOKENS
+        computed: list[Tensor] = [torch.empty(0)] * len(ids)
+        for chosen in _batches([max(len(of_embedder), len(of_base)) for of_embedder, of_base in ids], tokens):
+            parts = []
+            if self._embeds:
+                parts.append(self.embedder.states([ids[i][0] for i in chosen]))
+            if self._of_base:
+                parts.append(self._states_of_base([ids[i][1] for i in chosen]))
+            for i, *states in zip(chosen, *parts, strict=True):
+                computed[i] = self._joined(states)
+        return computed
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """The states of one prompt as they are kept: in float16 with an embedder, which loses less than bfloat16."""
+        if not self._embeds:
+            return parts[0].clone()  # no view of the batch, which would be kept with it
+        halves = [part.float().clamp(-_LARGEST, _LARGEST).half() for part in parts]
+        if len(halves) == 1:
+            return halves[0]
+        padded = [nn.functional.pad(part, (0, self.state_size - part.shape[-1])) for part in halves]
+        padded[1][:, -1] = 1
+        return torch.cat(padded)
+
+    def _load(self, prompts: Sequence[str]) -> list[Tensor]:
+        """States of prompts from their files; those without a file, or with a damaged one, are computed and written."""
+        ids = [self.encode(prompt) for prompt in prompts]  # all of them first: a bad prompt costs nothing
+        paths = [self._path(one) for one in ids]
+        found: dict[int, Tensor] = {}
+        for i, path in enumerate(paths):
+            if path is not None and is_file(path):
+                with suppress(PromptError, KeyError):  # a damaged file is computed again
+                    found[i] = read_tensors(path, PromptError)[0]["states"].to(self.device)
+        missing = [i for i in range(len(ids)) if i not in found]
+        for i, states in zip(missing, self._compute([ids[i] for i in missing]), strict=True):
+            found[i], path = states, paths[i]
+            if path is not None:
+                with replacing_file(path) as temporary:
+                    save_file({"states": states.cpu().contiguous()}, temporary)
+        return [found[i] for i in range(len(ids))]
+
+    def _path(self, ids: tuple[list[int], list[int]]) -> Path | None:
+        if self.folder is None:
+            return None
+        name = hashlib.sha256(f"{self._key}{ids if self._embeds else ids[1]}".encode()).hexdigest()
+        return self.folder / name[:2] / f"{name[2:]}.safetensors"
+
+    def several(self, prompts: Sequence[str]) -> list[Tensor]:
+        """States ``[tokens, state]`` of each prompt; of all layers ``[tokens, layers, state]``. The missing ones are computed together.
+
+        Raises:
+            PromptError: A prompt that is empty or too long; nothing is computed then.
+        """
+        found: dict[str, Tensor] = {}
+        missing: list[str] = []
+        for prompt in dict.fromkeys(prompts):
+            if prompt in self._places and self._bank is not None:
+                start, tokens = self._places[prompt]
+                found[prompt] = self._bank[start : start + tokens]
+            elif prompt in self._kept:
+                self._kept.move_to_end(prompt)
+                found[prompt] = self._kept[prompt]
+            else:
+                missing.append(prompt)
+        for prompt, states in zip(missing, self._load(missing), strict=True):
+            found[prompt] = self._kept[prompt] = states
+            self._bytes += states.nbytes
         while len(self._kept) > 1 and (len(self._kept) > self.capacity or self._bytes > self.capacity_bytes):
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        return states
+        return [found[prompt] for prompt in prompts]
 
-    def _compute(self, ids: list[int]) -> Tensor:
-        weight: Any = self.model.get_input_embeddings().weight
-        given = torch.tensor([ids], device=weight.device)
-        return prompt_states(self.model, given, self.config.source, self.config.source_layer)[0]
+    def one(self, prompt: str) -> Tensor:
+        """States ``[tokens, state]`` of one prompt; of all layers ``[tokens, layers, state]``."""
+        return self.several([prompt])[0]
 
-    def _read(self, ids: list[int], folder: Path) -> Tensor:
-        """From the prompt's file; computed and written where there is none, or a damaged one."""
-        name = hashlib.sha256(f"{self._key}{ids}".encode()).hexdigest()
-        path = folder / name[:2] / f"{name[2:]}.safetensors"
-        weight: Any = self.model.get_input_embeddings().weight
-        if path.is_file():
-            with suppress(PromptError, KeyError):
-                kept = read_tensors(path, PromptError)[0]["states"]
-                if kept.shape[0] == len(ids) and kept.shape[-1] == weight.shape[-1]:
-                    return kept.to(weight.device)
-        states = self._compute(ids)
-        with replacing_file(path) as temporary:
-            save_file({"states": states.cpu().contiguous()}, temporary)
-        return states
+    def preload(self, prompts: Iterable[str], progress: Callable[[int, int], None] | None = None) -> None:
+        """Compute or read the states of many prompts and keep them in one tensor on the device until :meth:`clear`.
+
+        A batch of such prompts is one index into that tensor.
+
+        Args:
+            prompts: The prompts; those that were preloaded before stay.
+            progress: Called with the number of prompts done and their total.
+
+        Raises:
+            PromptError: A prompt that is empty or too long; nothing is computed then.
+        """
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._places]
+        if not missing:
+            return
+        lengths = {prompt: sum(map(len, self.encode(prompt))) for prompt in missing}
+        missing.sort(key=lengths.__getitem__)
+        end = 0 if self._bank is None else len(self._bank)
+        bank, places = self._bank, dict(self._places)
+        for start in range(0, len(missing), _PRELOADED_TOGETHER):
+            chosen = missing[start : start + _PRELOADED_TOGETHER]
+            for prompt, states in zip(chosen, self._load(chosen), strict=True):
+                if bank is self._bank:  # the first prompt, which tells the shape; all lengths are known
+                    bank = states.new_zeros(end + sum(lengths.values()), *states.shape[1:])
+                    if self._bank is not None:
+                        bank[:end] = self._bank
+                assert bank is not None
+                bank[end : end + len(states)] = states
+                places[prompt] = end, len(states)
+                end += len(states)
+            if progress:
+                progress(start + len(chosen), len(missing))
+        self._bank, self._places = bank, places
 
     def batch(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """States ``[prompts, longest, hidden]`` (of all layers ``[prompts, longest, layers, hidden]``) and their mask, True where a token is real.
+        """States ``[prompts, longest, state]`` (of all layers ``[prompts, longest, layers, state]``) and their mask, True where a token is real.
 
         Raises:
             PromptError: No prompts, an empty one, or one that is too long.
         """
         if not prompts or isinstance(prompts, str):
             raise PromptError(f"prompts={prompts!r}; expected a list of at least one prompt")
-        states = [self.one(prompt) for prompt in prompts]
+        if self._bank is not None and all(prompt in self._places for prompt in prompts):
+            return self._indexed(self._bank, [self._places[prompt] for prompt in prompts])
+        states = self.several(prompts)
         padded = nn.utils.rnn.pad_sequence(states, batch_first=True)
-        lengths = torch.tensor([len(s) for s in states], device=padded.device)
+        lengths = on_device([len(s) for s in states], padded.device)
         return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+
+    def _indexed(self, bank: Tensor, places: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """The batch of preloaded prompts: one index into their states."""
+        starts, lengths = on_device(places, bank.device).unbind(1)
+        positions = torch.arange(max(tokens for _, tokens in places), device=bank.device)
+        mask = positions < lengths[:, None]
+        states = bank[(starts[:, None] + positions).clamp(max=len(bank) - 1)]
+        return states.masked_fill_(~mask.reshape(*mask.shape, *[1] * (states.dim() - 2)), 0), mask

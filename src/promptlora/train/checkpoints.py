@@ -38,6 +38,7 @@ _FREE_KEYS = (
     "activation_checkpointing",
     "shard_base",
     "prompt_states",
+    "workers",
 )
 _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -117,7 +118,8 @@ def load_checkpoint(
     if differs:
         raise CheckpointError(f"{path}: was written for another base ({differs}); use that one, or another output")
     try:
-        moments = _moments(read_tensors(path / OPTIMIZER_FILE, CheckpointError)[0], named)
+        fused = any(group.get("fused") for group in optimizer.param_groups)
+        moments = _moments(read_tensors(path / OPTIMIZER_FILE, CheckpointError)[0], named, fused)
         hypernetwork.load_weights(path / WEIGHTS_FILE)
     except _DAMAGE as error:
         raise CheckpointError(f"{path}: a damaged checkpoint ({one_line(error)}); {fix}") from error
@@ -126,15 +128,20 @@ def load_checkpoint(
     return step
 
 
-def _moments(tensors: Mapping[str, Tensor], named: Mapping[str, nn.Parameter]) -> dict[Tensor, dict[str, Tensor]]:
-    """The optimizer's state from the tensors of its file, ``parameter|key``; a ValueError says what does not fit."""
+def _moments(
+    tensors: Mapping[str, Tensor], named: Mapping[str, nn.Parameter], fused: bool
+) -> dict[Tensor, dict[str, Tensor]]:
+    """The optimizer's state from the tensors of its file, ``parameter|key``; a ValueError says what does not fit.
+
+    A fused optimizer counts steps on the device of the parameter, any other one on the CPU.
+    """
     moments: dict[Tensor, dict[str, Tensor]] = {}
     for full, value in tensors.items():
         name, _, key = full.rpartition("|")
         parameter = named.get(name)
         if parameter is None or (key != "step" and value.shape != parameter.shape):
             raise ValueError(f"{OPTIMIZER_FILE}: {full} {list(value.shape)} does not fit this hypernetwork")
-        moments.setdefault(parameter, {})[key] = value if key == "step" else value.to(parameter.device)
+        moments.setdefault(parameter, {})[key] = value if key == "step" and not fused else value.to(parameter.device)
     return moments
 
 

@@ -57,6 +57,8 @@ class RegularizationConfig:
         neftune: Size of the uniform noise on the base's input embeddings, ``neftune / sqrt(tokens * width)`` an
             entry (Jain et al. 2023).
         prompt_dropout: Share of the prompt's tokens that the encoder does not see, drawn anew each step.
+        contrastive: Weight of a loss that brings the contexts of two wordings of a task together, and those of different
+            tasks apart.
     """
 
     label_smoothing: float = 0.0
@@ -64,10 +66,11 @@ class RegularizationConfig:
     l2: float = 0.0
     neftune: float = 0.0
     prompt_dropout: float = 0.0
+    contrastive: float = 0.0
 
     def __post_init__(self) -> None:
         check(self)
-        not_negative(self, "l1", "l2", "neftune")
+        not_negative(self, "l1", "l2", "neftune", "contrastive")
         for name in ("label_smoothing", "prompt_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}; expected a share from 0 to below 1")
@@ -110,16 +113,18 @@ class ValidationConfig:
         split: Their rows whose ``split`` is this are measured.
         rows: Rows of each.
         every: Steps between measurements.
+        sources: Tasks are held out of so many of the first sources of ``data.train``; 0: of all.
     """
 
     tasks: int = 0
     split: str = "eval"
     rows: int = 8
     every: int = 100
+    sources: int = 0
 
     def __post_init__(self) -> None:
         check(self)
-        not_negative(self, "tasks")
+        not_negative(self, "tasks", "sources")
         positive(self, "rows", "every")
 
 
@@ -145,6 +150,7 @@ class TrainConfig:
         keep_checkpoints: How many of the newest checkpoints are kept.
         margin_every: Steps between measurements of the steering margin and of what else shows a collapse.
         activation_checkpointing: Recompute activations of the base in backward, to save memory.
+        workers: Processes that put batches together ahead of the step that needs them; 0: the training process does.
         prompt_states: Folder where the states of prompts in the base are kept between runs; empty keeps none.
         shard_base: With several processes, each keeps a part of the frozen base's layers (FSDP2).
     """
@@ -165,6 +171,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     margin_every: int = 50
     activation_checkpointing: bool = False
+    workers: int = 0
     prompt_states: str = ""
     shard_base: bool = False
     hypernetwork: HyperNetworkConfig = field(default_factory=HyperNetworkConfig)
@@ -179,6 +186,7 @@ class TrainConfig:
             self, "steps", "prompts_per_batch", "rows_per_prompt", "checkpoint_every", "keep_checkpoints",
             "accumulate", "margin_every",
         )  # fmt: skip
+        not_negative(self, "workers")
         one_of(self, "objective", OBJECTIVES)
         one_of(self, "row_weight", ("row", "token"))
         one_of(self, "base_dtype", BASE_DTYPES)

@@ -31,8 +31,8 @@ from promptlora.train.frozen import FrozenBase
 class Objective(Protocol):
     """What the loop asks for."""
 
-    def part(self, step: int, part: int, parts: int) -> Batch:
-        """One of ``parts`` parts of the batch of a step, as many prompts in each."""
+    def parts(self, step: int, parts: int) -> list[Batch]:
+        """The batch of a step in ``parts`` parts, as many prompts in each."""
 
     def weight(self, batch: Batch) -> float:
         """What a part counts for in the mean over parts."""
@@ -53,9 +53,9 @@ class Sft:
     def __init__(self, base: FrozenBase, batches: Batches, config: TrainConfig) -> None:
         self.base, self.batches, self.config = base, batches, config
 
-    def part(self, step: int, part: int, parts: int) -> Batch:
+    def parts(self, step: int, parts: int) -> list[Batch]:
         """Rows of some tasks; the prompts are encoded, and shown in context as often as the data's settings say."""
-        return self.batches.part(step, part, parts)
+        return self.batches.parts(step, parts)
 
     def weight(self, batch: Batch) -> float:
         """Its answer tokens, or with ``row_weight = "row"`` its rows."""
@@ -77,7 +77,7 @@ class Sft:
     def _sft(self, batch: Batch, hidden: Tensor, label_smoothing: float = 0.0, *, reduce: bool = True) -> Tensor:
         return sft_loss(
             hidden,
-            batch.labels.to(hidden.device),
+            batch.labels,
             self.base.lm_head,
             row_weight=self.config.row_weight,
             reduce=reduce,
@@ -108,10 +108,9 @@ class Distill(Sft):
         super().__init__(base, batches, config)
         self.teacher, self.adapter = teacher, adapter
 
-    def part(self, step: int, part: int, parts: int) -> Batch:
+    def parts(self, step: int, parts: int) -> list[Batch]:
         """As for ``sft``; a cache holds the first answer of each row, so that one is taken."""
-        first = isinstance(self.teacher, TeacherCache)
-        return self.batches.part(step, part, parts, first_answer=first)
+        return self.batches.parts(step, parts, first_answer=isinstance(self.teacher, TeacherCache))
 
     def targets(self, batch: Batch) -> TeacherTargets:
         """The teacher's distributions at the answer tokens of a batch."""
@@ -122,14 +121,14 @@ class Distill(Sft):
             own = [self.batches.prompts[example.task][0] for example in examples]
             keys = [key_of(p, e.text, a) for p, e, a in zip(own, examples, answers, strict=True)]
             return self.teacher.targets(keys)
-        contexts = [self.base.render(e.text, batch.prompts[i // rows]) for i, e in enumerate(examples)]
+        contexts = [self.base.render(e.text, batch.wordings[i // rows]) for i, e in enumerate(examples)]
         pairs = list(zip(contexts, answers, strict=True))
         if self.adapter is None:
             with self.base.injector.apply(None):
                 return self.teacher.targets(pairs)
         hypernetwork, states = self.adapter
         with torch.no_grad():
-            lora = hypernetwork(*states.batch(batch.prompts)).to(self.base.model.dtype)
+            lora = hypernetwork(*states.batch(batch.prompts), dtype=self.base.model.dtype)
         with self.base.injector.apply(lora, [i for i in range(len(batch.prompts)) for _ in range(rows)]):
             return self.teacher.targets(pairs)
 
@@ -140,7 +139,7 @@ class Distill(Sft):
         hidden = self._hidden(batch, lora, range(len(batch.prompts)), generator)
         divergence = distillation_loss(
             hidden,
-            batch.labels.to(hidden.device),
+            batch.labels,
             self.base.lm_head,
             teacher,
             row_weight=self.config.row_weight,
@@ -182,8 +181,11 @@ class Reconstruct:
             loaded.append(lora)
         self.targets = loaded
 
-    def part(self, step: int, part: int, parts: int) -> Batch:
+    def parts(self, step: int, parts: int) -> list[Batch]:
         """Some prompts; each stands once in an epoch."""
+        return [self._part(step, part, parts) for part in range(parts)]
+
+    def _part(self, step: int, part: int, parts: int) -> Batch:
         per_epoch = len(self.entries) // self.size
         epoch, at = divmod(step, per_epoch)
         order = list(range(len(self.entries)))
@@ -198,6 +200,7 @@ class Reconstruct:
             0,
             tuple(self.entries[i][0] for i in chosen),
             tuple(chosen),
+            in_context=(False,) * size,
         )
 
     def weight(self, batch: Batch) -> float:

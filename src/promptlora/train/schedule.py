@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -22,31 +23,54 @@ def learning_rate_factor(step: int, steps: int, warmup: float, final: float) -> 
 
 
 def make_optimizer(hypernetwork: HyperNetwork, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with a rate for each group: the heads' is divided by their fan-in, the static part has no decay."""
-    fan_in = hypernetwork.config.context_size
-    rates = {"trunk": config.lr, "heads": config.lr * config.head_lr_factor / fan_in, "static": config.static_lr}
+    """AdamW with a rate for each kind of parameter; the static part has no weight decay.
+
+    Adam moves every entry by about its rate a step, whatever the size of the gradient. A linear layer adds ``fan_in``
+    such moves up, so a linear layer of a head gets ``lr * head_lr_factor / fan_in``, weight and bias alike: heads with
+    inputs of 64 and of 256 values then change their outputs equally fast. An embedding inside of a head is not added
+    up and moves with the rate of the trunk.
+    """
+    rates: dict[tuple[str, float], list[nn.Parameter]] = defaultdict(list)
+    for group, members in hypernetwork.parameter_groups().items():
+        for name, parameter in members:
+            rate = config.static_lr if group == "static" else config.lr
+            if group == "heads":
+                rate = config.lr * config.head_lr_factor / hypernetwork.head_fan_in(name)
+            rates[group, rate].append(parameter)
     return torch.optim.AdamW(
         [
             {
-                "params": [parameter for _, parameter in members],
-                "lr": rates[name],
-                "top_lr": rates[name],
-                "weight_decay": 0.0 if name == "static" else config.weight_decay,
+                "params": parameters,
+                "lr": rate,
+                "top_lr": rate,
+                "weight_decay": 0.0 if group == "static" else config.weight_decay,
             }
-            for name, members in hypernetwork.parameter_groups().items()
-            if members
+            for (group, rate), parameters in rates.items()
         ],
         betas=(0.9, 0.98),
-        fused=False,
+        fused=all(parameter.is_cuda for parameters in rates.values() for parameter in parameters),
     )
 
 
+@torch.no_grad()
 def norm_and_clip(groups: Mapping[str, Sequence[nn.Parameter]], config: OptimConfig) -> dict[str, float]:
-    """Gradient norm of ``trunk``, ``heads`` and ``static``; then trunk and static are clipped together, heads apart."""
-    norms = {
-        name: float(torch.nn.utils.get_total_norm([p.grad for p in members if p.grad is not None]))
-        for name, members in groups.items()
-    }
-    torch.nn.utils.clip_grad_norm_([*groups["trunk"], *groups["static"]], config.clip)
-    torch.nn.utils.clip_grad_norm_(groups["heads"], config.head_clip)
-    return norms
+    """Gradient norm of ``trunk``, ``heads`` and ``static``; then trunk and static are clipped together, heads apart.
+
+    Each norm is computed once, for all gradients of a group in one call, and used both for clipping and for the report.
+    The host waits for the device once, when the norms are read at the end.
+
+    Args:
+        groups: The parameters of the three groups; those without a gradient are passed over.
+        config: Largest norms.
+
+    Returns:
+        The norms before clipping.
+    """
+    grads = {name: [p.grad for p in members if p.grad is not None] for name, members in groups.items()}
+    device = next((grad.device for each in grads.values() for grad in each), None)
+    # The norm of no gradient is made on the CPU, and tensors of two devices do not stack.
+    norms = {name: torch.nn.utils.get_total_norm(each).to(device) for name, each in grads.items()}
+    body = torch.linalg.vector_norm(torch.stack([norms["trunk"], norms["static"]]))
+    torch.nn.utils.clip_grads_with_norm_([*groups["trunk"], *groups["static"]], config.clip, body)
+    torch.nn.utils.clip_grads_with_norm_(groups["heads"], config.head_clip, norms["heads"])
+    return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True))

@@ -15,38 +15,31 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from promptlora.data import (
-    Batch,
-    Batches,
-    Row,
-    hold_out,
-    one_prompt_a_task,
-    read_paraphrases,
-    read_rows,
-    tasks_answered_in_letters,
-    tokenize_rows,
-)
+from promptlora.data import Batch, Batches, Shown, render_inputs, tasks_answered_in_letters, tokenize_rows
 from promptlora.errors import ConfigError, ModelError, OutputError, PromptError, TrainingError
 from promptlora.files import append_lines
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.lora import LoRAWeights
 from promptlora.lora.geometry import Spread, spread
 from promptlora.losses import weight_penalty
+from promptlora.losses.contrastive import contrastive_loss
 from promptlora.models import load_base
 from promptlora.settings import to_dict
 from promptlora.signals import stopping
 from promptlora.teacher import OnlineTeacher, TeacherCache, check_same_tokenizer
-from promptlora.text import PromptStates, encode_prompt, gibberish
+from promptlora.text import PromptStates, gibberish
 from promptlora.train.checkpoints import (
     FINAL_FOLDER,
     METRICS_FILE,
@@ -61,6 +54,7 @@ from promptlora.train.config import TrainConfig
 from promptlora.train.frozen import FrozenBase
 from promptlora.train.instruments import QUIET, margin_shift
 from promptlora.train.objectives import Distill, Objective, Reconstruct, Sft
+from promptlora.train.reading import TrainingData, read_training_data
 from promptlora.train.schedule import learning_rate_factor, make_optimizer, norm_and_clip
 from promptlora.train.validation import Validation
 
@@ -68,6 +62,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _STATISTICS_PROMPTS = 512  # wordings whose states set the encoder's statistics
+_SPREAD_PROMPTS = 16  # of a large batch, so many adapters are compared
 _PATIENCE = 3  # measurements without a margin before a warning
 
 
@@ -138,11 +133,10 @@ class Trainer:
         self.config = config
         say = progress or (lambda line: None)
         self.folder = Path(config.output)
-        rows, self._held = _read(config)
-        tasks = {row.task: row.prompt for row in rows}
-        others: dict[str, list[str]] = {}
-        if config.data.paraphrases:
-            others = read_paraphrases(config.data.paraphrases, tasks)
+        self._release = ExitStack()
+        self._loader: Iterator[list[Batch]] | None = None
+        self._loaded = -1  # the step whose batches the loader gives next
+        data = read_training_data(config)
         self.accelerator = Accelerator(
             cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),  # else torchrun is ignored there
             mixed_precision="no",
@@ -172,16 +166,18 @@ class Trainer:
         self.base = FrozenBase(self.model, self.tokenizer, config.hypernetwork.first_layer)
         self.injector = self.base.injector
         try:
-            self._prepare(rows, tasks, others, say)
+            self._prepare(data, say)
         except BaseException:  # no hook stays on the base
             self.close()
             raise
 
-    def _prepare(
-        self, rows: Sequence[Row], tasks: dict[str, str], others: dict[str, list[str]], say: Callable[[str], None]
-    ) -> None:
+    def _prepare(self, data: TrainingData, say: Callable[[str], None]) -> None:
         """Batches, objective, hypernetwork and optimizer."""
         config = self.config
+        if self.accelerator.device.type == "cuda":  # the head and the hypernetwork are float32: let them use TF32
+            before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("high")
+            self._release.callback(torch.set_float32_matmul_precision, before)
         if config.activation_checkpointing:
             self.base.checkpoint_activations()
         self._sharded = config.shard_base and self.accelerator.num_processes > 1
@@ -196,28 +192,34 @@ class Trainer:
             base=self.base.fingerprint,
         )
         if config.objective == "reconstruct":
-            library = Reconstruct(config.data.train, self.injector.projections, config.prompts_per_batch, config.seed)
+            library = Reconstruct(
+                config.data.sources[0], self.injector.projections, config.prompts_per_batch, config.seed
+            )
             self.objective: Objective = library
             prompts = {str(folder): [prompt] for _, prompt, folder in library.entries}
             say(f"{len(library.entries)} adapters")
         else:
-            prompts = {task: [prompt, *others.get(task, [])] for task, prompt in tasks.items()}
-            self.batches = self._make_batches(rows, prompts, others, say)
+            prompts = data.prompts
+            self.batches = self._make_batches(data, say)
             self.objective = self._make_objective(say)
         for task, several in prompts.items():  # now, not when the order comes to it
             for prompt in several:
                 try:
-                    encode_prompt(self.tokenizer, prompt, config.hypernetwork.max_prompt_tokens)
+                    self.states.encode(prompt)
                 except PromptError as error:
                     raise PromptError(f"task {task!r}: {error}") from error
-        self.validation = Validation(self.base, self._held, config) if self._held else None
+        self.validation = Validation(self.base, data.held, config) if data.held else None
         set_seed(config.seed)  # what was loaded before has no part in the initial weights
         hypernetwork = HyperNetwork(
-            config.hypernetwork, self.injector.projections, self.base.hidden_size, self.base.fingerprint
-        )
+            config.hypernetwork,
+            self.injector.projections,
+            self.states.state_size,
+            self.base.fingerprint,
+            self.states.fingerprint,
+        ).to(self.accelerator.device)  # statistics are taken from states that are there already
         if hypernetwork.encoder is not None:
             wordings = [prompt for several in prompts.values() for prompt in several[:3]]
-            hypernetwork.encoder.fit_statistics([self.states.one(prompt) for prompt in wordings[:_STATISTICS_PROMPTS]])
+            hypernetwork.encoder.fit_statistics(self.states.several(wordings[:_STATISTICS_PROMPTS]))
         optimizer = make_optimizer(hypernetwork, config.optim)
         groups = hypernetwork.parameter_groups()
         self._named = dict(member for members in groups.values() for member in members)
@@ -226,42 +228,52 @@ class Trainer:
         self.step = 0
         self._margins: deque[float] = deque(maxlen=_PATIENCE)
         digest = hashlib.sha256(json.dumps(prompts).encode())
-        for row in rows:
+        for row in data.rows:
             digest.update(json.dumps([row.task, row.input, row.outputs]).encode())
         self._data = digest.hexdigest()[:16]
         say(f"hypernetwork of {sum(p.numel() for p in hypernetwork.parameters()) / 1e6:.2f} M parameters")
 
-    def _make_batches(
-        self,
-        rows: Sequence[Row],
-        prompts: Mapping[str, Sequence[str]],
-        others: Mapping[str, Sequence[str]],
-        say: Callable[[str], None],
-    ) -> Batches:
-        config = self.config
-        examples, self.left_out = tokenize_rows(self.tokenizer, rows, config.data)
-        held = f"; held out: {len({row.task for row in self._held})} tasks" if self._held else ""
+    def _make_batches(self, data: TrainingData, say: Callable[[str], None]) -> Batches:
+        config, options = self.config, self.config.data
+        examples, self.left_out = tokenize_rows(self.tokenizer, data.rows, options)
+        held = f"; held out: {len({row.task for row in data.held})} tasks" if data.held else ""
         say(
             f"{len(examples)} rows of {len({example.task for example in examples})} tasks, "
-            f"{sum(map(len, others.values()))} paraphrases; left out as too long: {self.left_out['input']} inputs, "
-            f"{self.left_out['answer']} answers{held}"
+            f"{sum(len(several) - 1 for several in data.prompts.values())} paraphrases; left out as too long: "
+            f"{self.left_out['input']} inputs, {self.left_out['answer']} answers{held}"
         )
-        letters = tasks_answered_in_letters(rows)
+        letters = tasks_answered_in_letters(data.rows)
         if letters:
             say(
                 f"warning: all answers of {', '.join(map(repr, letters))} are single letters, several a row; expected texts: "
                 "was a text split? write outputs as a list of texts"
             )
-        return Batches(
-            examples,
-            prompts,
-            prompts_per_batch=config.prompts_per_batch,
-            rows_per_prompt=config.rows_per_prompt,
-            pad=int(self.tokenizer.pad_token_id or 0),
-            paraphrase_share=config.data.paraphrase_share,
-            in_context=self.base.render,
-            in_context_share=config.data.in_context_share,
-            seed=config.seed,
+        shown = Shown(
+            paraphrase_share=options.paraphrase_share,
+            in_context_share=options.in_context_share,
+            examples_share=options.examples_share,
+            examples_tokens=min(192, config.hypernetwork.max_prompt_tokens // 2),
+            default_system_share=options.default_system_share,
+            no_system_share=options.no_system_share,
+            pairs=config.regularization.contrastive > 0,
+        )
+        tokenizer = self.tokenizer
+
+        def render(texts: Sequence[str], prompts: Sequence[str | None], system_turn: str = "empty") -> list[list[int]]:
+            return render_inputs(tokenizer, texts, prompts, system_turn)
+
+        common: dict[str, Any] = {
+            "prompts_per_batch": config.prompts_per_batch,
+            "rows_per_prompt": config.rows_per_prompt,
+            "pad": int(self.tokenizer.pad_token_id or 0),
+            "shown": shown,
+            "render": render,
+            "seed": config.seed,
+        }
+        if options.order == "rows":
+            return Batches(examples, data.prompts, **common)
+        return Batches.by_tasks(
+            examples, data.prompts, sources=data.sources, weights=options.weights, cluster=options.cluster, **common
         )
 
     def _make_objective(self, say: Callable[[str], None]) -> Objective:
@@ -284,7 +296,7 @@ class Trainer:
         adapter = None
         if options.adapter:
             teacher = HyperNetwork.from_pretrained(options.adapter).to(self.accelerator.device).requires_grad_(False)
-            adapter = teacher, PromptStates(self.model, self.tokenizer, teacher.config)
+            adapter = teacher, PromptStates(self.model, self.tokenizer, teacher.config, embedder=teacher.embedder)
         own = OnlineTeacher(self.model, self.tokenizer, lm_head=self.base.lm_head)
         return Distill(self.base, self.batches, config, own, adapter)
 
@@ -302,7 +314,9 @@ class Trainer:
 
     def close(self) -> None:
         """Take the hooks, and activation checkpointing, off the base; harmless when called twice."""
+        self._loader = None
         self.base.close()
+        self._release.close()
 
     # --- one step ----------------------------------------------------------------------------------------
 
@@ -319,8 +333,34 @@ class Trainer:
             kept = torch.rand(mask.shape, generator=generator).to(mask.device) >= share
             kept[:, 0] = True  # never nothing; the first token is an attention sink in any case
             mask = mask & kept
-        lora: LoRAWeights = self.hypernetwork(states, mask)
+        lora: LoRAWeights = self.hypernetwork(states, mask, **self._flags(batch))
         return lora
+
+    def _flags(self, batch: Batch) -> dict[str, Any]:
+        """What else the hypernetwork is told of a batch: the dtype to write in, and which prompts are in the context."""
+        dtype = None if self.config.objective == "reconstruct" else self.base.model.dtype  # one cast for each shape
+        options: dict[str, Any] = {"dtype": dtype}
+        if self.config.hypernetwork.context_flag:
+            options["in_context"] = torch.tensor(batch.in_context, device=self.accelerator.device)
+        return options
+
+    def _contrast(self, batch: Batch) -> Tensor:
+        """The contrastive loss of the contexts of a batch's prompts and of another wording of each task."""
+        numbers = {task: number for number, task in enumerate(dict.fromkeys(batch.tasks))}
+        groups = torch.tensor([numbers[task] for task in batch.tasks] * 2, device=self.accelerator.device)
+        contexts = self.plain.context(*self.states.batch([*batch.prompts, *batch.pairs]))
+        return contrastive_loss(contexts, groups)
+
+    def _next_parts(self) -> list[Batch]:
+        """The parts of the next step's batch; put together ahead by other processes where there are any."""
+        if not self.config.workers:
+            return self.objective.parts(self.step, self._parts)
+        if self._loader is None or self._loaded != self.step:
+            steps = _Parts(self.objective, range(self.step, self.config.steps), self._parts)
+            loader = DataLoader(steps, batch_size=None, num_workers=self.config.workers, prefetch_factor=4)
+            self._loader, self._loaded = iter(loader), self.step
+        self._loaded += 1
+        return next(self._loader)
 
     def _sum(self, values: Sequence[float]) -> list[float]:
         """Sums over processes."""
@@ -341,7 +381,7 @@ class Trainer:
         factor = learning_rate_factor(self.step, config.steps, optim.warmup, optim.final)
         for group in self.optimizer.param_groups:
             group["lr"] = group["top_lr"] * factor
-        batches = [self.objective.part(self.step, part, self._parts) for part in range(self._parts)]
+        batches = self._next_parts()
         if self._sharded:  # running the base is a joint act: each process needs the same states at the same time
             for batch in batches:
                 self.states.batch(batch.prompts)
@@ -349,7 +389,8 @@ class Trainer:
         first = self.accelerator.process_index * config.accumulate
         mine = range(first, first + config.accumulate)
         self.hypernetwork.train()
-        value, loras = 0.0, {}
+        losses: list[Tensor] = []
+        loras = {}
         for part in mine:
             batch, weight = batches[part], weights[part] / sum(weights)
             generator = self._generator(part)
@@ -357,12 +398,14 @@ class Trainer:
             with nullcontext() if part == mine[-1] else self.accelerator.no_sync(self.hypernetwork):
                 lora = self.adapters(batch, generator)
                 loss = self.objective.loss(batch, lora, generator)
-                value += float(loss.detach()) * weight
+                losses.append(loss.detach() * weight)
                 if penalty.l1 or penalty.l2:
                     loss = loss + weight_penalty(lora, l1=penalty.l1, l2=penalty.l2)
+                if penalty.contrastive and self.plain.encoder is not None:
+                    loss = loss + penalty.contrastive * self._contrast(batch)
                 self.accelerator.backward(loss * weight * self.accelerator.num_processes)
             loras[part] = lora.detach()
-        (value,) = self._sum([value])
+        (value,) = self._sum([float(torch.stack(losses).sum())])  # the one wait for the device before the norms
         norms = norm_and_clip(self._groups, optim)
         if not math.isfinite(value) or not all(map(math.isfinite, norms.values())):
             self.optimizer.zero_grad(set_to_none=True)
@@ -406,9 +449,9 @@ class Trainer:
         ours = next(texts for texts, each in zip(nonsense, batches, strict=True) if each is batch)
         right = float(self.objective.measure(batch, lora, own))
         wrong = float(self.objective.measure(batch, lora, turned)) - right
-        noise = self.plain(*self.states.batch(ours)).detach()
+        noise = self.plain(*self.states.batch(ours), **self._flags(batch)).detach()
         flat = Spread(variance_ratio=0.0, effective_rank=0.0)
-        apart = spread(lora) if len(own) > 1 else flat
+        apart = spread(lora.select(own[:_SPREAD_PROMPTS])) if len(own) > 1 else flat
         several = len(own) > 1
         measured: dict[str, tuple[float, bool]] = {
             "margin": (wrong, shift is not None),
@@ -517,7 +560,11 @@ class Trainer:
             yield lambda metrics: self._record(metrics, log, board)
 
     def run(
-        self, resume: bool = False, on_step: Callable[[StepMetrics], None] | None = None, until: int | None = None
+        self,
+        resume: bool = False,
+        on_step: Callable[[StepMetrics], None] | None = None,
+        until: int | None = None,
+        minutes: float | None = None,
     ) -> Path:
         """Train to the last step, and write the hypernetwork to ``final/``.
 
@@ -527,6 +574,7 @@ class Trainer:
             resume: Continue from the newest checkpoint; without it a folder that holds one is refused.
             on_step: Called after each step, in each process.
             until: Stop after this step, with a checkpoint.
+            minutes: Stop with a checkpoint after the first step that ends this long after the start of the process's run.
 
         Returns:
             The folder of the trained hypernetwork, or of the checkpoint when stopped early.
@@ -539,6 +587,9 @@ class Trainer:
         """
         if until is not None and until < 1:
             raise ConfigError(f"until={until}; expected a step of 1 or more")
+        if minutes is not None and not 0 < minutes < 1e6:
+            raise ConfigError(f"minutes={minutes}; expected a finite number above 0")
+        ends = math.inf if minutes is None else time.monotonic() + 60 * minutes
         if resume:
             self.resume()
         elif self.checkpoints() or (self.folder / FINAL_FOLDER).exists():
@@ -559,11 +610,17 @@ class Trainer:
                 if on_step:
                     on_step(metrics)
                 # Asked once, so that a signal never comes between the checkpoint and the end; by any process.
-                stop = self._sum([float(asked())])[0] > 0
-                if self.step % self.config.checkpoint_every == 0 or self.step == last or stop:
+                stop = asked()
+                over = time.monotonic() >= ends
+                if self.accelerator.num_processes > 1:
+                    asked_of_any, over_of_any = self._sum([float(stop), float(over)])
+                    stop, over = asked_of_any > 0, over_of_any > 0
+                if self.step % self.config.checkpoint_every == 0 or self.step == last or stop or over:
                     path = self.save()
                 if stop:
                     raise KeyboardInterrupt
+                if over:
+                    break
         if self.step >= self.config.steps:
             path = self.folder / FINAL_FOLDER
             if self.accelerator.is_main_process:
@@ -572,40 +629,14 @@ class Trainer:
         return path
 
 
-def _read(config: TrainConfig) -> tuple[list[Row], list[Row]]:
-    """Training rows, and the rows that validation measures; none of either for ``reconstruct``.
+class _Parts(Dataset[list[Batch]]):
+    """The parts of the batches of some steps, for a loader: they are pure functions of the step."""
 
-    Raises:
-        DataError: Rows that cannot be used, or too few tasks for what is asked.
-        ConfigError: Settings that ``reconstruct`` has no use for.
-    """
-    data, wanted = config.data, config.validation.tasks
-    if config.objective == "reconstruct":
-        if wanted or data.tasks or data.paraphrases:
-            raise ConfigError(
-                "objective='reconstruct' takes adapters, not rows; leave out validation.tasks, data.tasks, data.paraphrases"
-            )
-        return [], []
-    rows = one_prompt_a_task(read_rows(data.train, data.split))
-    held: list[Row] = []
-    if wanted:
-        names = set(hold_out(rows, wanted))
-        rows = [row for row in rows if row.task not in names]
-        seen: dict[str, int] = {}
-        for row in one_prompt_a_task(read_rows(data.train, config.validation.split)):
-            if row.task in names and seen.get(row.task, 0) < config.validation.rows:
-                seen[row.task] = seen.get(row.task, 0) + 1
-                held.append(row)
-        if not held:
-            raise ConfigError(
-                f"validation.split={config.validation.split!r}: no row of the {len(names)} held-out tasks has it"
-            )
-    if data.tasks:
-        names_left = list(dict.fromkeys(row.task for row in rows))
-        if data.tasks > len(names_left):
-            raise ConfigError(
-                f"data.tasks={data.tasks}: there are {len(names_left)} to train on; expected at most that"
-            )
-        chosen = set(random.Random(f"tasks/{config.seed}").sample(names_left, data.tasks))
-        rows = [row for row in rows if row.task in chosen]
-    return rows, held
+    def __init__(self, objective: Objective, steps: range, parts: int) -> None:
+        self.objective, self.steps, self.parts = objective, steps, parts
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, at: int) -> list[Batch]:
+        return self.objective.parts(self.steps[at], self.parts)

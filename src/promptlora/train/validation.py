@@ -16,7 +16,7 @@ from promptlora.text import PromptStates
 from promptlora.train.config import TrainConfig
 from promptlora.train.frozen import FrozenBase
 
-_ROWS = 16  # rows that run at once
+_ROWS = 64  # rows that run at once
 
 
 class Validation:
@@ -43,8 +43,16 @@ class Validation:
         try:
             with torch.no_grad():
                 encoded = states.batch([self.prompts[task] for task in self.tasks])
-                lora = hypernetwork(*encoded)
-                static = hypernetwork(*encoded, generated=False) if self.config.hypernetwork.static else None
+                dtype = self.base.model.dtype
+                lora = hypernetwork(*encoded, dtype=dtype)
+                shown_lora = (
+                    hypernetwork(*encoded, dtype=dtype, in_context=True)
+                    if self.config.hypernetwork.context_flag
+                    else lora
+                )
+                static = (
+                    hypernetwork(*encoded, dtype=dtype, generated=False) if self.config.hypernetwork.static else None
+                )
         finally:
             hypernetwork.train(training)
         generated = self.config.hypernetwork.generated
@@ -53,7 +61,7 @@ class Validation:
             "validation_loss": self.loss(lora, self.right),
             "validation_wrong": self.loss(lora, self.wrong) if generated and len(self.tasks) > 1 else None,
             "validation_static": self.loss(static, self.right) if generated and static is not None else None,
-            "validation_in_context": self.loss(lora, self.right, in_context=True) if shown else None,
+            "validation_in_context": self.loss(shown_lora, self.right, in_context=True) if shown else None,
         }
 
     @torch.no_grad()
@@ -69,7 +77,7 @@ class Validation:
             chosen = read[start : start + _ROWS]
             batch = make_batch([], [(ids, answer) for ids, answer, _ in chosen], 0)
             hidden = self.base.hidden(batch.input_ids, lora, [adapter_of[task] for _, _, task in chosen])
-            each = sft_loss(hidden, batch.labels.to(hidden.device), self.base.lm_head, row_weight="row", reduce=False)
+            each = sft_loss(hidden, batch.labels, self.base.lm_head, row_weight="row", reduce=False)
             for (_, _, task), value in zip(chosen, each.tolist(), strict=True):
                 losses[task].append(value)
         return fmean(fmean(values) for values in losses.values())

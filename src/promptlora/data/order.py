@@ -1,0 +1,227 @@
+"""Which rows stand together in the batch of a step: by rows, in epochs, or by tasks.
+
+Both orders are pure functions of seed and step. They know tasks, lengths and numbers of rows; nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from promptlora.errors import DataError
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of one task that stand together in a batch and share one prompt.
+
+    ``round`` and ``number`` name the group among all of a run, for what is drawn for it; ``length`` is that of the
+    longest row, with the prompt where it is in the context.
+    """
+
+    task: str
+    examples: tuple[int, ...]
+    length: int
+    round: int
+    number: int
+
+
+class Order(Protocol):
+    """What stands in the batch of each step."""
+
+    def groups(self, step: int) -> list[Group]:
+        """The groups of a step, counted from 0."""
+
+
+class RowOrder:
+    """Epochs: each row stands in one group of rows of one task and near its own length.
+
+    The last group of a task is filled up with some of its rows; groups of near length and different tasks make a
+    batch. The groups that are left when no batch can be filled, the longest ones, sit that epoch out.
+
+    Args:
+        by_task: Task to the numbers of its rows.
+        lengths: Tokens of each row.
+        prompts_per_batch: Groups in a batch.
+        rows_per_prompt: Rows in a group.
+        seed: Seed of everything.
+        added: Tokens that are added to a group's rows, by its task, epoch, number and first row.
+
+    Raises:
+        DataError: Too few rows for one batch.
+    """
+
+    def __init__(
+        self,
+        by_task: Mapping[str, Sequence[int]],
+        lengths: Sequence[int],
+        *,
+        prompts_per_batch: int,
+        rows_per_prompt: int,
+        seed: int,
+        added: Callable[[str, int, int, int], int] | None = None,
+    ) -> None:
+        self.by_task, self.lengths, self.seed, self.added = by_task, lengths, seed, added
+        self.prompts_per_batch, self.rows_per_prompt = prompts_per_batch, rows_per_prompt
+        self._epoch: tuple[int, list[list[Group]]] = (-1, [])
+        groups = sum(-(-len(members) // rows_per_prompt) for members in by_task.values())
+        self.per_epoch = groups // prompts_per_batch  # the same in every epoch
+        if not self.per_epoch:
+            raise DataError(
+                f"{len(lengths)} rows of {len(by_task)} tasks make no batch of {prompts_per_batch} prompts x "
+                f"{rows_per_prompt} rows; lower prompts_per_batch or rows_per_prompt, or add rows"
+            )
+
+    def _groups(self, epoch: int, rng: random.Random) -> list[Group]:
+        groups: list[Group] = []
+        size, window = self.rows_per_prompt, self.rows_per_prompt * 8
+        for task, members in self.by_task.items():
+            order = list(members)
+            rng.shuffle(order)
+            for start in range(0, len(order), window):
+                near = sorted(order[start : start + window], key=lambda i: self.lengths[i])
+                for at in range(0, len(near), size):
+                    chosen = near[at : at + size]
+                    chosen += [order[rng.randrange(len(order))] for _ in range(size - len(chosen))]
+                    length = max(self.lengths[i] for i in chosen)
+                    if self.added is not None:
+                        length += self.added(task, epoch, len(groups), chosen[0])
+                    groups.append(Group(task, tuple(chosen), length, epoch, len(groups)))
+        return groups
+
+    def epoch(self, number: int) -> list[list[Group]]:
+        """The batches of one epoch, as groups."""
+        if self._epoch[0] == number:
+            return self._epoch[1]
+        rng = random.Random(f"{self.seed}/{number}")
+        waiting = self._groups(number, rng)
+        waiting.sort(key=lambda g: g.length + rng.uniform(-4, 4))
+        batches = []
+        while len(waiting) >= self.prompts_per_batch:
+            batch: list[Group] = []
+            tasks: set[str] = set()
+            for at, group in enumerate(waiting[: 16 * self.prompts_per_batch]):
+                if group.task not in tasks:
+                    batch.append(group)
+                    tasks.add(group.task)
+                    waiting[at] = None  # type: ignore[call-overload]
+                if len(batch) == self.prompts_per_batch:
+                    break
+            waiting = [group for group in waiting if group is not None]
+            while len(batch) < self.prompts_per_batch:  # too few tasks near: one stands twice
+                batch.append(waiting.pop(0))
+            batches.append(batch)
+        rng.shuffle(batches)
+        assert len(batches) == self.per_epoch
+        self._epoch = (number, batches)
+        return batches
+
+    def groups(self, step: int) -> list[Group]:
+        """The groups of a step, counted from 0 over all epochs."""
+        number, at = divmod(step, self.per_epoch)
+        return self.epoch(number)[at]
+
+
+class TaskOrder:
+    """Rounds: each task of a source stands in one group of every round, however many rows it has.
+
+    Each source has a fixed number of places in every batch. Tasks of one pool, whose rows have the same inputs in the
+    same order, stand together in clusters and then show the same inputs.
+
+    Args:
+        by_task: Task to the numbers of its rows.
+        lengths: Tokens of each row.
+        sources: The tasks of each source.
+        weights: Places of each source relative to the others; empty: as many as it has tasks.
+        pools: Task to its pool, where it has one.
+        cluster: So many tasks of a pool stand together.
+        prompts_per_batch: Groups in a batch.
+        rows_per_prompt: Rows in a group.
+        seed: Seed of everything.
+    """
+
+    def __init__(
+        self,
+        by_task: Mapping[str, Sequence[int]],
+        lengths: Sequence[int],
+        *,
+        sources: Sequence[Sequence[str]],
+        weights: Sequence[float] = (),
+        pools: Mapping[str, str] | None = None,
+        cluster: int = 1,
+        prompts_per_batch: int,
+        rows_per_prompt: int,
+        seed: int,
+    ) -> None:
+        self.by_task, self.lengths, self.seed = by_task, lengths, seed
+        self.rows_per_prompt, self.cluster, self.pools = rows_per_prompt, cluster, pools or {}
+        there = [[task for task in tasks if by_task.get(task)] for tasks in sources]
+        given = weights or [len(tasks) for tasks in there]
+        kept = [(tasks, weight) for tasks, weight in zip(there, given, strict=True) if tasks]
+        if not kept:
+            raise DataError("no task has a row to train on; expected at least one; raise max_input_tokens, or add rows")
+        self.sources = [tasks for tasks, _ in kept]
+        self.places = shared_places(prompts_per_batch, [weight for _, weight in kept])
+        self._rounds: dict[tuple[int, int], list[str]] = {}
+
+    def _round(self, source: int, number: int) -> list[str]:
+        """The order of a source's tasks in a round."""
+        if (source, number) not in self._rounds:
+            for key in [key for key in self._rounds if key[0] == source and key[1] < number - 1]:
+                del self._rounds[key]
+            rng = random.Random(f"{self.seed}/tasks/{source}/{number}")
+            alone = [[task] for task in self.sources[source] if self.cluster == 1 or not self.pools.get(task)]
+            pooled: dict[str, list[str]] = defaultdict(list)
+            for task in self.sources[source]:
+                if self.cluster > 1 and self.pools.get(task):
+                    pooled[self.pools[task]].append(task)
+            clusters = alone
+            for pool in sorted(pooled):
+                members = pooled[pool]
+                rng.shuffle(members)
+                clusters += [members[at : at + self.cluster] for at in range(0, len(members), self.cluster)]
+            rng.shuffle(clusters)
+            self._rounds[source, number] = [task for members in clusters for task in members]
+        return self._rounds[source, number]
+
+    def _rows(self, task: str, visit: int) -> tuple[int, ...]:
+        """The rows of a task's ``visit``-th group: all of its rows come up before one comes up again."""
+        members, chosen = self.by_task[task], []
+        orders: dict[int, list[int]] = {}
+        for place in range(visit * self.rows_per_prompt, (visit + 1) * self.rows_per_prompt):
+            lap, at = divmod(place, len(members))
+            if lap not in orders:
+                orders[lap] = list(range(len(members)))
+                random.Random(f"{self.seed}/rows/{self.pools.get(task) or task}/{lap}").shuffle(orders[lap])
+            chosen.append(members[orders[lap][at]])
+        return tuple(chosen)
+
+    def groups(self, step: int) -> list[Group]:
+        """The groups of a step, counted from 0; those of near length beside each other."""
+        groups: list[Group] = []
+        for source, places in enumerate(self.places):
+            for place in range(step * places, (step + 1) * places):
+                number, at = divmod(place, len(self.sources[source]))
+                task = self._round(source, number)[at]
+                rows = self._rows(task, number)
+                length = max(self.lengths[i] for i in rows)
+                groups.append(Group(task, rows, length, step, len(groups)))
+        return groups
+
+
+def shared_places(places: int, weights: Sequence[float]) -> list[int]:
+    """``places`` split in proportion to the weights by largest remainders; each gets one where there are enough."""
+    total = sum(weights)
+    exact = [places * weight / total for weight in weights]
+    split = [int(one) for one in exact]
+    by_remainder = sorted(range(len(weights)), key=lambda i: split[i] - exact[i])
+    for i in by_remainder[: places - sum(split)]:
+        split[i] += 1
+    for i, one in enumerate(split):
+        if one == 0 and max(split) > 1:
+            split[split.index(max(split))] -= 1
+            split[i] = 1
+    return split

@@ -1,0 +1,279 @@
+"""What a family of tasks is: parameters are drawn, and out come phrases for the prompt and a function for the answer.
+
+It knows nothing of how phrases become prompts (``wording``) or where inputs come from (``pools``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from promptlora.data.synthetic.vocabulary.texts import LABELS
+
+
+@dataclass(frozen=True)
+class Item:
+    """An input: the text that the model reads, and the value behind it (its type is that of the pool)."""
+
+    text: str
+    value: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """One task without its rows: a family with its parameters drawn.
+
+    Attributes:
+        pool: Where the inputs come from.
+        do: Imperative phrases ("sort {x}") and questions ("How long is {x}?"); ``{x}`` stands for the input. Lines after
+            the first are sentences that follow the phrase.
+        give: Noun phrases for the answer ("{x} in capital letters"), with further lines as in ``do``.
+        note: Sentences that say what the phrases leave open; each wording carries one of them.
+        answer: The right answer, or None for an input that the task does not take.
+        key: What tells two tasks of the family apart.
+        labels: Of a task with labels all of them; rows are balanced over them.
+        uses: Names of further families that the task is built from.
+    """
+
+    pool: str
+    do: tuple[str, ...]
+    give: tuple[str, ...]
+    answer: Callable[[Item], str | None]
+    note: tuple[str, ...] = ()
+    key: str = ""
+    labels: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """A named kind of task; ``uses`` names families that all of its tasks are built from."""
+
+    name: str
+    category: str
+    draw: Callable[[Random], Goal]
+    uses: tuple[str, ...] = ()
+
+
+_FIELD = re.compile(r"\{(\w+)(?::(\w+))?\}")
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, 21st and so on."""
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def fill(phrase: str, values: Mapping[str, Any]) -> str:
+    """Put parameters into a phrase: ``{k}`` as it is, ``{k:th}`` as an ordinal word; other fields stay."""
+
+    def put(match: re.Match[str]) -> str:
+        name, form = match.groups()
+        if name not in values:
+            return match[0]
+        value = values[name]
+        return _ORDINALS[value - 1] if form == "th" else str(value)
+
+    return _FIELD.sub(put, phrase)
+
+
+def phrases(text: str, values: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """Phrases separated by ``|``, with parameters put in."""
+    return tuple(fill(phrase.strip(), values or {}) for phrase in text.split("|") if phrase.strip())
+
+
+def as_text(answer: Any) -> str | None:
+    """An answer as text: items of a list are separated by commas; nothing at all is None."""
+    if isinstance(answer, (list, tuple)):
+        answer = ", ".join(str(part) for part in answer)
+    text = None if answer is None else str(answer)
+    return text if text and text == text.strip() else None
+
+
+def family(
+    category: str,
+    name: str,
+    pools: str,
+    answer: Callable[..., Any],
+    do: str,
+    give: str,
+    note: str = "",
+    **parameters: Sequence[Any],
+) -> Family:
+    """A family given by a function of the input's value and of parameters.
+
+    Args:
+        category: Its category.
+        name: Its name.
+        pools: Names of pools that it takes inputs from, separated by spaces; a task takes one of them.
+        answer: Called with the value of an input and the parameters by name; None where the task does not apply.
+        do: Phrases of ``Goal.do``, separated by ``|``; parameters in braces.
+        give: The same for ``Goal.give``.
+        note: The same for ``Goal.note``.
+        parameters: For each parameter the values that it can have.
+    """
+
+    def draw(rng: Random) -> Goal:
+        pool = rng.choice(pools.split())
+        values = {key: rng.choice(list(several)) for key, several in parameters.items()}
+        return Goal(
+            pool=pool,
+            do=phrases(do, values),
+            give=phrases(give, values),
+            note=phrases(note, values),
+            answer=lambda item: as_text(answer(item.value, **values)),
+            key=" ".join([pool, *(f"{key}={value}" for key, value in values.items())]),
+        )
+
+    return Family(name, category, draw)
+
+
+_LABEL_SETS: tuple[tuple[str, ...], ...] = (
+    ("A", "B", "C", "D", "E"),
+    ("1", "2", "3", "4", "5"),
+    ("x", "y", "z", "w", "v"),
+    ("+", "-", "*", "#", "="),
+    ("red", "blue", "green", "yellow", "black"),
+    ("north", "south", "east", "west", "centre"),
+    ("alpha", "beta", "gamma", "delta", "omega"),
+    ("L1", "L2", "L3", "L4", "L5"),
+    ("cat", "dog", "bird", "fish", "horse"),
+)
+_YES_NO = (("yes", "no"), ("true", "false"), ("Yes", "No"), ("Y", "N"))
+
+
+def _listed(parts: Sequence[str], last: str) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}"
+
+
+def mapping_phrases(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Imperative and noun phrases for "this answer when that holds".
+
+    Args:
+        pairs: Answers, each with the condition under which it is right.
+    """
+    ifs = [f"{label} if {condition}" for label, condition in pairs]
+    do: tuple[str, ...] = (
+        f"answer {_listed(ifs, 'and')}",
+        f"check {{x}}: {'; '.join(f'if {condition}, answer {label}' for label, condition in pairs)}",
+        f"write {_listed([f'{label} when {c}' for label, c in pairs], 'and')}",
+        f"respond with {_listed(ifs, 'and with')}",
+    )
+    if len(pairs) == 2:
+        (one, condition), (other, _) = pairs
+        do += (f"answer {one} if {condition}, otherwise {other}", f"say {one} when {condition} and {other} when not")
+    give = (
+        f"one answer: {_listed(ifs, 'or')}",
+        f"the label {_listed(ifs, 'and the label')}",
+        "the right label (" + "; ".join(f"{label}: {condition}" for label, condition in pairs) + ")",
+    )
+    return do, give
+
+
+def choice(
+    category: str,
+    name: str,
+    pools: str,
+    classify: Callable[..., str | None],
+    classes: Mapping[str, str],
+    ask: str,
+    **parameters: Sequence[Any],
+) -> tuple[Family, Family]:
+    """Two families that choose one of several labels: with their natural names, and with others given in the prompt.
+
+    Args:
+        category: Category of the first; that of the second is "label exchange".
+        name: Name of the first; the second adds "-relabelled".
+        pools: As in ``family``.
+        classify: The natural label of an input's value, or None where the task does not apply.
+        classes: Natural label to its condition ("{x} is positive"). One of the classes always holds.
+        ask: Phrases that ask for the natural label ("give the sentiment of {x}"), separated by ``|``.
+        parameters: As in ``family``.
+    """
+    binary = set(classes) == {"yes", "no"}
+
+    def start(rng: Random) -> tuple[str, dict[str, Any], list[str]]:
+        values = {key: rng.choice(list(several)) for key, several in parameters.items()}
+        names = list(classes)
+        if len(names) > 3:
+            names = rng.sample(names, rng.randint(2, min(4, len(names))))
+        rng.shuffle(names)
+        return rng.choice(pools.split()), values, names
+
+    def goal(pool: str, values: dict[str, Any], names: list[str], labels: Sequence[str], natural: bool) -> Goal:
+        to_label = dict(zip(names, labels, strict=True))
+
+        def answer(item: Item) -> str | None:
+            found = classify(item.value, **values)
+            return to_label.get(found) if found is not None else None
+
+        pairs = [(to_label[label], fill(classes[label], values)) for label in names]
+        if binary:
+            pairs.sort(key=lambda pair: pair[0] != to_label["yes"])  # "it does not" can only stand second
+        do, give = mapping_phrases(pairs)
+        questions = phrases(ask, values)
+        if natural:
+            listed = _listed(labels, "or")
+            tails = (f"Answer {listed}.", f"Choose one: {listed}.", f"Labels: {', '.join(labels)}.", f"Say {listed}.")
+        else:
+            uses = _listed([f"{label} for {old}" for old, label in to_label.items()], "and")
+            short = ", ".join(f"{old} = {label}" for old, label in to_label.items())
+            tails = (f"Use {uses}.", f"Answer {uses}.", f"Codes: {short}.", f"Write {uses}.")
+        do += tuple(f"{phrase}\n{tail}" for phrase in questions for tail in tails)
+        shown = " ".join(f"{old}={label}" for old, label in sorted(to_label.items()))
+        key = " ".join([pool, *(f"{k}={v}" for k, v in values.items()), shown])
+        return Goal(pool=pool, do=do, give=give, answer=answer, key=key, labels=tuple(labels))
+
+    def natural(rng: Random) -> Goal:
+        pool, values, names = start(rng)
+        labels = list(names)
+        if binary:
+            yes, no = rng.choice(_YES_NO)
+            labels = [yes if label == "yes" else no for label in names]
+        return goal(pool, values, names, labels, True)
+
+    def relabelled(rng: Random) -> Goal:
+        pool, values, names = start(rng)
+        kind = rng.random()
+        if kind < 0.3:  # the same labels, each for another class
+            labels = names[1:] + names[:1]
+        elif kind < 0.65:
+            labels = rng.sample(LABELS, len(names))
+        else:
+            labels = list(rng.choice(_LABEL_SETS)[: len(names)])
+        return goal(pool, values, names, labels, False)
+
+    return Family(name, category, natural), Family(f"{name}-relabelled", "label exchange", relabelled, (name,))
+
+
+def constrained(
+    goal: Goal, name: str, change: Callable[[str, str], str | None], tails: Sequence[str], key: str
+) -> Goal:
+    """A goal whose answers get another form.
+
+    Args:
+        goal: The goal that is changed.
+        name: Name of its family, which the new goal is built from.
+        change: The new answer, from the text of the input and the old answer; None leaves the input out.
+        tails: Sentences that ask for the form; each wording carries one of them.
+        key: What tells the form apart from other forms.
+    """
+    old = goal.answer
+
+    def answer(item: Item) -> str | None:
+        plain = old(item)
+        return None if plain is None else change(item.text, plain)
+
+    return replace(
+        goal,
+        do=tuple(f"{phrase}\n{tail}" for phrase in goal.do for tail in tails),
+        give=tuple(f"{phrase}\n{tail}" for phrase in goal.give for tail in tails),
+        answer=answer,
+        key=f"{name}: {goal.key}: {key}",
+        labels=(),
+        uses=(*goal.uses, name),
+    )

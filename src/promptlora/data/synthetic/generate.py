@@ -1,0 +1,228 @@
+"""From families to tasks with rows: spread evenly, never the same task twice, the same bytes for the same seed."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from random import Random
+
+from promptlora.data.synthetic.families import FAMILIES
+from promptlora.data.synthetic.family import Family, Goal
+from promptlora.data.synthetic.pools import inputs
+from promptlora.data.synthetic.wording import write_wordings
+from promptlora.errors import DataError
+
+_WORDINGS = 12
+_LEAST_ROWS = 10  # of a task whose pool is small
+_REDRAWS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticRow:
+    """One example of a task; ``split`` is train or eval."""
+
+    input: str
+    output: str
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticTask:
+    """A task: prompts that say the same, and rows.
+
+    Attributes:
+        name: Its own among all tasks of a seed: family and round.
+        family: The family that it comes from.
+        category: The category of the family.
+        pool: Tasks of one pool draw from the same inputs in the same order; the number after the slash is the
+            round, since each round has inputs of its own.
+        metric: How an answer is scored.
+        wordings: Prompts of the task, eight or more, all different; the first one stands in its rows.
+        rows: The examples; the last quarter is for evaluation.
+    """
+
+    name: str
+    family: str
+    category: str
+    pool: str
+    metric: str
+    wordings: tuple[str, ...]
+    rows: tuple[SyntheticRow, ...]
+
+    def to_rows(self) -> list[dict[str, object]]:
+        """The rows as dictionaries in the format of the data files."""
+        return [
+            {
+                "task": self.name,
+                "category": self.category,
+                "metric": self.metric,
+                "split": row.split,
+                "prompt": self.wordings[0],
+                "input": row.input,
+                "outputs": [row.output],
+                "pool": self.pool,
+                "family": self.family,
+            }
+            for row in self.rows
+        ]
+
+
+def family_names() -> tuple[str, ...]:
+    """The names of all families."""
+    return tuple(family.name for family in FAMILIES)
+
+
+def categories() -> dict[str, str]:
+    """The category of each family."""
+    return {family.name: family.category for family in FAMILIES}
+
+
+def _excluded(exclude: Iterable[str]) -> set[str]:
+    """Names of families that are left out, given names of families and categories."""
+    by_category = {family.category for family in FAMILIES}
+    names = set(family_names())
+    left_out: set[str] = set()
+    for entry in exclude:
+        if entry in by_category:
+            left_out |= {family.name for family in FAMILIES if family.category == entry}
+        elif entry in names:
+            left_out.add(entry)
+        else:
+            near = difflib.get_close_matches(entry, sorted(names | by_category), 1)
+            hint = f"did you mean {near[0]!r}?" if near else "promptlora synth --list prints them."
+            raise DataError(f"exclude: {entry!r}. Expected a family or a category. Fix: {hint}")
+    return left_out
+
+
+def _answered(goal: Goal, deal: str, count: int) -> list[tuple[str, str]]:
+    """Inputs and answers in the order of the pool, without letting one answer prevail."""
+    found: list[tuple[str, str]] = []
+    given: Counter[str] = Counter()
+    for item in inputs(goal.pool, deal):
+        answer = goal.answer(item)
+        if answer is None:
+            continue
+        most = len(found) // len(goal.labels) + 2 if goal.labels else 2 * len(found) // 5 + 2
+        if given[answer] >= most:
+            continue
+        given[answer] += 1
+        found.append((item.text, answer))
+        if len(found) == count:
+            break
+    return found
+
+
+def _varied(goal: Goal, pairs: list[tuple[str, str]], count: int) -> bool:
+    """Whether there are rows enough and the answers tell something, in the last quarter too."""
+    if len(pairs) < min(count, _LEAST_ROWS):
+        return False
+    answers = Counter(answer for _, answer in pairs)
+    if max(answers.values()) > max(0.6 * len(pairs), 2) or len(answers) < min(2 if goal.labels else 3, len(pairs)):
+        return False
+    changed = sum(text != answer for text, answer in pairs)
+    return changed * 2 > len(pairs) and len({answer for _, answer in pairs[-_held(len(pairs)) :]}) > 1
+
+
+def _held(count: int) -> int:
+    """Rows of a task that are for evaluation: a quarter, two at least."""
+    return max(2, count // 4)
+
+
+def _task(family: Family, number: int, goal: Goal, pairs: list[tuple[str, str]], wordings: tuple[str, ...]) -> SyntheticTask:  # fmt: skip
+    held = _held(len(pairs))
+    rows = tuple(
+        SyntheticRow(input=text, output=answer, split="eval" if at >= len(pairs) - held else "train")
+        for at, (text, answer) in enumerate(pairs)
+    )
+    return SyntheticTask(
+        name=f"syn/{family.name}/{number}",
+        family=family.name,
+        category=family.category,
+        pool=f"{goal.pool}/{number}",
+        metric="exact_match",
+        wordings=wordings,
+        rows=rows,
+    )
+
+
+def make_tasks(
+    count: int, *, rows: int = 40, seed: int = 0, exclude: Iterable[str] = (), only: str | None = None
+) -> Iterator[SyntheticTask]:
+    """Make tasks, round by round: each round has one task of every family, in an order of its own.
+
+    A family that has shown all its parameters shows them again with other inputs and other wordings. A longer
+    run with the same seed starts with the tasks of a shorter one.
+
+    Args:
+        count: How many tasks.
+        rows: Rows of a task; those whose pool is small (countries, elements) may have fewer.
+        seed: Seed of everything.
+        exclude: Families and categories to leave out, with the tasks that are built from them.
+        only: The one family to take tasks from.
+
+    Returns:
+        An iterator of tasks.
+
+    Raises:
+        DataError: Less than one task, fewer than 8 rows, an unknown name in ``exclude``, or no family left.
+    """
+    if count < 1:
+        raise DataError(f"tasks: {count}. Expected 1 or more. Fix: ask for at least one task.")
+    if rows < 8:
+        raise DataError(f"rows: {rows}. Expected 8 or more, for training and evaluation. Fix: pass --rows 8.")
+    left_out = _excluded(exclude)
+    kept = [family for family in FAMILIES if family.name not in left_out and not left_out & set(family.uses)]
+    if only is not None:
+        kept = [family for family in kept if family.name == only]
+    if not kept:
+        raise DataError("exclude: all families. Expected that one is left. Fix: exclude fewer.")
+    return _made(count, rows, seed, kept, left_out)
+
+
+def _made(count: int, rows: int, seed: int, kept: list[Family], left_out: set[str]) -> Iterator[SyntheticTask]:
+    done, number = 0, 0
+    shown: set[str] = set()  # prompts that stand in rows
+    keys: dict[str, set[str]] = {family.name: set() for family in kept}
+    while True:
+        order = list(kept)
+        order.sort(key=lambda family: Random(f"{seed}/{number}/{family.name}/order").random())
+        for family in order:
+            task = _drawn(family, number, rows, seed, left_out, keys[family.name], shown)
+            if task is None:
+                continue
+            yield task
+            done += 1
+            if done == count:
+                return
+        number += 1
+
+
+def _drawn(
+    family: Family, number: int, rows: int, seed: int, left_out: set[str], keys: set[str], shown: set[str]
+) -> SyntheticTask | None:
+    """The task of a family in a round: parameters that it has not shown yet, where there are any."""
+    spare: tuple[Goal, list[tuple[str, str]], tuple[str, ...]] | None = None
+    for again in range(_REDRAWS):
+        rng = Random(f"{seed}/{number}/{family.name}/{again}")
+        goal = family.draw(rng)
+        if left_out & set(goal.uses) or (goal.key in keys and spare is not None):
+            continue
+        pairs = _answered(goal, f"{seed}/{number}", rows)
+        if not _varied(goal, pairs, rows):
+            continue
+        wordings = write_wordings(goal, _WORDINGS, rng)
+        fresh = [wording for wording in wordings if wording not in shown]
+        if len(wordings) < 8 or not fresh:
+            continue
+        first = fresh[0]
+        spare = (goal, pairs, (first, *(w for w in wordings if w != first)))
+        if goal.key not in keys:
+            break
+    if spare is None:
+        return None
+    goal, pairs, wordings = spare
+    keys.add(goal.key)
+    shown.add(wordings[0])
+    return _task(family, number, goal, pairs, wordings)

@@ -1,0 +1,52 @@
+"""Where inputs come from: pools that several families share, so that one input can stand under many prompts.
+
+A pool gives the same inputs in the same order for the same generator; it knows nothing of what is asked about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+
+from promptlora.data.synthetic.family import Item
+from promptlora.data.synthetic.pools_data import DATA_POOLS
+from promptlora.data.synthetic.pools_text import TEXT_POOLS
+
+_TRIES = 900  # inputs that are drawn from a pool that never ends
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A kind of input.
+
+    Attributes:
+        noun: What a prompt calls the input ("the word").
+        given: The same in the first mention ("a word").
+        draw: One input. A pool with few inputs is given by ``every`` instead.
+    """
+
+    noun: str
+    given: str
+    draw: Callable[[Random], Item]
+
+
+POOLS: dict[str, Pool] = {
+    name: Pool(noun, given, draw) for name, (noun, given, draw) in {**TEXT_POOLS, **DATA_POOLS}.items()
+}
+
+
+@lru_cache(maxsize=64)
+def inputs(pool: str, seed: str) -> tuple[Item, ...]:
+    """The inputs of a pool for a seed, in their order, each once."""
+    rng = Random(f"{seed}/{pool}")
+    found: dict[str, Item] = {}
+    for item in _drawn(POOLS[pool], rng):
+        found.setdefault(item.text, item)
+    return tuple(found.values())
+
+
+def _drawn(pool: Pool, rng: Random) -> Iterator[Item]:
+    for _ in range(_TRIES):
+        yield pool.draw(rng)

@@ -1,0 +1,1 @@
+"""Words, names, facts and sentence parts that the generator puts together; written for it, no other source."""

@@ -1,0 +1,145 @@
+"""What identifies a model: its type and sizes, a hash over a sample of its weights, and a small sample of them.
+
+The hash tells whether two models are the same. The sample tells, where they are not, whether quantisation explains the
+difference: the embedded base is a dequantised 4-bit copy, and the same model in its original precision is accepted with a
+warning. It knows parameters; nothing of where models come from.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+SAMPLE = "sample"  # the key of the sample; fingerprints of before have none
+MATRIX_LIMIT = 0.15  # largest relative difference of matrices: 4-bit quantisation leaves 0.08, other weights 1.41
+VECTOR_LIMIT = 0.01  # of norms and biases, which quantised files keep as they are: bfloat16 rounds by 0.004
+
+_VERSION = "1"  # of the sample
+_MATRICES, _VECTORS, _VALUES = 16, 8, 32  # parameters of each kind in the sample, and values of each
+
+
+def base_fingerprint(model: PreTrainedModel) -> dict[str, str | int]:
+    """What identifies a base: its type and sizes, a hash over a sample of its weights, and a small sample.
+
+    ``weights`` is a hash over up to 4096 values of each of 16 to 31 parameters, spread evenly, in bfloat16, so that float32
+    and bfloat16 copies of the same weights agree. It tells models apart; it is no proof against a change of a single value.
+    ``sample`` holds 32 values of each of up to 16 matrices and 8 vectors, in bfloat16, for :func:`describe_mismatch`.
+    On the meta device both are empty.
+    """
+    config = model.config.get_text_config()
+    named = sorted((name, p) for name, p in model.named_parameters() if p.is_floating_point())
+    digest = hashlib.sha256()
+    for name, parameter in named:
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+    weights = sample = ""
+    if not any(p.is_meta for _, p in named):
+        for _, parameter in named[:: max(1, len(named) // 16)]:
+            flat = parameter.detach().reshape(-1)
+            digest.update(_bfloat16(flat[:: max(1, flat.numel() // 4096)][:4096]))
+        weights = digest.hexdigest()
+        sample = _sample([parameter for _, parameter in named])
+    return {
+        "model_type": str(config.model_type),
+        "hidden_size": int(config.hidden_size),
+        "num_hidden_layers": int(config.num_hidden_layers),
+        "vocab_size": int(config.vocab_size),
+        "weights": weights,
+        SAMPLE: sample,
+    }
+
+
+def describe_mismatch(expected: Mapping[str, str | int], found: Mapping[str, str | int]) -> str | None:
+    """How two fingerprints differ, in words; None when they agree or when quantisation explains the difference.
+
+    Weights that differ are accepted with a warning where both fingerprints have a sample, the matrices in it differ by at
+    most 15 % of their size (root mean square) and the vectors by at most 1 %. Quantisation to 4 bits in blocks of 32 leaves
+    8 % and does not touch vectors; another model is at 141 %. Token ids must mean the same, which the matrices show: the
+    embeddings are among them. A copy that was fine-tuned so lightly cannot be told from a quantised one.
+    """
+    for key, value in expected.items():
+        if key == SAMPLE or found.get(key) == value or (key == "weights" and not found.get(key)):
+            continue
+        words = f"{key} is {str(found.get(key))[:16]}, expected {str(value)[:16]}"
+        if key != "weights":
+            return words
+        distance = sample_distance(str(expected.get(SAMPLE, "")), str(found.get(SAMPLE, "")))
+        if distance is None:
+            return words
+        matrices, vectors = distance
+        if not (matrices <= MATRIX_LIMIT and vectors <= VECTOR_LIMIT):
+            return f"{words} (matrices differ by {matrices:.1%}, vectors by {vectors:.1%})"
+        warnings.warn(
+            f"base: its weights are not the expected ones, but quantisation explains the difference (matrices "
+            f"{matrices:.1%}, vectors {vectors:.1%} of their size; up to {MATRIX_LIMIT:.0%} and {VECTOR_LIMIT:.0%} are accepted). "
+            "Answers can differ a little from those of the base that the hypernetwork was trained for.",
+            stacklevel=3,
+        )
+    return None
+
+
+def sample_distance(expected: str, found: str) -> tuple[float, float] | None:
+    """Relative root-mean-square difference of the matrices and of the vectors of two samples.
+
+    Each parameter is measured by its own size, so that large ones do not hide small ones. None where a sample is missing,
+    damaged, of another version or of another shape; 0 for a kind of which there are none.
+    """
+    ours, theirs = _read(expected), _read(found)
+    if ours is None or theirs is None or any(a.shape != b.shape for a, b in zip(ours, theirs, strict=True)):
+        return None
+    distances = []
+    for a, b in zip(ours, theirs, strict=True):
+        difference = (a - b).square().mean(-1)
+        size = a.square().mean(-1)
+        relative = difference / size.clamp_min(torch.finfo(torch.float32).tiny)
+        distances.append(float(relative.mean().sqrt()) if len(a) else 0.0)
+    return distances[0], distances[1]
+
+
+def _sample(parameters: Sequence[Tensor]) -> str:
+    """``version:matrices:values``, the values in bfloat16 and base64, matrices first."""
+    matrices = _spread([p for p in parameters if p.ndim > 1], _MATRICES)
+    vectors = _spread([p for p in parameters if p.ndim == 1], _VECTORS)
+    data = b"".join(_bfloat16(_values(parameter)) for parameter in (*matrices, *vectors))
+    return f"{_VERSION}:{len(matrices)}:{base64.b64encode(data).decode()}"
+
+
+def _spread(parameters: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Up to ``count`` of them, the first and the last among them."""
+    if len(parameters) <= count:
+        return list(parameters)
+    return [parameters[round(i * (len(parameters) - 1) / (count - 1))] for i in range(count)]
+
+
+def _values(parameter: Tensor) -> Tensor:
+    """Values spread over a parameter; the step is odd, so that they do not all come from one column."""
+    flat = parameter.detach().reshape(-1)
+    places = torch.arange(_VALUES, device=flat.device) * (flat.numel() // _VALUES | 1) % flat.numel()
+    return flat[places]
+
+
+def _bfloat16(values: Tensor) -> bytes:
+    return values.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes()
+
+
+def _read(sample: str) -> tuple[Tensor, Tensor] | None:
+    """Matrices and vectors of a sample, ``[parameters, values]`` each; None where it is not one."""
+    version, _, rest = sample.partition(":")
+    count, _, data = rest.partition(":")
+    try:
+        values = numpy.frombuffer(base64.b64decode(data, validate=True), dtype=numpy.int16).copy()
+    except (binascii.Error, ValueError):
+        return None
+    if version != _VERSION or not count.isdecimal() or not len(values) or len(values) % _VALUES:
+        return None
+    each = torch.from_numpy(values).view(torch.bfloat16).float().view(-1, _VALUES)
+    if int(count) > len(each) or not bool(torch.isfinite(each).all()):
+        return None
+    return each[: int(count)], each[int(count) :]

@@ -1,0 +1,30 @@
+"""What loading any pretrained model needs: whether the hub answers.
+
+It does not know what a model is for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError
+
+from promptlora.reading import is_dir
+
+
+def hub_answers(model: str) -> bool:
+    """Whether the hub can be asked about a model: one question, where loading would try again for a minute."""
+    try:
+        huggingface_hub.model_info(model, timeout=10)
+    except HfHubHTTPError as error:
+        return error.response.status_code < 500
+    except Exception:  # no network, no such host, offline mode
+        return False
+    return True
+
+
+def loading_options(source: str) -> dict[str, bool]:
+    """How transformers is to load a folder or an id: never its code, and from the hub only if the hub answers."""
+    local = is_dir(Path(source)) or not hub_answers(source)
+    return {"local_files_only": local, "trust_remote_code": False}

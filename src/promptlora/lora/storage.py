@@ -1,0 +1,100 @@
+"""``LoRAWeights`` as one safetensors file: ``name.lora_A`` and ``name.lora_B``, with shared factors ``name.lora_C`` too.
+
+It knows the file's keys and metadata; what the matrices mean is ``LoRAWeights``' matter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from promptlora.errors import LoRAError
+from promptlora.files import replacing_file
+from promptlora.lora.forms import Form, Free, Shared
+from promptlora.projections import Projection, read_projections
+from promptlora.reading import is_file, parse_json, read_tensors
+
+FREE_FORMAT = "promptlora.lora/1"
+SHARED_FORMAT = "promptlora.lora/2"  # as /1, and a lora_C for every name in shared form
+
+
+def write_forms(
+    path: Path, forms: Mapping[str, Form], scaling: float, projections: tuple[Projection, ...] | None
+) -> None:
+    """Write forms to one file, whole or not at all."""
+    tensors = {
+        f"{name}.lora_{letter}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, form in forms.items()  # copies: safetensors refuses tensors that share memory
+        for letter, tensor in form._asdict().items()
+    }
+    shared = any(isinstance(form, Shared) for form in forms.values())
+    metadata = {"format": SHARED_FORMAT if shared else FREE_FORMAT, "scaling": json.dumps(scaling)}
+    if projections is not None:
+        metadata["projections"] = json.dumps([asdict(projection) for projection in projections])
+    with replacing_file(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_forms(path: Path) -> tuple[dict[str, Form], dict[str, str]]:
+    """The forms and the metadata of a file that :func:`write_forms` wrote.
+
+    Raises:
+        LoRAError: A missing, truncated or foreign file, or a matrix without its partner.
+    """
+    if not is_file(path):
+        raise LoRAError(f"{path}: no such file; expected a .safetensors file written by LoRAWeights.save")
+    tensors, metadata = read_tensors(path, LoRAError)
+    if metadata.get("format") not in (FREE_FORMAT, SHARED_FORMAT):
+        raise LoRAError(
+            f"{path}: format {repr(metadata.get('format'))[:80]}; expected {FREE_FORMAT!r} or {SHARED_FORMAT!r}; for PEFT use "
+            "load_peft"
+        )
+    names = [key.removesuffix(".lora_A") for key in tensors if key.endswith(".lora_A")]
+    cores = {name for name in names if f"{name}.lora_C" in tensors}
+    odd = set(tensors) ^ {
+        f"{name}.lora_{letter}" for name in names for letter in ("ABC" if name in cores else "AB")
+    }  # fmt: skip
+    if odd:
+        raise LoRAError(f"{path}: {min(odd)} has no partner; expected a lora_A and a lora_B for each name")
+    return {name: _form(tensors, name, name in cores) for name in names}, metadata
+
+
+def _form(tensors: Mapping[str, Tensor], name: str, shared: bool) -> Form:
+    A, B = tensors[f"{name}.lora_A"], tensors[f"{name}.lora_B"]
+    return Shared(A, B, tensors[f"{name}.lora_C"]) if shared else Free(A, B)
+
+
+def read_scaling(metadata: Mapping[str, str]) -> float:
+    """The scaling that the metadata of a file holds.
+
+    Raises:
+        LoRAError: None, or no number.
+    """
+    scaling = parse_json(metadata.get("scaling", "null"), "scaling", LoRAError)
+    if isinstance(scaling, bool) or not isinstance(scaling, (int, float)):
+        raise LoRAError(f"scaling is {repr(scaling)[:80]}; expected a finite number, alpha / rank")
+    return float(scaling)
+
+
+def read_metadata_projections(metadata: Mapping[str, str], forms: Mapping[str, Form]) -> list[Projection] | None:
+    """The projections that the metadata of a file holds, checked against its matrices.
+
+    Raises:
+        PromptLoRAError: Values that cannot be used, or another size than the matrices'.
+    """
+    if "projections" not in metadata:
+        return None
+    projections = read_projections(parse_json(metadata["projections"], "projections", LoRAError))
+    for p in projections:
+        form = forms.get(p.name)
+        if form is not None and (form.A.shape[-2], form.B.shape[-1]) != p.shape:
+            raise LoRAError(
+                f"{p.name}: A {list(form.A.shape)} and B {list(form.B.shape)}; expected in and out of {list(p.shape)}"
+            )
+    return projections

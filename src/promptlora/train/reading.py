@@ -1,0 +1,131 @@
+"""What a run trains on: rows of all sources, the wordings of their tasks, and the tasks that are held out of it.
+
+It knows rows and texts; nothing of tokens, models or batches.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from promptlora.data import Row, hold_out, one_prompt_a_task, read_paraphrases, read_rows
+from promptlora.errors import ConfigError, DataError
+from promptlora.train.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Rows and wordings of a run.
+
+    Attributes:
+        rows: The rows to train on, source by source.
+        held: Rows of held-out tasks, for validation.
+        sources: The tasks of each source.
+        prompts: Task to its prompts: the first is its own, the others are paraphrases.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    held: list[Row] = field(default_factory=list)
+    sources: list[list[str]] = field(default_factory=list)
+    prompts: dict[str, list[str]] = field(default_factory=dict)
+
+
+def read_training_data(config: TrainConfig) -> TrainingData:
+    """Read the rows of a run; nothing for ``reconstruct``, which takes adapters.
+
+    Raises:
+        DataError: Rows or paraphrases that cannot be used, or too few tasks for what is asked.
+        ConfigError: Settings that ``reconstruct`` has no use for.
+    """
+    data, wanted = config.data, config.validation.tasks
+    if config.objective == "reconstruct":
+        if wanted or data.tasks or data.wording_files:
+            raise ConfigError(
+                "objective='reconstruct' takes adapters, not rows; leave out validation.tasks, data.tasks, data.paraphrases"
+            )
+        return TrainingData()
+    sources = [one_prompt_a_task(read_rows(source, data.split)) for source in data.sources]
+    _refuse_shared_names(data.sources, sources)
+    unknown = set(data.exclude) - {row.task for rows in sources for row in rows}
+    if unknown:
+        raise DataError(
+            f"exclude: no task is called {min(unknown)!r}. Expected names of training tasks. Fix: remove it."
+        )
+    sources = [[row for row in rows if row.task not in data.exclude] for rows in sources]
+    held: list[Row] = []
+    if wanted:
+        counted = config.validation.sources or len(sources)
+        names = set(hold_out([row for rows in sources[:counted] for row in rows], wanted))
+        sources = [[row for row in rows if row.task not in names] for rows in sources]
+        held = _held_rows(config, names)
+    if data.tasks:
+        sources = _some_tasks(sources, data.tasks, config.seed)
+    prompts = {row.task: [row.prompt] for rows in sources for row in rows}
+    for file in data.wording_files:
+        for task, others in read_paraphrases(file, prompts).items():
+            prompts[task] += others
+    if data.wordings:
+        from promptlora.data.wordings import wordings
+
+        for several in prompts.values():
+            missing = data.wordings + 1 - len(several)
+            if missing > 0:
+                several += [text for text in wordings(several[0], missing) if text not in several]
+    if data.exchange_labels:
+        from promptlora.data.labels import exchanged_tasks
+
+        for rows in sources:
+            for task, changed, several in exchanged_tasks(rows, prompts):
+                rows.extend(changed)
+                prompts[task] = several
+    return TrainingData(
+        rows=[row for rows in sources for row in rows],
+        held=held,
+        sources=[list(dict.fromkeys(row.task for row in rows)) for rows in sources],
+        prompts=prompts,
+    )
+
+
+def _refuse_shared_names(names: Sequence[str], sources: Sequence[Sequence[Row]]) -> None:
+    """A task of two sources would be one task with two prompts."""
+    seen: dict[str, str] = {}
+    for name, rows in zip(names, sources, strict=True):
+        for task in dict.fromkeys(row.task for row in rows):
+            if task in seen:
+                raise DataError(
+                    f"task {task!r}: stands in {seen[task]} and in {name}. Expected each task in one source. Fix: rename "
+                    "it, or leave one of them out."
+                )
+            seen[task] = name
+
+
+def _held_rows(config: TrainConfig, names: set[str]) -> list[Row]:
+    """The first rows of the held-out tasks that have the validation's split."""
+    held: list[Row] = []
+    seen: dict[str, int] = {}
+    for source in config.data.sources:
+        try:
+            rows = one_prompt_a_task(read_rows(source, config.validation.split))
+        except DataError:
+            if len(config.data.sources) == 1:
+                raise
+            continue  # a source without rows of that split has none to validate on
+        for row in rows:
+            if row.task in names and seen.get(row.task, 0) < config.validation.rows:
+                seen[row.task] = seen.get(row.task, 0) + 1
+                held.append(row)
+    if not held:
+        raise ConfigError(
+            f"validation.split={config.validation.split!r}: no row of the {len(names)} held-out tasks has it"
+        )
+    return held
+
+
+def _some_tasks(sources: Sequence[Sequence[Row]], count: int, seed: int) -> list[list[Row]]:
+    """The rows of ``count`` tasks, drawn by the seed."""
+    left = list(dict.fromkeys(row.task for rows in sources for row in rows))
+    if count > len(left):
+        raise ConfigError(f"data.tasks={count}: there are {len(left)} to train on; expected at most that")
+    chosen = set(random.Random(f"tasks/{seed}").sample(left, count))
+    return [[row for row in rows if row.task in chosen] for rows in sources]
