@@ -21,6 +21,7 @@ from promptlora.losses import IGNORED
 from promptlora.text import with_examples
 
 _MOST_EXAMPLES = 4
+_FRAME = 32  # tokens of "Input:" and "Output:" around them, beyond those of the chat that their lengths count
 
 
 class Render(Protocol):
@@ -41,6 +42,7 @@ class Shown:
         in_context_share: The prompt stands in the rows' context as well.
         examples_share: What the hypernetwork reads carries examples of the task; not where the prompt is in the context.
         examples_tokens: Most tokens of these examples together.
+        longest_prompt: Most tokens of a prompt with its examples.
         default_system_share: The chat template's own system turn stands before the input.
         no_system_share: No system turn stands there.
         pairs: Whether each group also gets a second wording of its task.
@@ -50,6 +52,7 @@ class Shown:
     in_context_share: float = 0.0
     examples_share: float = 0.0
     examples_tokens: int = 192
+    longest_prompt: int = 512
     default_system_share: float = 0.0
     no_system_share: float = 0.0
     pairs: bool = False
@@ -105,6 +108,7 @@ class Batches:
         shown: How rows are shown.
         render: Token ids of inputs; needed where they are not shown as the examples hold them.
         order: What stands in each batch; by default :class:`RowOrder`.
+        prompt_tokens: Tokens of each prompt, for the room that is left for examples; unknown ones count as none.
         seed: Seed of everything.
 
     Raises:
@@ -122,12 +126,14 @@ class Batches:
         shown: Shown | None = None,
         render: Render | None = None,
         order: Order | None = None,
+        prompt_tokens: Mapping[str, int] | None = None,
         seed: int = 0,
     ) -> None:
         self.examples, self.prompts = examples, prompts
         self.shown, self.render = shown or Shown(), render
         self.prompts_per_batch, self.rows_per_prompt = prompts_per_batch, rows_per_prompt
         self.pad, self.seed = pad, seed
+        self.prompt_tokens = prompt_tokens or {}
         self.by_task: dict[str, list[int]] = defaultdict(list)
         for i, example in enumerate(examples):
             self.by_task[example.task].append(i)
@@ -155,6 +161,7 @@ class Batches:
         pad: int,
         shown: Shown | None = None,
         render: Render | None = None,
+        prompt_tokens: Mapping[str, int] | None = None,
         seed: int = 0,
     ) -> Batches:
         """Batches in which every task comes up equally often; see :class:`TaskOrder`."""
@@ -181,6 +188,7 @@ class Batches:
             shown=shown,
             render=render,
             order=order,
+            prompt_tokens=prompt_tokens,
             seed=seed,
         )
 
@@ -205,15 +213,16 @@ class Batches:
             system = "none"
         examples: tuple[int, ...] = ()
         if chance.random() < shown.examples_share and not in_context:
-            examples = self._examples(group, chance)
+            room = shown.longest_prompt - self.prompt_tokens.get(wording, 0) - _FRAME
+            examples = self._examples(group, chance, min(shown.examples_tokens, room))
         return _Drawn(rng, wording, in_context, system, examples)
 
-    def _examples(self, group: Group, chance: random.Random) -> tuple[int, ...]:
+    def _examples(self, group: Group, chance: random.Random, left: int) -> tuple[int, ...]:
         """Up to four other rows of the task, of other inputs, that are short enough together."""
         inputs = {self.examples[i].text for i in group.examples}
         members = self.by_task[group.task]
         chosen: list[int] = []
-        left, wanted = self.shown.examples_tokens, chance.randint(2, _MOST_EXAMPLES)
+        wanted = chance.randint(2, _MOST_EXAMPLES)
         for i in chance.sample(members, min(len(members), 4 * _MOST_EXAMPLES)):
             example = self.examples[i]
             if example.text not in inputs and example.length <= left:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from promptlora.data.rows import Row
@@ -193,3 +194,31 @@ def exchanged_task(
         replace(row, task=name, prompt=prompts[row.prompt], outputs=tuple(words[output] for output in row.outputs))
         for row in rows
     ]
+
+
+def exchanged_tasks(
+    rows: Sequence[Row], prompts: Mapping[str, Sequence[str]], seed: int = 0
+) -> Iterator[tuple[list[Row], list[str]]]:
+    """Every classification task among the rows twice more, with labels swapped and with arbitrary words.
+
+    Args:
+        rows: Rows of any tasks.
+        prompts: Task to its prompts, its own first; all of them are changed alike.
+        seed: Of the choices.
+
+    Yields:
+        The rows of a new task, and its prompts.
+    """
+    of_task: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        of_task[row.task].append(row)
+    for task, members in of_task.items():
+        labels = closed_labels(members[0].prompt, members)
+        if labels is None:
+            continue
+        for kind in ("swap", "symbols"):
+            rng = random.Random(f"{seed}/{task}/{kind}")
+            words = draw_mapping(labels, kind, rng, avoid=members[0].prompt)
+            changed = exchanged_task(members, kind, rng, words)
+            others = [exchanged_prompt(prompt, words, rng) for prompt in prompts.get(task, ())[1:]]
+            yield changed, [changed[0].prompt, *others]

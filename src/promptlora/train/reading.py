@@ -76,9 +76,9 @@ def read_training_data(config: TrainConfig) -> TrainingData:
         from promptlora.data.labels import exchanged_tasks
 
         for rows in sources:
-            for task, changed, several in exchanged_tasks(rows, prompts):
+            for changed, several in list(exchanged_tasks(rows, prompts, config.seed)):
                 rows.extend(changed)
-                prompts[task] = several
+                prompts[changed[0].task] = several
     return TrainingData(
         rows=[row for rows in sources for row in rows],
         held=held,

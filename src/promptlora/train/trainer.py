@@ -197,17 +197,13 @@ class Trainer:
             )
             self.objective: Objective = library
             prompts = {str(folder): [prompt] for _, prompt, folder in library.entries}
+            self._check_prompts(prompts)
             say(f"{len(library.entries)} adapters")
         else:
             prompts = data.prompts
-            self.batches = self._make_batches(data, say)
+            lengths = self._check_prompts(prompts)
+            self.batches = self._make_batches(data, lengths, say)
             self.objective = self._make_objective(say)
-        for task, several in prompts.items():  # now, not when the order comes to it
-            for prompt in several:
-                try:
-                    self.states.encode(prompt)
-                except PromptError as error:
-                    raise PromptError(f"task {task!r}: {error}") from error
         self.validation = Validation(self.base, data.held, config) if data.held else None
         set_seed(config.seed)  # what was loaded before has no part in the initial weights
         hypernetwork = HyperNetwork(
@@ -233,7 +229,18 @@ class Trainer:
         self._data = digest.hexdigest()[:16]
         say(f"hypernetwork of {sum(p.numel() for p in hypernetwork.parameters()) / 1e6:.2f} M parameters")
 
-    def _make_batches(self, data: TrainingData, say: Callable[[str], None]) -> Batches:
+    def _check_prompts(self, prompts: Mapping[str, Sequence[str]]) -> dict[str, int]:
+        """Tokens of every prompt; one that cannot be read is refused now, not when the order comes to it."""
+        lengths = {}
+        for task, several in prompts.items():
+            for prompt in several:
+                try:
+                    lengths[prompt] = max(map(len, self.states.encode(prompt)))
+                except PromptError as error:
+                    raise PromptError(f"task {task!r}: {error}") from error
+        return lengths
+
+    def _make_batches(self, data: TrainingData, lengths: Mapping[str, int], say: Callable[[str], None]) -> Batches:
         config, options = self.config, self.config.data
         examples, self.left_out = tokenize_rows(self.tokenizer, data.rows, options)
         held = f"; held out: {len({row.task for row in data.held})} tasks" if data.held else ""
@@ -252,7 +259,7 @@ class Trainer:
             paraphrase_share=options.paraphrase_share,
             in_context_share=options.in_context_share,
             examples_share=options.examples_share,
-            examples_tokens=min(192, config.hypernetwork.max_prompt_tokens // 2),
+            longest_prompt=config.hypernetwork.max_prompt_tokens,
             default_system_share=options.default_system_share,
             no_system_share=options.no_system_share,
             pairs=config.regularization.contrastive > 0,
@@ -268,6 +275,7 @@ class Trainer:
             "pad": int(self.tokenizer.pad_token_id or 0),
             "shown": shown,
             "render": render,
+            "prompt_tokens": lengths,
             "seed": config.seed,
         }
         if options.order == "rows":
