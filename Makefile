@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup demo test test-ui lint unit bench docs clean
+.PHONY: help setup demo test test-ui lint unit nightly bench docs clean
 
 help: ## this list
 	@awk -F ":.*## " '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ unit: $(READY)
 
 test-ui: $(READY) ## the web page alone, in a real browser (apt-get install chromium)
 	$(BIN)/pytest -q tests/test_ui.py
+
+nightly: $(READY) ## every file format against 2,000 damaged files each
+	$(BIN)/pytest -q --hypothesis-profile=nightly tests/test_fuzz.py
 
 bench: $(READY) ## measure the hooks against the bare model and PEFT
 	$(BIN)/python benchmarks/injection.py --rounds 5 -o benchmarks/results/injection.json

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from promptlora.cli.console import Json, err, out, print_json, working
+from promptlora.cli.console import Json, err, finite, out, print_json, working
 from promptlora.files import check_output
 
 if TYPE_CHECKING:
