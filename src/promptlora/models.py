@@ -171,7 +171,7 @@ def _source(model: str | Path | None, progress: Progress | None) -> str:
             "Qwen/Qwen3-Coder-Next"
         )
     path = Path(model)
-    if is_dir(path):
+    if str(model).strip() and is_dir(path):
         if not is_file(path / "config.json"):
             raise ModelError(f"{path}: no config.json in this folder; expected a model saved by save_pretrained")
         return str(path)

@@ -87,6 +87,7 @@ def generate(
             f"{escape(str(output))}: rank {report.rank} for {len(lora)} projections, {size(report.bytes)}, adapter "
             f"written in {seconds:.2f} s",
             highlight=False,
+            soft_wrap=True,
         )
         if compress:
             out.print(f"relative error of the update: {report.relative_error:.2e}", highlight=False)
