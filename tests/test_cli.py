@@ -14,7 +14,7 @@ import pytest
 
 from promptlora.cli import main
 
-COMMANDS = ("demo", "run", "chat", "generate", "eval", "train", "teach", "plot", "targets", "inspect", "wordings")
+COMMANDS = ("demo", "run", "chat", "generate", "eval", "train", "teach", "plot", "targets", "inspect", "synth", "wordings")
 ROWS = [
     {"task": "plural", "prompt": "Write the plural.", "input": "cat", "outputs": ["cats"], "metric": "exact_match"},
     {"task": "plural", "prompt": "Write the plural.", "input": "dog", "outputs": ["dogs"], "metric": "exact_match"},

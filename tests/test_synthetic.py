@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
+import promptlora
 from promptlora.cli import main
 from promptlora.data import read_paraphrases, read_rows
 from promptlora.data.synthetic import categories, family_names, make_tasks
@@ -62,11 +64,10 @@ def _check(task, most):
     assert len(set(task.wordings)) == len(task.wordings)
     for prompt in task.wordings:
         assert prompt == " ".join(prompt.split()), prompt
-        assert prompt[0].isupper() and prompt[-1] in ".?!", prompt
-        assert not any(left in prompt for left in ("{x}", "{k", "PHRASES", "\n")) and ".." not in prompt.replace(
-            "...", ""
-        ), prompt
-        assert "the the" not in prompt and "the a " not in prompt, prompt
+        assert prompt[0].isupper(), prompt
+        assert prompt[-1] in ".?!", prompt
+        assert not any(left in prompt for left in ("{x}", "{k", "the the", "the a ")), prompt
+        assert ".." not in prompt.replace("...", ""), prompt
         assert len(prompt) < 420, prompt
     assert 10 <= len(task.rows) <= most
     seen = [row.input for row in task.rows]
@@ -123,15 +124,25 @@ def test_tasks_of_a_pool_show_the_same_inputs_in_the_same_order(made):
     assert sum(len(both) for both in shared) > 15 * len(shared)
 
 
-def test_the_same_seed_gives_the_same_bytes_in_another_process():
-    code = (
-        "import hashlib, json\nfrom promptlora.data.synthetic import make_tasks\n"
-        "rows = [[t.name, t.wordings, t.to_rows()] for t in make_tasks(120, rows=8, seed=5)]\n"
-        "print(hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest())"
-    )
+_ALONE = """
+import hashlib, json, pathlib, sys, types
+source = pathlib.Path(sys.argv[1])
+for name in ("promptlora", "promptlora.data"):  # packages without their __init__, which import PyTorch
+    package = types.ModuleType(name)
+    package.__path__ = [str(source.joinpath(*name.split(".")[1:]))]
+    sys.modules[name] = package
+from promptlora.data.synthetic import make_tasks
+tasks = [[task.name, task.wordings, task.to_rows()] for task in make_tasks(400, rows=8, seed=5)]
+assert "torch" not in sys.modules
+print(hashlib.sha256(json.dumps(tasks, ensure_ascii=False).encode()).hexdigest())
+"""
+
+
+def test_the_same_seed_gives_the_same_bytes_in_another_process_without_pytorch():
+    command = [sys.executable, "-c", _ALONE, str(Path(promptlora.__file__).parent)]
     environment = {**os.environ, "PYTHONHASHSEED": "77"}
-    other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == _digest(make_tasks(120, rows=8, seed=5))
+    other = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == _digest(make_tasks(400, rows=8, seed=5))
 
 
 def test_a_longer_run_starts_with_the_shorter_one_and_another_seed_differs():
@@ -141,20 +152,26 @@ def test_a_longer_run_starts_with_the_shorter_one_and_another_seed_differs():
 
 
 def test_the_first_task_is_as_it_was():
+    """A change of what a seed gives is one that users see: it belongs in the changelog."""
     task = next(make_tasks(1, rows=8))
-    assert {"name": task.name, "prompt": task.wordings[0], "first": [task.rows[0].input, task.rows[0].output]} == GOLDEN
+    assert task.name == "syn/first-plus-last/0"
+    assert (
+        task.wordings[0]
+        == "The user sends a list of numbers separated by commas. Add the first and the last number of the list."
+    )
+    assert (task.rows[0].input, task.rows[0].output) == ("52, 51, 7, 34, 42", "94")
 
 
 def test_what_is_excluded_does_not_come_back_through_other_families():
-    left = list(make_tasks(900, rows=8, exclude=["sentiment", "two steps", "plural"]))
+    left = list(make_tasks(720, rows=8, exclude=["sentiment", "two steps", "plural"]))
     families = {task.family for task in left}
     assert not families & {"sentiment", "sentiment-relabelled", "plural"}
     assert "two steps" not in {task.category for task in left}
     assert "sentiment-of-three" in families
     assert not [t for t in left if "plural of" in t.wordings[0] and t.category == "output formats"]
-    kept = {task.name: task for task in make_tasks(900, rows=8)}
-    same = [task for task in left if task.name in kept and task == kept[task.name]]
-    assert len(same) > 0.95 * len(left)  # the others are as without exclusion
+    same = {task.name: task for task in left}
+    kept = [task for task in make_tasks(150, rows=8) if task.name in same]
+    assert sum(task == same[task.name] for task in kept) > 0.95 * len(kept) > 130  # the others are as without exclusion
 
 
 @pytest.mark.parametrize(
@@ -172,9 +189,7 @@ def test_bad_arguments_are_said(arguments, said):
 
 
 def test_every_pool_is_used(made):
-    used = {task.pool.split("/")[0] for task in made} | {
-        task.pool.split("/")[0] for task in make_tasks(2 * len(FAMILIES), rows=8, seed=8)
-    }
+    used = {task.pool.split("/")[0] for task in made}
     assert not set(POOLS) - used
 
 
@@ -236,7 +251,7 @@ def test_synth_writes_nothing_when_it_is_stopped(tmp_path, monkeypatch):
         (["-o", "rows.jsonl", "--wordings", "rows.jsonl"], "other than --output"),
         (["-o", "rows.jsonl", "--wordings", "w.txt"], "w.txt"),
         (["--show", "sort-wrds"], "did you mean 'sort-words'"),
-        (["--show", "letters"], "not a category"),
+        (["--show", "letters"], "family: 'letters'"),
     ],
 )
 def test_synth_says_bad_input_in_one_line_and_writes_nothing(arguments, said, tmp_path, monkeypatch, capsys):
@@ -260,6 +275,3 @@ def test_synth_lists_and_shows_families(capsys):
     assert shown.count("  prompt:") >= 8
     assert main(["synth", "--show", "sort-words", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["family"] == "sort-words"
-
-
-GOLDEN: dict[str, object] = {}

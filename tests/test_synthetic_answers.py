@@ -276,6 +276,26 @@ def test_answers_are_right(name):
             assert CHECKS[name](task.wordings[0], row.input, row.output), (task.wordings[0], row.input, row.output)
 
 
+@pytest.mark.parametrize("name", sorted(CHECKS))
+def test_checks_refuse_wrong_answers(name):
+    """A check that holds for the answer to another input says nothing."""
+    task = next(make_tasks(1, rows=24, seed=17, only=name))
+    wrong = [
+        (row, other.output) for row, other in zip(task.rows, task.rows[1:], strict=False) if row.output != other.output
+    ]
+    refused = 0
+    for row, answer in wrong:
+        try:
+            refused += not CHECKS[name](task.wordings[0], row.input, answer)
+        except (ValueError, KeyError, IndexError):  # not even of the right form
+            refused += 1
+    assert refused > 0.6 * len(wrong) or name in _FORMS, (refused, len(wrong))
+
+
+#: Checks of the form of an answer, which do not look at the input.
+_FORMS = {"as-json", "in-quotes", "answer-upper", "after-prefix", "twice"}
+
+
 # Labels of one task in the prompt decide: what is asked is read from the prompt, and compared with the answer.
 _TRUTHS: dict[str, Callable[[str, str], bool]] = {
     "even-odd-relabelled": lambda x, condition: (int(x) % 2 == 0) == ("even" in condition),

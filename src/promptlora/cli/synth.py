@@ -17,7 +17,7 @@ from rich.table import Table
 
 from promptlora.cli.console import Json, out, print_json, progress_bar
 from promptlora.data.synthetic import SyntheticTask, categories, family_names, make_tasks
-from promptlora.errors import DataError, OutputError
+from promptlora.errors import OutputError
 from promptlora.files import check_output, replacing_file
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -91,10 +91,6 @@ def _list(json: bool) -> None:
 
 
 def _show(name: str, seed: int, json: bool) -> None:
-    category = categories().get(name)
-    if category is None:
-        make_tasks(1, exclude=[name])  # raises with the nearest name, unless it is a category
-        raise DataError(f"--show: {name!r}. Expected a family, not a category. Fix: promptlora synth --list.")
     task = next(make_tasks(1, rows=8, seed=seed, only=name))
     if json:
         print_json({**vars(task), "rows": [vars(row) for row in task.rows]})

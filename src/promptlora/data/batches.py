@@ -40,6 +40,7 @@ class Shown:
     Attributes:
         paraphrase_share: A paraphrase takes the place of the task's own prompt.
         in_context_share: The prompt stands in the rows' context as well.
+        longest_in_context: A prompt of more tokens never stands in the context.
         examples_share: What the hypernetwork reads carries examples of the task; not where the prompt is in the context.
         examples_tokens: Most tokens of these examples together.
         longest_prompt: Most tokens of a prompt with its examples.
@@ -50,6 +51,7 @@ class Shown:
 
     paraphrase_share: float = 0.0
     in_context_share: float = 0.0
+    longest_in_context: int = 512
     examples_share: float = 0.0
     examples_tokens: int = 192
     longest_prompt: int = 512
@@ -200,12 +202,14 @@ class Batches:
         prompt = rng.choice(others) if others and rng.random() < self.shown.paraphrase_share else own
         return rng, prompt
 
-    def _is_in_context(self, round_: int, number: int) -> bool:
+    def _is_in_context(self, wording: str, round_: int, number: int) -> bool:
+        if self.prompt_tokens.get(wording, 0) > self.shown.longest_in_context:
+            return False
         return random.Random(f"{self.seed}/{round_}/{number}/context").random() < self.shown.in_context_share
 
     def _draw(self, group: Group) -> _Drawn:
         rng, wording = self._wording(group.task, group.round, group.number)
-        in_context = self._is_in_context(group.round, group.number)
+        in_context = self._is_in_context(wording, group.round, group.number)
         shown, chance = self.shown, random.Random(f"{self.seed}/{group.round}/{group.number}/shown")
         turn = chance.random()
         system = "default" if turn < shown.default_system_share else "empty"
@@ -235,9 +239,9 @@ class Batches:
 
     def _tokens_of_context(self, task: str, epoch: int, number: int, row: int) -> int:
         """What the prompt adds to the length of a group's rows: about as many tokens whatever the input is."""
-        if not self._is_in_context(epoch, number):
-            return 0
         _, prompt = self._wording(task, epoch, number)
+        if not self._is_in_context(prompt, epoch, number):
+            return 0
         if prompt not in self._added:
             assert self.render is not None
             example = self.examples[row]

@@ -32,6 +32,7 @@ class DataConfig:
         cluster: With ``order = "tasks"``: so many tasks that share their inputs stand together in a batch, on the same
             inputs, so that only the prompt tells their answers apart; 1 keeps them apart.
         in_context_share: How often the rows of a prompt have it in their context as well, from 0 to 1.
+        max_context_tokens: A prompt of more tokens is never put in the context.
         examples_share: How often the prompt that the hypernetwork reads carries two to four examples of its task.
         default_system_share: How often the chat template's own system turn stands before an input.
         no_system_share: How often no system turn stands there at all; in all other cases it is empty.
@@ -51,6 +52,7 @@ class DataConfig:
     order: str = "rows"
     cluster: int = 1
     in_context_share: float = 0.0
+    max_context_tokens: int = 512
     examples_share: float = 0.0
     default_system_share: float = 0.0
     no_system_share: float = 0.0
@@ -60,7 +62,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        positive(self, "max_input_tokens", "max_answer_tokens", "cluster")
+        positive(self, "max_input_tokens", "max_answer_tokens", "max_context_tokens", "cluster")
         one_of(self, "order", ORDERS)
         for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:

@@ -211,7 +211,8 @@ def exchanged_tasks(
     """
     of_task: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        of_task[row.task].append(row)
+        if not row.pool:  # synthetic tasks have exchanged labels of their own
+            of_task[row.task].append(row)
     for task, members in of_task.items():
         labels = closed_labels(members[0].prompt, members)
         if labels is None:

@@ -258,6 +258,7 @@ class Trainer:
         shown = Shown(
             paraphrase_share=options.paraphrase_share,
             in_context_share=options.in_context_share,
+            longest_in_context=options.max_context_tokens,
             examples_share=options.examples_share,
             longest_prompt=config.hypernetwork.max_prompt_tokens,
             default_system_share=options.default_system_share,
@@ -335,6 +336,11 @@ class Trainer:
 
     def adapters(self, batch: Batch, generator: torch.Generator | None = None) -> LoRAWeights:
         """The adapters of a batch's prompts; with a generator, prompt tokens are dropped as configured."""
+        if not self.config.hypernetwork.generated:  # without an encoder, only the number of prompts counts
+            count = len(batch.prompts)
+            nothing = torch.zeros(count, 1, 1, device=self.accelerator.device)
+            static: LoRAWeights = self.hypernetwork(nothing, nothing[..., 0] == 0, **self._flags(batch))
+            return static
         states, mask = self.states.batch(batch.prompts)
         share = self.config.regularization.prompt_dropout
         if generator is not None and share:

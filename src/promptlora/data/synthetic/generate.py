@@ -79,6 +79,11 @@ def categories() -> dict[str, str]:
     return {family.name: family.category for family in FAMILIES}
 
 
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(names), 1)
+    return f"Fix: did you mean {near[0]!r}?" if near else "Fix: promptlora synth --list prints all names."
+
+
 def _excluded(exclude: Iterable[str]) -> set[str]:
     """Names of families that are left out, given names of families and categories."""
     by_category = {family.category for family in FAMILIES}
@@ -90,9 +95,9 @@ def _excluded(exclude: Iterable[str]) -> set[str]:
         elif entry in names:
             left_out.add(entry)
         else:
-            near = difflib.get_close_matches(entry, sorted(names | by_category), 1)
-            hint = f"did you mean {near[0]!r}?" if near else "promptlora synth --list prints them."
-            raise DataError(f"exclude: {entry!r}. Expected a family or a category. Fix: {hint}")
+            raise DataError(
+                f"exclude: {entry!r}. Expected a family or a category. {_nearest(entry, names | by_category)}"
+            )
     return left_out
 
 
@@ -166,7 +171,7 @@ def make_tasks(
         An iterator of tasks.
 
     Raises:
-        DataError: Less than one task, fewer than 8 rows, an unknown name in ``exclude``, or no family left.
+        DataError: Less than one task, fewer than 8 rows, an unknown name in ``exclude`` or ``only``, or no family left.
     """
     if count < 1:
         raise DataError(f"tasks: {count}. Expected 1 or more. Fix: ask for at least one task.")
@@ -175,6 +180,8 @@ def make_tasks(
     left_out = _excluded(exclude)
     kept = [family for family in FAMILIES if family.name not in left_out and not left_out & set(family.uses)]
     if only is not None:
+        if only not in family_names():
+            raise DataError(f"family: {only!r}. Expected the name of a family. {_nearest(only, family_names())}")
         kept = [family for family in kept if family.name == only]
     if not kept:
         raise DataError("exclude: all families. Expected that one is left. Fix: exclude fewer.")

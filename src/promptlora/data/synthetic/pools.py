@@ -11,8 +11,10 @@ from functools import lru_cache
 from random import Random
 
 from promptlora.data.synthetic.family import Item
-from promptlora.data.synthetic.pools_data import DATA_POOLS
+from promptlora.data.synthetic.pools_numbers import NUMBER_POOLS
+from promptlora.data.synthetic.pools_records import RECORD_POOLS
 from promptlora.data.synthetic.pools_text import TEXT_POOLS
+from promptlora.data.synthetic.pools_words import WORD_POOLS
 
 _TRIES = 900  # inputs that are drawn from a pool that never ends
 
@@ -33,7 +35,8 @@ class Pool:
 
 
 POOLS: dict[str, Pool] = {
-    name: Pool(noun, given, draw) for name, (noun, given, draw) in {**TEXT_POOLS, **DATA_POOLS}.items()
+    name: Pool(noun, given, draw)
+    for name, (noun, given, draw) in {**WORD_POOLS, **TEXT_POOLS, **NUMBER_POOLS, **RECORD_POOLS}.items()
 }
 
 

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from functools import partial
 
 from promptlora.data.synthetic.family import choice, family, ordinal
-from promptlora.data.synthetic.pools_data import clock, clock12, written_date
+from promptlora.data.synthetic.pools_numbers import clock, clock12, written_date
 from promptlora.data.synthetic.vocabulary.facts import MONTHS, WEEKDAYS
 
 _d = partial(family, "dates")

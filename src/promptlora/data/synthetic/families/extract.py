@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from promptlora.data.synthetic.family import choice, family
-from promptlora.data.synthetic.pools_data import money
+from promptlora.data.synthetic.pools_numbers import money
 
 _p = partial(family, "extraction from texts")
 _r = partial(family, "extraction from records")

@@ -6,7 +6,7 @@ from functools import partial
 from math import prod
 
 from promptlora.data.synthetic.family import choice, family, ordinal
-from promptlora.data.synthetic.pools_data import in_words, roman
+from promptlora.data.synthetic.pools_numbers import in_words, roman
 
 _n = partial(family, "number formats")
 _d = partial(family, "digits")

@@ -7,7 +7,7 @@ from functools import partial
 from random import Random
 
 from promptlora.data.synthetic.family import Family, Goal, choice, family
-from promptlora.data.synthetic.pools_data import UNITS, in_words, money
+from promptlora.data.synthetic.pools_numbers import UNITS, in_words, money
 
 _u = partial(family, "units")
 _m = partial(family, "money")
@@ -48,8 +48,8 @@ def shown(v: tuple[int, str]) -> str:
 
 def _to_smaller(rng: Random) -> Goal:
     large, small, factor = rng.choice(_PAIRS)
-    do = f"read {{x}} as {large} and convert it to {small}|convert {{x}} {large} to {small}|How many {small} are {{x}} {large}?"
-    give = f"the number of {small} in {{x}} {large}|{{x}} {large}, expressed in {small}"
+    do = f"read {{x}} as {large} and convert it to {small}|convert {{x}} from {large} to {small}|If {{x}} counts {large}, how many {small} is that?"
+    give = f"{{x}}, read as {large}, expressed in {small}|the number of {small} that equal {{x}}, read as {large}"
 
     def answer(v: int) -> int:
         return v * factor
@@ -85,14 +85,14 @@ UNIT_FAMILIES = (
         "copy the smaller quantity of {x}|Which of the two quantities is less?",
         "the smaller of the two quantities"),
     _u("celsius", "signed small", fahrenheit,
-        "read {x} as degrees Celsius and convert it to Fahrenheit, number only|convert {x} degrees Celsius: times 9, divided by 5, plus 32",
-        "{x} degrees Celsius in Fahrenheit, as a bare number"),
+        "read {x} as degrees Celsius and convert it to Fahrenheit, number only|convert {x} from Celsius to Fahrenheit: times 9, divided by 5, plus 32",
+        "{x}, read as degrees Celsius, in Fahrenheit, as a bare number"),
     _u("minutes-and-seconds", "number", lambda v: f"{v // 60} min {v % 60} s" if 60 < v < 3600 else None,
-        "read {x} as seconds and write minutes and seconds, as in 2 min 5 s|split {x} seconds into minutes and seconds in the form 2 min 5 s",
-        "{x} seconds in the form 2 min 5 s"),
+        "read {x} as seconds and write minutes and seconds, as in 2 min 5 s|take {x} as seconds and split it into minutes and seconds in the form 2 min 5 s",
+        "{x}, read as seconds, in the form 2 min 5 s"),
     _u("hours-and-minutes", "number small", lambda v: f"{v // 60}:{v % 60:02d}" if v < 1440 else None,
-        "read {x} as minutes and write hours and minutes, as in 1:05|split {x} minutes into hours:minutes with two digits for the minutes",
-        "{x} minutes as hours:minutes, as in 1:05"),
+        "read {x} as minutes and write hours and minutes, as in 1:05|take {x} as minutes and split it into hours:minutes with two digits for the minutes",
+        "{x}, read as minutes, in the form hours:minutes, as in 1:05"),
     _u("with-unit", "small number", lambda v, unit: f"{v} {unit}",
         'add the unit "{unit}" to {x} after a space|write {x}, a space and "{unit}"',
         '{x} followed by a space and the unit "{unit}"', unit=tuple(_NAMES)),

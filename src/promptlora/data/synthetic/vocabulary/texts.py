@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from promptlora.data.synthetic.vocabulary.tables import lines, table, words
 
-#: Subjects in the third person singular, with their pronoun and object form.
+#: Subjects in the third person singular whose pronoun is plain, with it.
 SUBJECTS = table("""
-the boy: he; the girl: she; my sister: she; my brother: he; the teacher: she; the old man: he; the queen: she; our uncle: he
-the farmer: he; my aunt: she; the young woman: she; the king: he; my father: he; her mother: she; his grandfather: he
+the boy: he; the girl: she; my sister: she; my brother: he; the princess: she; the old man: he; the queen: she; our uncle: he
+the prince: he; my aunt: she; the young woman: she; the king: he; my father: he; her mother: she; his grandfather: he
 """)
 #: Base form, objects that suit it.
 ACTIONS = table("""
