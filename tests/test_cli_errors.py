@@ -68,7 +68,7 @@ REFUSED = {
     "an infinite temperature": (["chat", *PROMPT, "--temperature", "inf"], "finite"),
     "data with too long a name": (["eval", LONG, "-o", "o"], "no such file"),
     "a file as the output, eval": (["eval", "rows.jsonl", "-o", "file", "--split", ""], "is a file"),
-    "no name, eval": (["eval", "rows.jsonl", "-o", "", "--split", ""], "--output|no name of its own"),
+    "no name, eval": (["eval", "rows.jsonl", "-o", "", "--split", ""], "it is empty"),
     "half a character, eval": (["eval", "half.jsonl", "-o", "o", "--split", ""], "half a surrogate pair"),
     "vectors that are none, eval": (["eval", "rows.jsonl", "-o", "o", "--vectors", "nan"], "finite|greater than"),
     "a huge seed, eval": (["eval", "rows.jsonl", "-o", "o", "--seed", "9" * 30], "--seed"),

@@ -25,6 +25,7 @@ from promptlora.cli.console import (
     progress_bar,
     working,
 )
+from promptlora.errors import OutputError
 from promptlora.files import check_output
 
 
@@ -77,6 +78,8 @@ def evaluate(
 
     Example: **promptlora eval heldout.jsonl.gz -o results/heldout**
     """
+    if not output.strip():
+        raise OutputError("output folder '': it is empty. Expected a path. Fix: pass a folder")
     check_output(Path(output), reuse=True)
     with working("reading rows"):
         from promptlora import evaluate as evaluation
