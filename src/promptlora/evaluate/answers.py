@@ -100,7 +100,10 @@ class AnswerFile:
         Raises:
             OutputError: They cannot be written, for want of space, say. What was written before is kept.
         """
-        append_lines(self.path, [json.dumps(vars(answer), ensure_ascii=True) for answer in answers])
+        try:
+            append_lines(self.path, [json.dumps(vars(answer), ensure_ascii=True) for answer in answers])
+        except OutputError as error:
+            raise OutputError(f"{error}; run the same command again: it resumes") from error
         self.answers.update({(answer.condition, answer.row): answer for answer in answers})
 
 

@@ -239,7 +239,9 @@ def read_library(path: str | Path) -> list[tuple[str, str, Path]]:
     for number, _, values in json_lines(path, DataError):
         prompt, folder = (values.get(key) if isinstance(values, dict) else None for key in ("prompt", "adapter"))
         if not isinstance(prompt, str) or not isinstance(folder, str):
-            raise DataError(f"{path}:{number}: expected an object with 'prompt' and 'adapter', both texts")
+            raise DataError(
+                f"{path}:{number}: expected an object with prompt and adapter, both texts ('prompt', 'adapter')"
+            )
         if not prompt.strip():
             raise DataError(f"{path}:{number}: prompt is empty; expected an instruction")
         entries.append((str(values.get("task") or prompt), prompt, path.parent / folder))
