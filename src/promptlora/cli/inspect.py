@@ -33,9 +33,9 @@ from promptlora.cli.inspection import (
     print_life,
     print_space,
 )
-from promptlora.errors import AttentionError, DataError
+from promptlora.errors import AttentionError, DataError, OutputError
 from promptlora.files import check_output, replacing_file
-from promptlora.reading import json_lines, read_text
+from promptlora.reading import is_dir, json_lines, read_text
 
 if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA
@@ -82,6 +82,8 @@ def inspect(
     _check_options(text, prompt, prompt_file, ablate, data, space, token, layer, head)
     if output is not None:
         check_output(output, overwrite=overwrite, folder=False)
+        if not is_dir(output.parent):
+            raise OutputError(f"{output}: no such folder as {output.parent}; create it first")
     if space is not None:
         prompts, groups = read_prompts(space)
         lm = load(hypernetwork, base, dtype, device, force, prompts=prompts)
