@@ -39,8 +39,9 @@ unit: $(READY)
 test-ui: $(READY) ## the web page alone, in a real browser (apt-get install chromium)
 	$(BIN)/pytest -q tests/test_ui.py
 
-nightly: $(READY) ## the long tests: the whole stress test, ten times
+nightly: $(READY) ## the long tests: the whole stress test, ten times; every file format against 2,000 damaged files
 	$(BIN)/pytest -q -m nightly --timeout=3600
+	$(BIN)/pytest -q --hypothesis-profile=nightly tests/test_fuzz.py
 
 bench: $(READY) ## measure the hooks against the bare model and PEFT
 	$(BIN)/python benchmarks/injection.py --rounds 5 -o benchmarks/results/injection.json

@@ -22,6 +22,9 @@ from tests.training_helpers import save_base, toy_config, toy_rows, write_jsonl
 
 torch.set_num_threads(1)  # pytest-xdist runs one process a core
 hypothesis.settings.register_profile("promptlora", deadline=None)  # no timed assertion: the machine may be busy
+hypothesis.settings.register_profile(
+    "nightly", deadline=None, max_examples=2000, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("promptlora")
 
 

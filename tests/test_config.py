@@ -14,7 +14,7 @@ from promptlora.hypernet.config import HEAD_KINDS, PROMPT_SOURCES, HyperNetworkC
 from promptlora.settings import from_dict, load_toml, save_toml, to_dict
 from promptlora.train.config import BASE_DTYPES, OptimConfig, TrainConfig
 
-counts = st.integers(1, 10**6)
+counts = st.integers(1, 1 << 12)
 above_zero = st.floats(1e-12, 1e12)
 shares = st.floats(0, 1)
 # TOML holds Unicode, which halves of surrogate pairs are not
@@ -137,11 +137,11 @@ REFUSED = {
     "no steps": ("steps = 0", "steps=0 in TrainConfig; expected a finite number above 0"),
     "a negative seed": ("seed = -1", "seed=-1 in TrainConfig; expected a whole number from 0"),
     "too large a seed": (f"seed = {2**32}", "expected a whole number from 0"),
-    "infinity": ("[optim]\nlr = inf", "lr=inf in OptimConfig; expected a finite number"),
+    "infinity": ("[optim]\nlr = inf", "lr=inf in OptimConfig; expected a finite"),
     "not a number": ("[optim]\nlr = nan", "lr=nan in OptimConfig; expected a finite number"),
     "negative decay": ("[optim]\nweight_decay = -0.1", "weight_decay=-0.1"),
     "a share above 1": ("[optim]\nwarmup = 1.5", "warmup=1.5; expected a share from 0 to 1"),
-    "a share that is no number": ("[optim]\nfinal = nan", "final=nan; expected a share"),
+    "a share that is no number": ("[optim]\nfinal = nan", "final=nan in OptimConfig; expected a finite"),
     "an unknown weight": ('row_weight = "rows"', "row_weight='rows' in TrainConfig; expected one of row, token"),
     "an unknown dtype": ('base_dtype = "fp32"', "base_dtype='fp32'.*expected one of float32, bfloat16"),
     "an unknown head": ('[hypernetwork]\nhead = "fll"', "head='fll'.*expected one of full, shared, rankwise, lowrank"),
@@ -194,7 +194,7 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         load_toml(TrainConfig, tmp_path)
     (tmp_path / "latin.toml").write_bytes('output = "\xe9"'.encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"latin.toml: not TOML"):
+    with pytest.raises(ConfigError, match=r"latin.toml: not UTF-8"):
         load_toml(TrainConfig, tmp_path / "latin.toml")
 
 

@@ -104,7 +104,7 @@ def test_no_space_is_one_line(tmp_path, half):
 def test_a_file_in_the_place_of_a_folder_or_under_a_file_is_refused(tmp_path):
     (tmp_path / "folder").mkdir()
     with (
-        pytest.raises(OutputError, match="folder: cannot be written"),
+        pytest.raises(OutputError, match="folder: is a folder"),
         replacing_file(tmp_path / "folder") as temporary,
     ):
         temporary.write_text("x")
@@ -248,7 +248,7 @@ def test_the_working_and_home_folders_are_never_replaced(tmp_path, monkeypatch, 
     else:
         monkeypatch.setenv("HOME", str(inside))
     for target in (inside, tmp_path / "mine", Path() if where == "working" else inside):
-        with pytest.raises(OutputError, match="is not replaced"), creating_folder(target, overwrite=True):
+        with pytest.raises(OutputError, match="it is not replaced"), creating_folder(target, overwrite=True):
             pytest.fail("work was done")
     assert (inside / "precious").read_text() == "x"
 

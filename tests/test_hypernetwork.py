@@ -631,16 +631,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights cut in half": (truncate("model.safetensors", 0.5), "truncated or not safetensors"),
     "weights cut in the header": (truncate("model.safetensors", 0.01), "truncated or not safetensors"),
     "empty weights": (truncate("model.safetensors", 0), "truncated or not safetensors"),
-    "config cut": (truncate("config.json", 0.5), "not a hypernetwork's configuration"),
-    "empty config": (truncate("config.json", 0), "not a hypernetwork's configuration"),
+    "config cut": (truncate("config.json", 0.5), "not JSON"),
+    "empty config": (truncate("config.json", 0), "not JSON"),
     "not UTF-8": (
         lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe{"),
-        "not a hypernetwork's configuration",
+        "not UTF-8",
     ),
     "a list": (lambda folder: (folder / "config.json").write_text("[]"), "not a hypernetwork's configuration"),
     "nested too deep": (
         lambda folder: (folder / "config.json").write_text("[" * 100_000),
-        "not a hypernetwork's configuration",
+        "nested too deeply",
     ),
     "NaN": (edit_weights(lambda t: t[NORM].fill_(float("nan"))), f"{NORM} has values that are not finite"),
     "infinity": (edit_weights(lambda t: t[NORM].fill_(float("inf"))), f"{NORM} has values that are not finite"),
@@ -661,8 +661,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown key of a projection": (edit_config(lambda d: d["projections"][0].update(layer=1)), "'layer'"),
     "negative size": (edit_config(lambda d: d["projections"][0].update(in_features=-5)), "not a hypernetwork's"),
     "size of another type": (edit_config(lambda d: d["projections"][0].update(in_features=[])), "not a hypernetwork's"),
-    "enormous size": (edit_config(lambda d: d.update(state_size=10**15)), "expected floats"),
-    "impossible size": (edit_config(lambda d: d.update(state_size=10**30)), "not a hypernetwork's"),
+    "enormous size": (edit_config(lambda d: d.update(state_size=10**15)), "state_size=1000000000000000"),
+    "impossible size": (edit_config(lambda d: d.update(state_size=10**30)), "beyond 64 bits"),
 }
 
 

@@ -544,15 +544,15 @@ def test_no_folder_and_no_weights(tmp_path, folder):
 def test_a_truncated_weights_file(folder, keep):
     path = folder / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(LoRAError, match="not a whole safetensors file"):
+    with pytest.raises(LoRAError, match="truncated or not safetensors"):
         load_peft(folder)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not valid JSON"),
-        ("{", "not valid JSON"),
+        ("", "not JSON"),
+        ("{", "not JSON"),
         ("[]", "a list; expected a JSON object"),
         ("{}", "peft_type is None"),
         ('{"peft_type": "IA3"}', "peft_type is 'IA3'"),
@@ -561,7 +561,7 @@ def test_a_truncated_weights_file(folder, keep):
         ('{"peft_type": "LORA", "r": 3, "lora_alpha": "x"}', "lora_alpha is 'x'"),
         ('{"peft_type": "LORA", "r": 4, "lora_alpha": 1}', "has rank 3, adapter_config.json says 4"),
         ('{"peft_type": "LORA", "r": 3, "lora_alpha": 1, "rank_pattern": {"(": 3}}', "rank_pattern has"),
-        ('{"peft_type": "LORA", "r": 3, "lora_alpha": 1, "alpha_pattern": {"q_proj": []}}', "alpha_pattern has"),
+        ('{"peft_type": "LORA", "r": 3, "lora_alpha": 1, "alpha_pattern": {"q_proj": []}}', "alpha_pattern is"),
         ('{"peft_type": "LORA", "r": 3, "lora_alpha": 1, "alpha_pattern": 7}', "alpha_pattern is 7"),
         ('{"peft_type": "LORA", "r": 3, "lora_alpha": 1, "use_novelty": true}', "use_novelty is True"),
     ],
@@ -604,7 +604,7 @@ def test_an_empty_weights_file(folder):
 def test_a_damaged_note_of_our_own(folder, note):
     path = folder / "adapter_model.safetensors"
     save_file(load_file(path), path, metadata={"promptlora.peft/1": note})
-    with pytest.raises(LoRAError, match=r"note .* is damaged"):
+    with pytest.raises(LoRAError, match=r"its note .*(is damaged|not JSON)"):
         load_peft(folder)
 
 

@@ -8,7 +8,10 @@ projection of a frozen causal language model. Names are imported when they are f
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
+
+logging.getLogger("promptlora").addHandler(logging.NullHandler())  # silent unless the caller sets logging up
 
 if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA as PromptLoRA

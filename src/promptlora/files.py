@@ -5,14 +5,17 @@ It knows nothing of what is written.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from promptlora.errors import OutputError
+
+_LONGEST_NAME = 255  # bytes, on the file systems in use
 
 
 def _reason(path: Path, error: BaseException) -> OutputError:
@@ -25,8 +28,96 @@ def _is_disk_error(error: BaseException) -> bool:
 
 
 def _beside(path: Path) -> Path:
-    """A name for what becomes ``path``, known before anything has it: Ctrl-C may come at any moment after."""
-    return path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    """A name for what becomes ``path``, known before anything has it: Ctrl-C may come at any moment after.
+
+    It is cut where the name is so long that it would be no name any more.
+    """
+    name = os.fsdecode(os.fsencode(path.name)[:200])
+    return path.parent / f".{name}.{secrets.token_hex(4)}"
+
+
+def _make_parents(path: Path) -> list[Path]:
+    """Create the folders above a path; those that were not there, the deepest first."""
+    made = []
+    for parent in path.parents:
+        if parent.exists():
+            break
+        made.append(parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with suppress(OSError):  # another process has put something there
+        for folder in folders:
+            folder.rmdir()
+
+
+def check_output(path: Path, *, overwrite: bool = False, folder: bool = True, reuse: bool = False) -> None:
+    """Refuse an output that is known to fail, before any work; nothing is created.
+
+    Args:
+        path: The folder or file to be written.
+        overwrite: One that exists may be replaced.
+        folder: Whether it is a folder.
+        reuse: A folder that holds something is gone on with.
+
+    Raises:
+        OutputError: It has no name or too long a one, exists already, is of the other kind, lies below a file, or
+            cannot be written.
+    """
+    if "\0" in str(path):
+        raise OutputError(f"output {str(path)[:80]!r}: a NUL byte. Expected a name without.")
+    if path.name in ("", ".."):
+        raise OutputError(
+            f"output {str(path)!r}: no name of its own, so it is not replaced. Expected the name of a "
+            f"{'folder' if folder else 'file'} to create."
+        )
+    try:
+        if folder and not reuse:
+            _check_target(path, overwrite)
+        elif path.is_dir() != folder and path.exists():
+            what = "a folder" if path.is_dir() else "a file"
+            raise OutputError(f"{path}: is {what}; expected a {'folder' if folder else 'file'}; choose another path")
+        elif not folder and path.exists() and not overwrite:
+            raise OutputError(f"{path}: exists already; expected a new file; choose another path or pass --overwrite")
+        if path.is_symlink() and not path.exists():
+            raise OutputError(f"{path}: is a broken link. Expected a new name. Fix: remove it.")
+        if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        above = path if path.is_dir() and reuse else path.parent
+        while not above.exists():
+            above = above.parent
+        if not above.is_dir():
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    except (OSError, ValueError) as error:
+        if isinstance(error, OutputError):
+            raise
+        raise _reason(path, error) from error
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Append whole lines to a file, all or none: on a full disk it is cut back to what it was.
+
+    Raises:
+        OutputError: They cannot be written.
+    """
+    data = "".join(f"{line}\n" for line in lines).encode()
+    try:
+        with path.open("ab", buffering=0) as handle:
+            before = handle.seek(0, os.SEEK_END)
+            try:
+                written = 0
+                while written < len(data):
+                    written += handle.write(data[written:])
+            except BaseException:
+                with suppress(OSError):
+                    handle.truncate(before)
+                raise
+    except OSError as error:
+        raise _reason(path, error) from error
 
 
 @contextmanager
@@ -36,16 +127,18 @@ def replacing_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: The file cannot be written (no space, no permission).
     """
-    temporary = _beside(path)
+    temporary, made = _beside(path), []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        check_output(path, overwrite=True, folder=False)
+        made = _make_parents(path)
         temporary.touch(mode=0o600, exist_ok=False)
         yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException as error:
-        with suppress(OSError):  # it was never made
+        with suppress(OSError, ValueError):  # it was never made
             temporary.unlink()
+        _remove_empty(made)
         if _is_disk_error(error):
             raise _reason(path, error) from error
         raise
@@ -97,10 +190,10 @@ def creating_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         OutputError: The folder exists (without ``overwrite``), is a file, holds the working or home folder, or
             cannot be written.
     """
-    temporary = _beside(path)
+    temporary, made = _beside(path), []
     try:
-        _check_target(path, overwrite)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        check_output(path, overwrite=overwrite)
+        made = _make_parents(path)
         temporary.mkdir(mode=0o700)
         yield temporary
         for inside in temporary.rglob("*"):  # safetensors writes files that only their owner can read
@@ -112,6 +205,7 @@ def creating_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             temporary.replace(path)  # onto nothing or an empty folder; refused onto one that holds something
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _remove_empty(made)
         if _is_disk_error(error):
             raise _reason(path, error) from error
         raise

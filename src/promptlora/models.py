@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from promptlora.errors import ModelError, OutputError, one_line
 from promptlora.files import creating_folder
 from promptlora.fingerprint import base_fingerprint as base_fingerprint
 from promptlora.fingerprint import describe_mismatch as describe_mismatch
-from promptlora.loading import loading_options, quiet
+from promptlora.loading import loading_options
+from promptlora.quiet import quiet
+from promptlora.reading import is_dir, is_file
 
 EMBEDDED = "smollm2-135m-instruct"
 QWEN3_CODER_NEXT = "qwen3-coder-next"  # a built-in configuration: its shapes are known without a download
@@ -82,7 +84,7 @@ def _embedded_gguf() -> Path:
 
 
 def _whole(folder: Path) -> bool:
-    return all((folder / file).is_file() for file in ("config.json", "model.safetensors", "tokenizer.json"))
+    return all(is_file(folder / file) for file in ("config.json", "model.safetensors", "tokenizer.json"))
 
 
 def embedded_folder(progress: Progress | None = None) -> Path:
@@ -111,17 +113,41 @@ def embedded_folder(progress: Progress | None = None) -> Path:
     return folder
 
 
+def _check_weights(model: PreTrainedModel, info: Mapping[str, Collection[Any]]) -> None:
+    """Refuse a model some of whose weights were not in its files (transformers draws them at random) or are not finite.
+
+    Args:
+        model: What was loaded.
+        info: What transformers says of the loading; weights that are tied to others are not missing.
+
+    Raises:
+        ValueError: It names the first such parameters.
+    """
+    missing, odd = sorted(info["missing_keys"]), sorted(str(key[0]) for key in info["mismatched_keys"])
+    for names, what in ((missing, "missing from its files"), (odd, "of another size than its config.json says")):
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise ValueError(f"{len(names)} parameters are {what} and would be random: {shown}")
+    for name, parameter in model.named_parameters():
+        plain = parameter.dtype in (torch.float32, torch.float16, torch.bfloat16) and not parameter.is_meta
+        if plain and not bool(torch.isfinite(parameter.detach()).all()):
+            raise ValueError(f"{name} has values that are not finite")
+
+
 def _convert(gguf: Path, folder: Path, say: Progress) -> None:
     """Write the model and the tokenizer of a GGUF file into a folder, as safetensors and JSON."""
     try:
         with _telling_quarters(say):
-            model = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 gguf.parent,
                 gguf_file=gguf.name,
                 quantization_config=GgufConfig(dequantize=True),
                 dtype=torch.float32,
                 local_files_only=True,
+                output_loading_info=True,
             )
+        model, info = loaded
+        _check_weights(model, info)
         say("converting its tokenizer")
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
     except Exception as error:
@@ -145,13 +171,19 @@ def _source(model: str | Path | None, progress: Progress | None) -> str:
             "Qwen/Qwen3-Coder-Next"
         )
     path = Path(model)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
+    if str(model).strip() and is_dir(path):
+        if not is_file(path / "config.json"):
             raise ModelError(f"{path}: no config.json in this folder; expected a model saved by save_pretrained")
         return str(path)
-    if path.exists() or str(model).count("/") > 1 or str(model).startswith((".", "/", "~")):
+    if (
+        not str(model).strip()
+        or len(str(model)) > 200
+        or is_file(path)
+        or str(model).count("/") > 1
+        or str(model).startswith((".", "/", "~"))
+    ):
         raise ModelError(
-            f"{model}: no such folder; expected a folder with config.json, a Hugging Face id, or {EMBEDDED}"
+            f"{str(model)[:80]}: no such folder; expected a folder with config.json, a Hugging Face id, or {EMBEDDED}"
         )
     return str(model)
 
@@ -162,7 +194,7 @@ def _failure(model: str | Path | None, source: str, error: BaseException) -> Mod
             f"{source}: the converted copy of {EMBEDDED} cannot be loaded ({one_line(error)}); remove this folder, and "
             "it is converted again"
         )
-    if Path(source).is_dir():
+    if is_dir(Path(source)):
         return ModelError(
             f"{model}: cannot be loaded ({one_line(error)}); expected a causal language model with its tokenizer, saved "
             "whole by save_pretrained as safetensors"
@@ -220,14 +252,17 @@ def load_base(
                 dtype=dtype,
                 attn_implementation=attn_implementation,
                 use_safetensors=True,
+                output_loading_info=True,
                 **options,
                 **_placement(device, model_kwargs),
             )
+            _check_weights(*loaded)
     except Exception as error:  # a damaged folder makes the libraries raise almost anything
         raise _failure(model, source, error) from error
-    if "device_map" not in model_kwargs and loaded.device.type != pick_device(device).type:
-        loaded = loaded.to(pick_device(device))
-    return loaded.eval().requires_grad_(False), tokenizer
+    base = loaded[0]
+    if "device_map" not in model_kwargs and base.device.type != pick_device(device).type:
+        base = base.to(pick_device(device))
+    return base.eval().requires_grad_(False), tokenizer
 
 
 def _placement(device: str | torch.device, model_kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import tomllib
 import types
 import typing
 from pathlib import Path
@@ -18,6 +17,7 @@ import tomli_w
 
 from promptlora.errors import ConfigError, PromptLoRAError
 from promptlora.files import replacing_file
+from promptlora.reading import is_file, read_toml
 
 T = TypeVar("T")
 
@@ -64,6 +64,8 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
     Raises:
         ConfigError: An unknown key (the nearest known one is named), a missing key or a wrong type.
     """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where or kind.__name__}={_short(values)}; expected a table of settings")
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""
@@ -86,7 +88,7 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}={value!r}; expected a table [{where}]")
+            raise ConfigError(f"{where}={_short(value)}; expected a table [{where}]")
         return from_dict(hint, value, where)
     if isinstance(hint, types.UnionType):  # a value, or a list of them
         several = [one for one in typing.get_args(hint) if typing.get_origin(one) is tuple]
@@ -101,8 +103,44 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         except OverflowError as error:
             raise ConfigError(f"{where} is too large a whole number; expected a float") from error
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{where}={value!r} is a {type(value).__name__}; expected {hint.__name__}")
+        raise ConfigError(f"{where}={_short(value)} is a {type(value).__name__}; expected {hint.__name__}")
     return value
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80]
+
+
+def check(owner: Any) -> None:
+    """Refuse values of another type than their field's, also where they did not come from a file.
+
+    A float for a whole number, a bool for a number and a number that is not finite are among them; a whole number
+    counts as a float.
+
+    Raises:
+        ConfigError: It names field and value.
+    """
+    kind = type(owner)
+    for name, hint in typing.get_type_hints(kind).items():
+        value = getattr(owner, name)
+        if value is None and types.NoneType in typing.get_args(hint):
+            continue
+        try:
+            _convert(hint, to_dict(value) if dataclasses.is_dataclass(value) else value, name)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (in {kind.__name__})") from error
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}={value} in {kind.__name__}; expected a finite number")
+        if isinstance(value, int) and abs(value) >= 1 << 53:
+            raise ConfigError(f"{name}={str(value)[:40]} in {kind.__name__}; expected a smaller number")
+
+
+def at_most(owner: object, most: int, *names: str) -> None:
+    """Refuse fields above a bound that only a slip of the pen exceeds, before memory is asked for."""
+    for name in names:
+        value = getattr(owner, name)
+        if value > most:
+            raise ConfigError(f"{name}={value} in {type(owner).__name__}; expected at most {most}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -117,14 +155,9 @@ def load_toml(kind: type[T], path: str | Path) -> T:
         ConfigError: No such file, not TOML, or values that do not fit.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise ConfigError(f"{path}: no such file; expected a TOML configuration")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also of text that is not UTF-8, and of numbers beyond Python's limit
-        raise ConfigError(f"{path}: not TOML ({error}); mend that place") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML configuration") from error
+    values = read_toml(path, ConfigError)
     try:
         return from_dict(kind, values)
     except ConfigError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 import typer
 
@@ -24,7 +25,9 @@ from promptlora.cli.train import train
 from promptlora.cli.ui import ui
 from promptlora.cli.wordings import wordings
 from promptlora.cli.write import generate, run
-from promptlora.errors import PromptLoRAError
+from promptlora.errors import PromptLoRAError, one_line
+
+_NO_MEMORY = "not enough memory for this; choose a smaller model, batch or rank"
 
 app = typer.Typer(
     name="promptlora",
@@ -55,6 +58,17 @@ def _start(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code is 0, 2 for bad input, 130 for Ctrl-C."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _open_streams()
+    code = _run(arguments)
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # also a reader of our output that has gone
+        _discard_output()
+        return code or (0 if isinstance(error, BrokenPipeError) else fail(_told(error)))
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="promptlora")
     except (typer.Abort, KeyboardInterrupt):
@@ -65,6 +79,38 @@ def main(arguments: list[str] | None = None) -> int:
     except PromptLoRAError as error:
         return fail(str(error))
     except BrokenPipeError:  # the reader of our output has gone
-        sys.stderr.close()
+        _discard_output()
         return 0
+    except OSError as error:
+        _discard_output()
+        return fail(_told(error))
+    except MemoryError:
+        return fail(_NO_MEMORY)
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        return fail(f"{_NO_MEMORY} ({one_line(error)})")
     return int(code or 0)
+
+
+def _told(error: OSError) -> str:
+    """What the system refused, with the file where it names one; else it was our output."""
+    where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "standard output"
+    return f"{where[:200]}: {error.strerror or error}. Fix: choose another path, or free some space."
+
+
+def _open_streams() -> None:
+    """Give a closed standard stream a place to write to; a path whose bytes are no UTF-8 is written escaped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 (until the end)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Let what is left in the buffer of standard output go nowhere: Python would try to write it once more at its end."""
+    if sys.stdout is sys.__stdout__:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from promptlora.cli.console import (
+    MOST_TOKENS,
     Base,
     Device,
     Dtype,
@@ -17,7 +18,9 @@ from promptlora.cli.console import (
     Prompt,
     PromptFile,
     err,
+    finite,
     load,
+    read_line,
     read_prompt,
     size,
 )
@@ -29,8 +32,8 @@ _HELP = "/base answers without the adapter, /adapted with it, /reset forgets the
 def chat(
     prompt: Prompt = None,
     prompt_file: PromptFile = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, callback=finite, help="0 is greedy.")] = 0.0,
     hypernetwork: Hypernetwork = None,
     base: Base = None,
     dtype: Dtype = "float32",
@@ -43,17 +46,24 @@ def chat(
 
     Example: **promptlora chat --prompt "Answer with one word."**
     """
-    lm = load(hypernetwork, base, dtype, device, force)
-    lora = lm.adapt(read_prompt(prompt, prompt_file))
+    if prompt_file == "-":
+        raise PromptError("chat --prompt-file -: standard input is the conversation; expected --prompt or a file")
+    instruction = read_prompt(prompt, prompt_file)
+    lm = load(hypernetwork, base, dtype, device, force, prompts=[instruction])
+    lora = lm.adapt(instruction)
     err.print(f"adapter of {size(lora.nbytes)} is on; {_HELP}", highlight=False)
     options: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {}
     messages: list[dict[str, str]] = []
     adapted = True
     while True:
-        if sys.stdin.isatty():
+        if sys.stdin is not None and sys.stdin.isatty():
             err.print("[bold]you:[/] ", end="")
-        line = sys.stdin.readline()
-        if not line or line.strip() == "/quit":
+        try:
+            line = read_line()
+        except PromptError as error:
+            err.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
+            continue
+        if line is None or line.strip() == "/quit":
             return
         text = line.strip()
         if text in ("/base", "/adapted"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,10 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from promptlora.errors import ConfigError, PromptError
+from promptlora.errors import ConfigError, PromptError, one_line
+from promptlora.reading import decode, is_dir, read_text
 
 if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA
+
+_PROMPT_BYTES = 16 << 20
 
 out = Console()
 err = Console(stderr=True)
@@ -30,6 +35,9 @@ Device = Annotated[
     str, typer.Option(help="Where it runs: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1, mps.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Take a hypernetwork that was trained for another base.")]
+MOST_TOKENS = 1 << 20  # what an option may ask for; the base says what it takes
+MOST_ROWS = 1 << 16
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt that becomes the adapter.")]
 PromptFile = Annotated[
@@ -49,21 +57,82 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_prompt(prompt: str | None, file: str | None) -> str:
-    """The prompt from the option or the file; exactly one of them.
+def finite(value: float | None) -> float | None:
+    """The value of an option, which ``nan`` and ``inf`` are not.
 
     Raises:
-        PromptError: None or both, or a file that cannot be read.
+        ConfigError: Not a finite number.
+    """
+    if value is not None and not math.isfinite(value):
+        raise ConfigError(f"an option is {value}. Expected a finite number.")
+    return value
+
+
+def read_prompt(prompt: str | None, file: str | None) -> str:
+    """The prompt from the option or the file; exactly one of them, and not empty.
+
+    Raises:
+        PromptError: None or both, an empty one, or a file that cannot be read.
     """
     if (prompt is None) == (file is None):
         raise PromptError('expected one of --prompt "…" and --prompt-file FILE')
-    if prompt is not None:
-        return prompt
+    if prompt is None:
+        prompt = _standard_input() if file == "-" else read_text(Path(str(file)), PromptError, longest=_PROMPT_BYTES)
+    if not prompt.strip():
+        raise PromptError(f"prompt {prompt[:40]!r} is empty; expected an instruction, a system prompt or a document")
+    return prompt
+
+
+def _standard_input() -> str:
+    """All of standard input as text; of one without bytes (a notebook's, a test's) as it is."""
+    if sys.stdin is None:
+        raise PromptError("--prompt-file -: standard input is closed; expected a prompt there")
+    raw = getattr(sys.stdin, "buffer", None)
     try:
-        with sys.stdin if file == "-" else open(str(file), encoding="utf-8") as handle:  # noqa: PTH123 (- is stdin)
-            return handle.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"--prompt-file {file}: cannot be read ({error}); expected a text file in UTF-8") from error
+        if raw is None:
+            return sys.stdin.read()
+        data = raw.read(_PROMPT_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise PromptError(f"--prompt-file -: cannot be read ({error}); expected a prompt there") from error
+    if len(data) > _PROMPT_BYTES:
+        raise PromptError(f"--prompt-file -: longer than {_PROMPT_BYTES} bytes; expected a prompt")
+    return decode(data, "--prompt-file -", PromptError)
+
+
+def read_line() -> str | None:
+    """The next line of standard input without its end; None where it ends or is closed.
+
+    Raises:
+        PromptError: Bytes that are not UTF-8.
+    """
+    if sys.stdin is None:
+        return None
+    raw = getattr(sys.stdin, "buffer", None)
+    line = sys.stdin.readline() if raw is None else decode(raw.readline(), "the line", PromptError)
+    return line.rstrip("\n") if line else None
+
+
+def check_prompts(hypernetwork: str | None, base: str | None, prompts: Sequence[str]) -> None:
+    """Refuse prompts that the encoder does not take, before the base is loaded.
+
+    Raises:
+        PromptError: An empty prompt, or one that is too long.
+        CheckpointError: A hypernetwork that cannot be read.
+        ModelError: A base without a tokenizer.
+    """
+    from promptlora.adapt.prompt_lora import shipped_hypernetwork
+    from promptlora.hypernet.network import read_config
+    from promptlora.models import load_tokenizer
+    from promptlora.text import encode_prompt
+
+    folder = Path(hypernetwork) if hypernetwork else shipped_hypernetwork()
+    if hypernetwork and not is_dir(folder):  # of the hub: told when it is there
+        return
+    longest = read_config(folder).max_prompt_tokens
+    doubtful = {p for p in prompts if len(p.encode(errors="replace")) > longest or not p.strip()}
+    tokenizer = load_tokenizer(base) if doubtful else None
+    for prompt in doubtful:
+        encode_prompt(tokenizer, prompt, longest)  # type: ignore[arg-type]
 
 
 def dtype_named(name: str) -> Any:
@@ -89,13 +158,15 @@ def check_device(device: str) -> str:
 
     from promptlora.models import pick_device
 
+    if device.partition(":")[0] == "meta":
+        raise ConfigError(f"--device {device}: holds no weights; expected cpu, or a device that this machine has")
     try:
         device = str(pick_device(device))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
+        first = one_line(error)
         raise ConfigError(
-            f"--device {device}: not on this machine ({first}); expected auto, cpu, or a device it has"
+            f"--device {device[:40]}: not on this machine ({first}); expected auto, cpu, or a device it has"
         ) from error
     return device
 
@@ -108,12 +179,22 @@ def working(text: str) -> Iterator[Any]:
 
 
 def load(
-    hypernetwork: str | None, base: str | None, dtype: str, device: str, force: bool, *, attention: str | None = None
+    hypernetwork: str | None,
+    base: str | None,
+    dtype: str,
+    device: str,
+    force: bool,
+    *,
+    attention: str | None = None,
+    prompts: Sequence[str] = (),
 ) -> PromptLoRA:
-    """Load base and hypernetwork, with progress on standard error."""
+    """Load base and hypernetwork, with progress on standard error; ``prompts`` are checked before the base is loaded."""
     with working("loading PyTorch and transformers") as say:
         from promptlora.adapt.prompt_lora import PromptLoRA
 
+        dtype_named(dtype)
+        check_device(device)
+        check_prompts(hypernetwork, base, prompts)
         return PromptLoRA.from_pretrained(
             hypernetwork,
             base,

@@ -16,7 +16,21 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from promptlora.cli.console import Base, Device, Dtype, Force, Hypernetwork, Json, load, out, print_json, size, working
+from promptlora.cli.console import (
+    MOST_TOKENS,
+    Base,
+    Device,
+    Dtype,
+    Force,
+    Hypernetwork,
+    Json,
+    load,
+    out,
+    print_json,
+    size,
+    working,
+)
+from promptlora.files import check_output
 
 if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA
@@ -46,7 +60,7 @@ def demo(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Keep the PEFT folder here; else a temporary folder.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer in tokens.")] = 32,
     hypernetwork: Hypernetwork = None,
     base: Base = None,
     dtype: Dtype = "float32",
@@ -58,6 +72,8 @@ def demo(
 
     Example: **promptlora demo -o plural/**
     """
+    if output is not None:
+        check_output(output)
     lm = load(hypernetwork, base, dtype, device, force)
     prompts, inputs = [p for p, _ in EXAMPLES], [x for _, x in EXAMPLES]
     with working("reading three prompts and writing three adapters") as say:

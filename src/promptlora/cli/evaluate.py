@@ -9,6 +9,8 @@ import typer
 from rich.markdown import Markdown
 
 from promptlora.cli.console import (
+    MOST_ROWS,
+    MOST_TOKENS,
     Base,
     Device,
     Dtype,
@@ -16,12 +18,15 @@ from promptlora.cli.console import (
     Hypernetwork,
     Json,
     err,
+    finite,
     load,
     out,
     print_json,
     progress_bar,
     working,
 )
+from promptlora.errors import OutputError
+from promptlora.files import check_output
 
 
 def evaluate(
@@ -38,15 +43,22 @@ def evaluate(
         ),
     ] = "base,in_context,adapter,wrong_prompt,static",
     examples: Annotated[
-        int, typer.Option(min=1, help="Examples per prompt, from other rows of its task, in conditions with examples.")
+        int,
+        typer.Option(
+            min=1, max=64, help="Examples per prompt, from other rows of its task, in conditions with examples."
+        ),
     ] = 3,
     rows_per_task: Annotated[int | None, typer.Option(min=1, help="Score only the first rows of each task.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 32,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows that run at once.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the controls, the examples and the bootstrap.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer in tokens.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="Rows that run at once.")] = 50,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the controls, the examples and the bootstrap.")
+    ] = 0,
     vectors: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Factor of the function vectors; by default the hypernetwork's own setting."),
+        typer.Option(
+            min=0.0, callback=finite, help="Factor of the function vectors; by default the hypernetwork's own setting."
+        ),
     ] = None,
     reuse: Annotated[
         Path | None,
@@ -66,6 +78,9 @@ def evaluate(
 
     Example: **promptlora eval heldout.jsonl.gz -o results/heldout**
     """
+    if not output.strip():
+        raise OutputError("output folder '': it is empty. Expected a path. Fix: pass a folder")
+    check_output(Path(output), reuse=True)
     with working("reading rows"):
         from promptlora import evaluate as evaluation
 
@@ -74,7 +89,7 @@ def evaluate(
             result = evaluation.rescore(rows, output, other=other)
             result.write(Path(output))
     if not report:
-        lm = load(hypernetwork, base, dtype, device, force)
+        lm = load(hypernetwork, base, dtype, device, force, prompts=sorted({row.prompt for row in rows}))
         with progress_bar() as progress:
             bars = {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_library
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +34,8 @@ from promptlora.cli.inspection import (
     print_space,
 )
 from promptlora.errors import AttentionError, DataError, OutputError
+from promptlora.files import check_output, replacing_file
+from promptlora.reading import is_dir, json_lines, read_text
 
 if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA
@@ -57,7 +58,7 @@ def inspect(
         str | None,
         typer.Option(help="With --ablate: rows of {prompt, input, outputs}, or texts one a line, as inputs."),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="With --data: how many of the first rows.")] = 8,
+    rows: Annotated[int, typer.Option(min=1, max=1 << 20, help="With --data: how many of the first rows.")] = 8,
     space: Annotated[
         Path | None, typer.Option(help="Compare adapters: a file with a prompt a line, or JSONL of {prompt, task}.")
     ] = None,
@@ -80,20 +81,23 @@ def inspect(
     """
     _check_options(text, prompt, prompt_file, ablate, data, space, token, layer, head)
     if output is not None:
-        _check_output(output, overwrite)
+        check_output(output, overwrite=overwrite, folder=False)
+        if not is_dir(output.parent):
+            raise OutputError(f"{output}: no such folder as {output.parent}; create it first")
     if space is not None:
         prompts, groups = read_prompts(space)
-        lm = load(hypernetwork, base, dtype, device, force)
+        lm = load(hypernetwork, base, dtype, device, force, prompts=prompts)
         _inspect_space(lm, prompts, groups, output, json)
         return
     instruction = None if prompt is None and prompt_file is None else read_prompt(prompt, prompt_file)
     if ablate:
         inputs = [({"input": text}, "")] if data is None else read_inputs(data, rows, needs_prompt=instruction is None)
-        lm = load(hypernetwork, base, dtype, device, force)
+        own = [prompt for _, prompt in inputs] if instruction is None else [instruction]
+        lm = load(hypernetwork, base, dtype, device, force, prompts=own)
         _inspect_ablation(lm, instruction, inputs, raw, output, json)
         return
     assert text is not None
-    lm = load(hypernetwork, base, dtype, device, force)
+    lm = load(hypernetwork, base, dtype, device, force, prompts=[] if instruction is None else [instruction])
     _inspect_token(lm, instruction, text, token, layer, head, raw, output, json)
 
 
@@ -131,36 +135,19 @@ def _check_options(
         raise AttentionError("nothing to look at; expected a TEXT, --ablate or --space FILE")
 
 
-def _check_output(path: Path, overwrite: bool) -> None:
-    if path.is_dir() or (path.exists() and not overwrite):
-        what = "is a folder" if path.is_dir() else "exists already"
-        raise OutputError(f"{path}: {what}; expected a new file; choose another path or pass --overwrite")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: no such folder as {path.parent}; create it first")
-
-
 def _write_page(path: Path | None, page: str) -> None:
     if path is None:
         return
-    from promptlora.files import replacing_file
-
-    try:
-        with replacing_file(path) as temporary:
-            temporary.write_text(page, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}); choose another path") from error
+    with replacing_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="replace")
     err.print(f"wrote {escape(str(path))}", highlight=False)
 
 
 # --- what files hold ---------------------------------------------------------------------------------------
 
 
-def _lines(path: Path, what: str) -> list[tuple[int, str]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); expected {what}") from error
-    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in read_text(path, DataError).splitlines() if line.strip()]
 
 
 def read_prompts(path: Path) -> tuple[list[str], list[str] | None]:
@@ -172,19 +159,15 @@ def read_prompts(path: Path) -> tuple[list[str], list[str] | None]:
     Raises:
         DataError: A file that cannot be read, a line that does not fit, or fewer than two prompts.
     """
-    found: dict[str, str] = {}
-    for number, line in _lines(path, "a prompt a line"):
-        if path.suffix != ".jsonl":
-            found.setdefault(line, "")
-            continue
-        try:
-            value = json_library.loads(line)
-        except json_library.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: not JSON ({error.msg}); expected an object with a prompt") from error
-        given = value.get("prompt") if isinstance(value, dict) else None
-        if not isinstance(given, str) or not given.strip():
-            raise DataError(f"{path}:{number}: prompt={given!r}; expected a text")
-        found.setdefault(given, str(value.get("task") or ""))
+    if path.suffix != ".jsonl":
+        found = dict.fromkeys(_lines(path), "")
+    else:
+        found = {}
+        for number, _, value in json_lines(path, DataError):
+            given = value.get("prompt") if isinstance(value, dict) else None
+            if not isinstance(given, str) or not given.strip():
+                raise DataError(f"{path}:{number}: prompt={repr(given)[:80]}; expected a text")
+            found.setdefault(given, str(value.get("task") or ""))
     if len(found) < 2:
         raise DataError(f"{path}: {len(found)} prompts; expected two or more, one a line")
     return list(found), list(found.values()) if any(found.values()) else None
@@ -203,7 +186,7 @@ def read_inputs(source: str, count: int, *, needs_prompt: bool) -> list[tuple[di
     if path.suffix == ".txt":
         if needs_prompt:
             raise DataError(f'{path}: a text file has inputs alone; expected --prompt "…" with it, or rows in JSONL')
-        lines = [({"input": line}, "") for _, line in _lines(path, "an input a line")[:count]]
+        lines = [({"input": line}, "") for line in _lines(path)[:count]]
         if not lines:
             raise DataError(f"{path}: empty; expected an input a line")
         return lines

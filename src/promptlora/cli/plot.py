@@ -11,6 +11,7 @@ import typer
 
 from promptlora.cli.console import Json, out, print_json
 from promptlora.errors import OutputError
+from promptlora.files import check_output, replacing_file
 
 _PANELS = {
     "loss": ("loss", "validation_loss", "validation_static", "validation_wrong", "validation_in_context"),
@@ -34,6 +35,9 @@ def plot(
     """
     from promptlora.train.checkpoints import read_metrics
 
+    if output is not None:
+        check_output(output, overwrite=True, folder=False)
+        _kind(output)
     lines = read_metrics(run)
     if json:
         print_json(list(lines))
@@ -44,6 +48,13 @@ def plot(
     if output is not None:
         draw(lines, output)
         out.print(f"{output}", highlight=False)
+
+
+def _kind(path: Path) -> str:
+    kind = path.suffix.removeprefix(".")
+    if kind not in ("svg", "png", "pdf"):
+        raise OutputError(f"{path}: {path.suffix or 'no suffix'}; expected .svg, .png or .pdf")
+    return kind
 
 
 def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
@@ -57,11 +68,7 @@ def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise OutputError("matplotlib is not installed; run `pip install 'promptlora[plot]'`") from error
-    from promptlora.files import replacing_file
-
-    kind = path.suffix.removeprefix(".")
-    if kind not in ("svg", "png", "pdf"):
-        raise OutputError(f"{path}: {path.suffix or 'no suffix'}; expected .svg, .png or .pdf")
+    kind = _kind(path)
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     backend_agg.FigureCanvasAgg(figure)
     for axes, (title, names) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):

@@ -18,7 +18,7 @@ from rich.table import Table
 from promptlora.cli.console import Json, out, print_json, progress_bar
 from promptlora.data.synthetic import SyntheticTask, categories, family_names, make_tasks
 from promptlora.errors import OutputError
-from promptlora.files import replacing_file
+from promptlora.files import check_output, replacing_file
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 
@@ -59,6 +59,8 @@ def synth(
     elif output is None:
         raise OutputError("--output: missing. Expected a file for the rows. Fix: pass -o rows.jsonl.gz.")
     else:
+        for path in (output, *([] if wordings is None else [wordings])):
+            check_output(path, overwrite=True, folder=False)
         made = make_tasks(tasks, rows=rows, seed=seed, exclude=exclude or ())
         counted = _write(made, tasks, output, wordings)
         if json:

@@ -22,9 +22,9 @@ def targets(
     plan: Annotated[
         bool, typer.Option("--plan", help="Add the scale on paper: parameters, memory, operations.")
     ] = False,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters that are counted.")] = 16,
-    context_size: Annotated[int, typer.Option(min=4, help="Context width of the hypernetwork.")] = 2048,
-    bottleneck: Annotated[int, typer.Option(min=1, help="Inner width of lowrank heads.")] = 64,
+    rank: Annotated[int, typer.Option(min=1, max=1 << 16, help="Rank of the adapters that are counted.")] = 16,
+    context_size: Annotated[int, typer.Option(min=4, max=1 << 20, help="Context width of the hypernetwork.")] = 2048,
+    bottleneck: Annotated[int, typer.Option(min=1, max=1 << 20, help="Inner width of lowrank heads.")] = 64,
     dtype: Annotated[str, typer.Option(help="Dtype of the adapters: float32 or bfloat16.")] = "bfloat16",
     roles: Annotated[
         str, typer.Option(help="Comma-separated parts; besides q, k, v, o a model may have z, b, a, gate.")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +21,9 @@ from rich.progress import (
 
 from promptlora.cli.console import Base, Device, Json, check_device, dtype_named, err, out, print_json, size, working
 from promptlora.errors import ConfigError
+from promptlora.files import check_output
+from promptlora.reading import parse_json
+from promptlora.signals import stopping
 
 if TYPE_CHECKING:
     from promptlora.teacher import OnlineTeacher, VllmTeacher
@@ -64,7 +64,7 @@ def teach(
         str, typer.Option(help="Dtype of the teacher: float32 or bfloat16; its head is float32.")
     ] = "float32",
     device: Device = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; by default all cores.")] = None,
     json: Json = False,
 ) -> None:
     """Cache a teacher's log-probabilities of answers, the prompt in its context, to distil from with `train`.
@@ -77,8 +77,9 @@ def teach(
     if backend not in ("transformers", "vllm"):
         raise ConfigError(f"--backend {backend}: expected transformers or vllm")
     torch_dtype = dtype_named(dtype)
+    check_output(output, reuse=True)
     with ExitStack() as stack:
-        check = stack.enter_context(_stopping())
+        stopped = stack.enter_context(stopping(at_once=True))
         with working("loading PyTorch and transformers") as say:
             import torch
 
@@ -94,20 +95,21 @@ def teach(
 
             if threads:
                 torch.set_num_threads(threads)
+            chosen: dict[str, Any] = {
+                "top_k": top_k,
+                "answers": answers,
+                "place": place,
+                "max_input_tokens": max_input_tokens,
+                "max_answer_tokens": max_answer_tokens,
+                "rows_per_shard": rows_per_shard,
+            }
+            TeachConfig(**chosen)  # a wrong setting is told before anything is read
             say("reading rows")
             rows = read_rows(data, split, labelled=answers == "data")
             if rows_per_task:
                 rows = first_of_each_task(rows, rows_per_task)
             name = teacher or base or models.EMBEDDED
-            config = TeachConfig(
-                top_k=top_k,
-                answers=answers,
-                place=place,
-                max_input_tokens=max_input_tokens,
-                max_answer_tokens=max_answer_tokens,
-                max_tokens=max_tokens or _longest(models.load_config(name, say), backend),
-                rows_per_shard=rows_per_shard,
-            )
+            config = TeachConfig(**chosen, max_tokens=max_tokens or _longest(models.load_config(name, say), backend))
             model, tokenizer = models.load_base(
                 name, dtype=torch_dtype, device="cpu" if backend == "vllm" else check_device(device), progress=say
             )
@@ -139,7 +141,8 @@ def teach(
 
             def progress(stage: str, done: int, count: int) -> None:
                 show(stage, done, count)
-                check()
+                if stopped():
+                    raise KeyboardInterrupt
 
             try:
                 taught = run(asked, student, rows, output, config, fingerprint=fingerprint, on_progress=progress)
@@ -161,47 +164,15 @@ def teach(
 
 
 def _vllm_options(text: str) -> dict[str, Any]:
-    try:
-        options = jsonlib.loads(text)
-        if isinstance(options, dict):
-            return options
-    except ValueError:
-        pass
-    raise ConfigError(f'--vllm-options {text}: expected a JSON object, such as {{"tensor_parallel_size": 2}}')
+    options = parse_json(text, "--vllm-options", ConfigError)
+    if not isinstance(options, dict):
+        raise ConfigError(f'--vllm-options {text[:80]}: expected a JSON object, such as {{"tensor_parallel_size": 2}}')
+    return options
 
 
 def _longest(config: Any, backend: str) -> int:
     """What a teacher takes, in tokens; vLLM wants room for one that it writes."""
     return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 4096) - (backend == "vllm")
-
-
-@contextmanager
-def _stopping() -> Iterator[Callable[[], None]]:
-    """Ctrl-C and SIGTERM are KeyboardInterrupt inside; what it yields raises it again.
-
-    Python drops an exception that a signal raises inside a finaliser or a library's callback: it is asked for once
-    more where the run reports.
-    """
-    asked: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if asked:
-            raise KeyboardInterrupt
-
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread
-        yield check
-        return
-    try:
-        yield check
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

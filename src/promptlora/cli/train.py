@@ -11,7 +11,8 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from promptlora.cli.console import Json, err, out, print_json, working
+from promptlora.cli.console import Json, err, finite, out, print_json, working
+from promptlora.files import check_output
 
 if TYPE_CHECKING:
     from promptlora.train import Trainer
@@ -26,9 +27,10 @@ def train(
     ] = False,
     until: Annotated[int | None, typer.Option(min=1, help="Stop after this step, with a checkpoint.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Stop after so many minutes, with a checkpoint; --resume goes on.")
+        float | None,
+        typer.Option(min=0.0, callback=finite, help="Stop after so many minutes, with a checkpoint; --resume goes on."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; by default all cores.")] = None,
     json: Json = False,
 ) -> None:
     """Train a hypernetwork: progress, checkpoints, TensorBoard, and the trained folder `final/` at the end.
@@ -43,6 +45,7 @@ def train(
     from promptlora.train.config import TrainConfig
 
     values = load_toml(TrainConfig, config)  # a wrong file is told before anything is loaded
+    check_output(Path(values.output), reuse=True)
     with working("loading PyTorch and transformers") as say:
         import torch
 

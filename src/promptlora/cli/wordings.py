@@ -12,6 +12,7 @@ import typer
 
 from promptlora.cli.console import Json, err, print_json, working
 from promptlora.errors import ConfigError
+from promptlora.files import check_output, replacing_file
 
 
 def wordings(
@@ -20,7 +21,7 @@ def wordings(
         typer.Argument(help="Rows: JSONL, JSONL.gz, Parquet, a folder of them, or a dataset id; one or more."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .jsonl or .jsonl.gz.")],
-    count: Annotated[int, typer.Option(min=1, help="Wordings per prompt, at most.")] = 12,
+    count: Annotated[int, typer.Option(min=1, max=1 << 12, help="Wordings per prompt, at most.")] = 12,
     seed: Annotated[int, typer.Option(help="Another seed gives other wordings.")] = 0,
     split: Annotated[str, typer.Option(help="Keep rows whose split is this; empty keeps all.")] = "train",
     json: Json = False,
@@ -31,10 +32,10 @@ def wordings(
     """
     if not output.name.endswith((".jsonl", ".jsonl.gz")):
         raise ConfigError(f"--output {output}: unknown format. Expected .jsonl or .jsonl.gz. Fix: rename the file.")
+    check_output(output, overwrite=True, folder=False)
     with working("reading rows") as say:
         from promptlora.data import one_prompt_a_task, read_rows
         from promptlora.data.wordings import wordings as make
-        from promptlora.files import replacing_file
 
         rows = one_prompt_a_task([row for source in data for row in read_rows(source, split)])
         prompts = {row.task: row.prompt for row in rows}

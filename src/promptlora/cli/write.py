@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from promptlora.cli.console import (
+    MOST_ROWS,
+    MOST_TOKENS,
     Base,
     Device,
     Dtype,
@@ -28,7 +30,8 @@ from promptlora.cli.console import (
     size,
     working,
 )
-from promptlora.errors import ConfigError, OutputError
+from promptlora.errors import ConfigError
+from promptlora.files import check_output
 
 
 def generate(
@@ -39,7 +42,9 @@ def generate(
     pad_rank: Annotated[
         str | None, typer.Option(help="Pad with zeros to this rank; auto is the next one that vLLM accepts.")
     ] = None,
-    compress: Annotated[int | None, typer.Option(min=1, help="Cut to this rank by truncated SVD.")] = None,
+    compress: Annotated[
+        int | None, typer.Option(min=1, max=MOST_ROWS, help="Cut to this rank by truncated SVD.")
+    ] = None,
     hypernetwork: Hypernetwork = None,
     base: Base = None,
     dtype: Dtype = "float32",
@@ -52,11 +57,14 @@ def generate(
     Example: **promptlora generate --prompt "Translate to Spanish." -o spanish/**
     """
     text = read_prompt(prompt, prompt_file)
-    if pad_rank is not None and pad_rank != "auto" and not pad_rank.isdigit():
+    if (
+        pad_rank is not None
+        and pad_rank != "auto"
+        and not (pad_rank.isascii() and pad_rank.isdigit() and len(pad_rank) < 6)
+    ):
         raise ConfigError(f"--pad-rank {pad_rank}: expected auto or a whole number, such as 16")
-    if output.exists() and not overwrite and not (output.is_dir() and not any(output.iterdir())):
-        raise OutputError(f"{output}: exists already; expected a new folder; choose another path or pass --overwrite")
-    lm = load(hypernetwork, base, dtype, device, force)
+    check_output(output, overwrite=overwrite)
+    lm = load(hypernetwork, base, dtype, device, force, prompts=[text])
     from promptlora.models import EMBEDDED
 
     with working("writing the adapter"):
@@ -79,6 +87,7 @@ def generate(
             f"{escape(str(output))}: rank {report.rank} for {len(lora)} projections, {size(report.bytes)}, adapter "
             f"written in {seconds:.2f} s",
             highlight=False,
+            soft_wrap=True,
         )
         if compress:
             out.print(f"relative error of the update: {report.relative_error:.2e}", highlight=False)
@@ -88,7 +97,7 @@ def run(
     text: Annotated[str, typer.Argument(help="The input.", metavar="INPUT")],
     prompt: Prompt = None,
     prompt_file: PromptFile = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer in tokens.")] = 64,
     hypernetwork: Hypernetwork = None,
     base: Base = None,
     dtype: Dtype = "float32",
@@ -101,7 +110,7 @@ def run(
     Example: **promptlora run --prompt "Answer with one word: positive or negative." "I loved it"**
     """
     instruction = read_prompt(prompt, prompt_file)
-    lm = load(hypernetwork, base, dtype, device, force)
+    lm = load(hypernetwork, base, dtype, device, force, prompts=[instruction])
     with working("writing the adapter") as say:
         started = time.perf_counter()
         lora = lm.adapt(instruction)

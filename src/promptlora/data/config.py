@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from promptlora.errors import ConfigError
-from promptlora.settings import not_negative, one_of, positive
+from promptlora.settings import check, not_negative, one_of, positive
 
 ORDERS = ("rows", "tasks")
 _SHARES = ("paraphrase_share", "in_context_share", "examples_share", "default_system_share", "no_system_share")
@@ -61,6 +61,7 @@ class DataConfig:
     max_answer_tokens: int = 256
 
     def __post_init__(self) -> None:
+        check(self)
         positive(self, "max_input_tokens", "max_answer_tokens", "max_context_tokens", "cluster")
         one_of(self, "order", ORDERS)
         for name in _SHARES:

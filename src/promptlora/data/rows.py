@@ -5,17 +5,15 @@ It knows files and data sets; nothing of tokenizers, batches or models.
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from promptlora.errors import DataError
+from promptlora.errors import DataError, one_line
+from promptlora.reading import is_dir, is_file, json_lines, reason_of
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
@@ -40,7 +38,10 @@ class Row:
 def _row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Row:
     for key in ("prompt", "input"):
         if not isinstance(values.get(key), str):
-            raise DataError(f"{where}: {key}={values.get(key)!r}; expected a text; add it to the row")
+            raise DataError(f"{where}: {key}={repr(values.get(key))[:80]}; expected a text; add it to the row")
+    for key in ("task", "document", "metric", "split", "category"):
+        if not isinstance(values.get(key) or "", (str, int)):
+            raise DataError(f"{where}: {key}={repr(values[key])[:80]}; expected a text")
     outputs = values.get("outputs")
     if isinstance(outputs, str):
         outputs = [outputs]
@@ -49,20 +50,18 @@ def _row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Row:
     if outputs is None and not labelled:
         outputs = []
     elif not outputs or not all(isinstance(o, str) and o.strip() for o in outputs):
-        raise DataError(f"{where}: outputs={values.get('outputs')!r}; expected a list of one or more non-empty texts")
+        raise DataError(
+            f"{where}: outputs={repr(values.get('outputs'))[:80]}; expected a list of one or more non-empty texts"
+        )
     if not values["prompt"].strip():
         raise DataError(f"{where}: prompt is empty; expected an instruction")
     task = values.get("task") or values.get("document") or values["prompt"]
     metric = values.get("metric") or "rougeL"
     if metric not in ("exact_match", "rougeL"):
-        raise DataError(f"{where}: metric={metric!r}; expected exact_match or rougeL")
-    for key, text in (("prompt", values["prompt"]), ("input", values["input"]), *(("outputs", o) for o in outputs)):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{where}: {key} holds half a surrogate pair ({error.reason}); expected Unicode text"
-            ) from error
+        raise DataError(f"{where}: metric={repr(metric)[:80]}; expected exact_match or rougeL")
+    texts = {"prompt": values["prompt"], "input": values["input"], "task": str(task)}
+    for key, text in (*texts.items(), *(("outputs", o) for o in outputs)):
+        check_unicode(text, f"{where}: {key}")
     return Row(
         task=str(task),
         prompt=values["prompt"],
@@ -75,17 +74,20 @@ def _row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Row:
     )
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    number = 0
+def check_unicode(text: str, where: str) -> None:
+    """Refuse half of a surrogate pair, which no tokenizer and no file takes.
+
+    Raises:
+        DataError: It names the place.
+    """
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"{path}:{number}", json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{number}: not JSON ({error.msg}); expected one object a line") from error
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read after line {number} ({error}); fetch it again") from error
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} holds half a surrogate pair ({error.reason}); expected Unicode text") from error
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    return ((f"{path}:{number}", value) for number, _, value in json_lines(path, DataError))
 
 
 def read_rows(source: str | Path, split: str = "", *, labelled: bool = True) -> list[Row]:
@@ -101,11 +103,14 @@ def read_rows(source: str | Path, split: str = "", *, labelled: bool = True) -> 
         DataError: A missing file, a row that lacks something (the line is named), or no row left.
     """
     path = Path(source)
-    if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
+    if is_dir(path):
+        try:
+            files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({reason_of(error)}). Expected a folder of data.") from error
         if not files:
             raise DataError(f"{path}: no data in this folder; expected {', '.join(_SUFFIXES)} files")
-    elif path.is_file():
+    elif is_file(path):
         if not path.name.endswith(_SUFFIXES):
             raise DataError(f"{path}: {path.suffix or 'no suffix'}; expected one of {', '.join(_SUFFIXES)}")
         files = [path]
@@ -131,14 +136,14 @@ def read_rows(source: str | Path, split: str = "", *, labelled: bool = True) -> 
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow
     import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a whole Parquet file ({error}); fetch it again") from error
-    for number, values in enumerate(table.to_pylist(), 1):
+        rows = table.to_pylist()
+    except Exception as error:  # also of types that Python has no values for
+        raise DataError(f"{path}: not a whole Parquet file ({one_line(error)}); fetch it again") from error
+    for number, values in enumerate(rows, 1):
         yield f"{path} row {number}", values
 
 
@@ -163,7 +168,7 @@ def read_paraphrases(path: str | Path, tasks: Iterable[str]) -> dict[str, list[s
         DataError: A missing file or a line that does not fit (it is named).
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no such file; expected JSONL with a task and its prompts a line")
     wanted = set(tasks)
     found: dict[str, list[str]] = {}
@@ -173,6 +178,8 @@ def read_paraphrases(path: str | Path, tasks: Iterable[str]) -> dict[str, list[s
             raise DataError(f"{where}: expected an object with a task and a list of prompts")
         if not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
             raise DataError(f"{where}: a prompt of task {values['task']!r} is empty or no text; remove it")
+        for prompt in prompts:
+            check_unicode(prompt, f"{where}: a prompt")
         if values["task"] in wanted:
             found.setdefault(values["task"], []).extend(prompts)
     return found

@@ -10,7 +10,7 @@ from typing import Any
 
 from promptlora.errors import OutputError, one_line
 from promptlora.evaluate.conditions import WITHOUT_ADAPTER
-from promptlora.files import replacing_file
+from promptlora.files import append_lines, replacing_file
 
 ANSWERS_FILE = "answers.jsonl"
 _OF_ADAPTERS = ("hypernetwork", "config", "vectors", "strength")  # what answers of the base alone do not depend on
@@ -95,21 +95,16 @@ class AnswerFile:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def add(self, answers: Sequence[Answer]) -> None:
-        """Write answers at once, and keep them.
+        """Write answers at once, all or none, and keep them.
 
         Raises:
             OutputError: They cannot be written, for want of space, say. What was written before is kept.
         """
-        lines = "".join(json.dumps(vars(answer), ensure_ascii=True) + "\n" for answer in answers)
         try:
-            with self.path.open("a", encoding="utf-8") as handle:
-                handle.write(lines)
-        except OSError as error:
-            raise OutputError(
-                f"{self.path}: answers cannot be written ({error.strerror}). Expected a disk with free space. Fix: free "
-                "some and run the same command again; it resumes"
-            ) from error
-        self.answers.update(((answer.condition, answer.row), answer) for answer in answers)
+            append_lines(self.path, [json.dumps(vars(answer), ensure_ascii=True) for answer in answers])
+        except OutputError as error:
+            raise OutputError(f"{error}; run the same command again: it resumes") from error
+        self.answers.update({(answer.condition, answer.row): answer for answer in answers})
 
 
 def reuse_baselines(path: Path, identity: dict[str, Any]) -> list[Answer]:

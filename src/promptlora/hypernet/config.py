@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from promptlora.errors import ConfigError
-from promptlora.settings import not_negative, one_of, positive
+from promptlora.settings import at_most, check, not_negative, one_of, positive
 
 CORE_KINDS = ("core", "diagonal")
 HEAD_KINDS = ("full", "shared", "rankwise", "lowrank", *CORE_KINDS)
@@ -79,6 +79,11 @@ class HyperNetworkConfig:
     gate: bool | None = None
 
     def __post_init__(self) -> None:
+        check(self)
+        at_most(self, 1 << 20, "max_prompt_tokens")
+        at_most(self, 1 << 16, "context_size", "head_bottleneck")
+        at_most(self, 1 << 12, "rank", "encoder_heads", "pooling_queries", "source_layer", "first_layer")
+        at_most(self, 256, "encoder_layers", "trunk_layers")
         one_of(self, "source", PROMPT_SOURCES)
         one_of(self, "head", HEAD_KINDS)
         positive(

@@ -7,29 +7,33 @@ base it was trained for; it never runs the base.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from promptlora.errors import CheckpointError, one_line
+from promptlora.errors import CheckpointError, ConfigError, one_line
 from promptlora.files import creating_folder
 from promptlora.hypernet.config import HyperNetworkConfig
 from promptlora.hypernet.encoder import Encoded, PromptEncoder
 from promptlora.hypernet.generator import ShapeGroupedLoRAGenerator, context_layers
 from promptlora.lora import LoRAWeights
-from promptlora.projections import Projection
-from promptlora.settings import from_dict, to_dict
+from promptlora.projections import Projection, read_projections
+from promptlora.reading import is_file, read_json, read_tensors
+from promptlora.settings import from_dict, to_dict, whole
 
 _FORMAT = "promptlora.hypernetwork/1"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+_WIDEST = 1 << 20  # hidden size of a base
 _STATIC = tuple(f"generator.{name}." for name in ("static_A", "static_B", "static_C", "factor_A", "factor_B", "scales"))
 
 
@@ -57,6 +61,8 @@ class HyperNetwork(nn.Module):
         self.state_size = state_size
         self.base, self.embedder = dict(base or {}), dict(embedder or {})
         layers = context_layers(config, projections)
+        if torch.get_default_device().type != "meta":
+            _check_memory(config, projections, state_size)
         self.encoder = PromptEncoder(config, state_size, layers) if config.generated else None
         self.generator = ShapeGroupedLoRAGenerator(config, projections)
         if config.context_flag and config.generated:
@@ -198,26 +204,17 @@ class HyperNetwork(nn.Module):
             CheckpointError: A folder that is missing, or files that are truncated or do not fit together.
         """
         path = Path(path)
-        for file in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (path / file).is_file():
-                raise CheckpointError(f"{path}: no {file}; expected a folder written by HyperNetwork.save_pretrained")
-        try:
-            description: dict[str, Any] = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-            if description.get("format") != _FORMAT:
-                raise CheckpointError(
-                    f"{path / CONFIG_FILE}: format {description.get('format')!r}; expected {_FORMAT!r}"
-                )
-            config = from_dict(HyperNetworkConfig, description["config"])
-            projections = [_projection(values) for values in description["projections"]]
-            with torch.device("meta"):  # no memory for sizes that the weights do not bear out, no random draws
-                size, embedder = int(description["state_size"]), description.get("embedder")
-                hypernetwork = cls(config, projections, size, description["base"], embedder)
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
-            if isinstance(error, CheckpointError):
-                raise
+        if not is_file(path / WEIGHTS_FILE) and is_file(path / CONFIG_FILE):
             raise CheckpointError(
-                f"{path / CONFIG_FILE}: not a hypernetwork's configuration ({one_line(error)}); fetch or train it again"
-            ) from error
+                f"{path}: no {WEIGHTS_FILE}; expected a folder written by HyperNetwork.save_pretrained"
+            )
+        with _configuration_of(path) as description:
+            config = from_dict(HyperNetworkConfig, description["config"])
+            projections = read_projections(description["projections"])
+            state_size = whole("state_size", description["state_size"], high=_WIDEST)
+            with torch.device("meta"):  # no memory for sizes that the weights do not bear out, no random draws
+                embedder = _read_base(description.get("embedder") or {})
+                hypernetwork = cls(config, projections, state_size, _read_base(description["base"]), embedder)
         hypernetwork.load_state_dict(hypernetwork._read_weights(path / WEIGHTS_FILE), assign=True)
         return hypernetwork.eval()
 
@@ -231,12 +228,7 @@ class HyperNetwork(nn.Module):
 
     def _read_weights(self, file: Path) -> dict[str, Tensor]:
         """The tensors of a file, in the dtypes of the parameters, checked against their names and shapes."""
-        try:
-            tensors = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file}: truncated or not safetensors ({one_line(error)}); fetch or train it again"
-            ) from error
+        tensors, _ = read_tensors(file, CheckpointError, fix="the file is damaged; fetch or train it again")
         expected = self.state_dict()
         odd = sorted(set(tensors) ^ set(expected))
         if odd:
@@ -252,10 +244,6 @@ class HyperNetwork(nn.Module):
                     f"{list(expected[name].shape)} as {CONFIG_FILE} says; fetch or train it again"
                 )
             read[name] = value.to(expected[name].dtype, copy=True)  # no view of the file's memory
-            if not bool(torch.isfinite(read[name]).all()):
-                raise CheckpointError(
-                    f"{file}: {name} has values that are not finite; the file is damaged; fetch or train it again"
-                )
         return read
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
@@ -281,6 +269,57 @@ class HyperNetwork(nn.Module):
         return str(address)
 
 
-def _projection(values: dict[str, Any]) -> Projection:
-    rows = values.get("rows")
-    return Projection(**{**values, "rows": None if rows is None else tuple((int(a), int(b)) for a, b in rows)})
+@contextmanager
+def _configuration_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The values of a folder's config.json; what they cannot be used for inside is a CheckpointError."""
+    file = path / CONFIG_FILE
+    if not is_file(file):
+        raise CheckpointError(f"{path}: no {CONFIG_FILE}; expected a folder written by HyperNetwork.save_pretrained")
+    description = read_json(file, CheckpointError)
+    try:
+        if description["format"] != _FORMAT:
+            raise CheckpointError(f"format {repr(description['format'])[:80]}; expected {_FORMAT!r}")
+        yield description
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{file}: not a hypernetwork's configuration ({one_line(error)}); fetch or train it again"
+        ) from error
+
+
+def read_config(path: str | Path) -> HyperNetworkConfig:
+    """The configuration of a hypernetwork's folder, without its weights.
+
+    Raises:
+        CheckpointError: A folder that is missing, or a file that is damaged.
+    """
+    with _configuration_of(Path(path)) as description:
+        return from_dict(HyperNetworkConfig, description["config"])
+
+
+def _check_memory(config: HyperNetworkConfig, projections: Sequence[Projection], state_size: int) -> None:
+    """Refuse parameters that this machine has no memory for, before any is made.
+
+    Raises:
+        ConfigError: It says how many bytes there would be.
+    """
+    try:
+        with torch.device("meta"):
+            made = HyperNetwork(config, projections, state_size)
+        needed = sum(p.numel() * p.element_size() for p in made.parameters())
+    except (RuntimeError, TypeError) as error:  # sizes beyond 64 bits
+        raise ConfigError(
+            f"hypernetwork: too large ({one_line(error)}); choose a smaller rank or context_size"
+        ) from error
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if needed > there:
+        raise ConfigError(
+            f"hypernetwork: rank={config.rank} and context_size={config.context_size} make {needed / 1e9:,.0f} GB of "
+            f"parameters. Expected at most {there / 1e9:,.0f} GB, the memory of this machine. Fix: make them smaller."
+        )
+
+
+def _read_base(values: Any) -> dict[str, str | int]:
+    """The fingerprint of a base: texts and whole numbers by name."""
+    if not isinstance(values, dict) or not all(type(value) in (str, int) for value in values.values()):
+        raise CheckpointError(f"base={str(values)[:80]}; expected texts and whole numbers by name")
+    return values

@@ -9,17 +9,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from promptlora.errors import LoRAError
 from promptlora.files import replacing_file
 from promptlora.lora.forms import Form, Free, Shared
-from promptlora.projections import Projection
+from promptlora.projections import Projection, read_projections
+from promptlora.reading import is_file, parse_json, read_tensors
 
 FREE_FORMAT = "promptlora.lora/1"
 SHARED_FORMAT = "promptlora.lora/2"  # as /1, and a lora_C for every name in shared form
@@ -48,17 +47,12 @@ def read_forms(path: Path) -> tuple[dict[str, Form], dict[str, str]]:
     Raises:
         LoRAError: A missing, truncated or foreign file, or a matrix without its partner.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise LoRAError(f"{path}: no such file; expected a .safetensors file written by LoRAWeights.save")
-    try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise LoRAError(f"{path}: not a whole safetensors file ({error}); write it again") from error
+    tensors, metadata = read_tensors(path, LoRAError)
     if metadata.get("format") not in (FREE_FORMAT, SHARED_FORMAT):
         raise LoRAError(
-            f"{path}: format {metadata.get('format')!r}; expected {FREE_FORMAT!r} or {SHARED_FORMAT!r}; for PEFT use "
+            f"{path}: format {repr(metadata.get('format'))[:80]}; expected {FREE_FORMAT!r} or {SHARED_FORMAT!r}; for PEFT use "
             "load_peft"
         )
     names = [key.removesuffix(".lora_A") for key in tensors if key.endswith(".lora_A")]
@@ -76,13 +70,31 @@ def _form(tensors: Mapping[str, Tensor], name: str, shared: bool) -> Form:
     return Shared(A, B, tensors[f"{name}.lora_C"]) if shared else Free(A, B)
 
 
-def read_projections(metadata: Mapping[str, str]) -> list[Projection] | None:
-    """The projections that the metadata of a file holds."""
+def read_scaling(metadata: Mapping[str, str]) -> float:
+    """The scaling that the metadata of a file holds.
+
+    Raises:
+        LoRAError: None, or no number.
+    """
+    scaling = parse_json(metadata.get("scaling", "null"), "scaling", LoRAError)
+    if isinstance(scaling, bool) or not isinstance(scaling, (int, float)):
+        raise LoRAError(f"scaling is {repr(scaling)[:80]}; expected a finite number, alpha / rank")
+    return float(scaling)
+
+
+def read_metadata_projections(metadata: Mapping[str, str], forms: Mapping[str, Form]) -> list[Projection] | None:
+    """The projections that the metadata of a file holds, checked against its matrices.
+
+    Raises:
+        PromptLoRAError: Values that cannot be used, or another size than the matrices'.
+    """
     if "projections" not in metadata:
         return None
-    return [_projection(fields) for fields in json.loads(metadata["projections"])]
-
-
-def _projection(fields: dict[str, Any]) -> Projection:
-    rows = fields["rows"]
-    return Projection(**{**fields, "rows": None if rows is None else tuple(tuple(span) for span in rows)})
+    projections = read_projections(parse_json(metadata["projections"], "projections", LoRAError))
+    for p in projections:
+        form = forms.get(p.name)
+        if form is not None and (form.A.shape[-2], form.B.shape[-1]) != p.shape:
+            raise LoRAError(
+                f"{p.name}: A {list(form.A.shape)} and B {list(form.B.shape)}; expected in and out of {list(p.shape)}"
+            )
+    return projections

@@ -7,7 +7,6 @@ It knows nothing of models, hooks or files of other libraries.
 
 from __future__ import annotations
 
-import json
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from promptlora.errors import LoRAError
+from promptlora.errors import LoRAError, PromptLoRAError
 from promptlora.lora.forms import Form, Free, Shared, concatenated, summed
-from promptlora.lora.storage import read_forms, read_projections, write_forms
+from promptlora.lora.storage import read_forms, read_metadata_projections, read_scaling, write_forms
 from promptlora.projections import Projection
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             raise LoRAError(f"scaling is {scaling}; expected a finite number, alpha / rank")
         self.projections = tuple(projections) if projections is not None else None
         self.stored_adapters = _adapters(self._forms)
-        self.index = tuple(range(self.stored_adapters)) if index is None else tuple(int(i) for i in index)
+        self.index = tuple(range(self.stored_adapters)) if index is None else _whole_numbers(index)
         for i in self.index:
             if not 0 <= i < self.stored_adapters:
                 raise LoRAError(
@@ -311,11 +310,10 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         """
         forms, metadata = read_forms(Path(path))
         try:
-            return cls(forms, json.loads(metadata["scaling"]), projections=read_projections(metadata))
-        except LoRAError as error:
+            projections = read_metadata_projections(metadata, forms)
+            return cls(forms, read_scaling(metadata), projections=projections)
+        except PromptLoRAError as error:
             raise LoRAError(f"{path}: {error}") from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise LoRAError(f"{path}: its metadata is not whole ({error!r}); write it again") from error
 
     def save_peft(self, path: str | Path, **options: Any) -> PeftReport:
         """Write the one adapter of this selection as a PEFT folder; see ``lora.peft.save_peft``."""
@@ -329,6 +327,13 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         from promptlora.lora.peft import load_peft
 
         return load_peft(path, **options)
+
+
+def _whole_numbers(index: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(map(operator.index, index))
+    except TypeError as error:
+        raise LoRAError(f"index {list(index)[:8]!r}; expected whole numbers") from error
 
 
 def _adapters(forms: Mapping[str, Form]) -> int:

@@ -12,6 +12,7 @@ from promptlora.projections.finder import (
     module_shape,
 )
 from promptlora.projections.layouts import LAYOUTS, Layout, Source, separate
+from promptlora.projections.reading import check_names, read_projection, read_projections
 
 __all__ = [
     "LAYOUTS",
@@ -21,10 +22,13 @@ __all__ = [
     "Projection",
     "Source",
     "block_projections",
+    "check_names",
     "find_blocks",
     "find_projections",
     "group_by_shape",
     "layer_of",
     "module_shape",
+    "read_projection",
+    "read_projections",
     "separate",
 ]

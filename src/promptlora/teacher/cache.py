@@ -26,6 +26,7 @@ from promptlora.errors import DataError, one_line
 from promptlora.files import replacing_file
 from promptlora.fingerprint import SAMPLE
 from promptlora.losses import TeacherTargets
+from promptlora.reading import is_file, read_json
 from promptlora.teacher.identity import Manifest, read_manifest, template_digest, tokenizer_digest
 
 INDEX_FILE = "index.json"
@@ -90,10 +91,10 @@ def read_index(folder: Path) -> list[Shard]:
         DataError: A damaged index.
     """
     path = folder / INDEX_FILE
-    if not path.is_file():
+    if not is_file(path):
         return []
     try:
-        return sorted((Shard(**values) for values in json.loads(path.read_text(encoding="utf-8"))), key=_number)
+        return sorted((Shard(**values) for values in read_json(path, DataError)), key=_number)
     except (ValueError, TypeError, OSError) as error:
         raise DataError(
             f"{path}: a damaged index ({one_line(error)}); remove it and run promptlora teach again"

@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from promptlora.errors import ConfigError, DataError, ModelError, one_line
 from promptlora.files import replacing_file
 from promptlora.fingerprint import SAMPLE
+from promptlora.reading import is_file, read_json
+from promptlora.settings import check
 from promptlora.text import PLACES, render_chat
 
 FORMAT = 1
@@ -48,6 +50,7 @@ class TeachConfig:
     rows_per_shard: int = 512
 
     def __post_init__(self) -> None:
+        check(self)
         for name in ("top_k", "max_input_tokens", "max_answer_tokens", "max_tokens", "rows_per_shard"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}; expected 1 or more")
@@ -167,10 +170,10 @@ def read_manifest(folder: Path) -> Manifest:
         DataError: There is none, it is damaged, or it is of another version.
     """
     path = folder / MANIFEST_FILE
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{folder}: no {MANIFEST_FILE}; expected a folder written by promptlora teach")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path, DataError)
         found = values["format"]
         if found == FORMAT:
             config = TeachConfig(**values.pop("config"))

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -32,8 +31,8 @@ def render_chat(
     """One user turn, or a whole conversation, in the base's chat template, ready for the answer.
 
     The system turn is written empty where the template has one, so that no default system prompt stands
-    beside the adapter. A template that refuses a system turn gets its text before the first user turn, and
-    a tokenizer without a template gets the plain text.
+    beside the adapter. A template that refuses a system turn or leaves its text out gets that text before the
+    first user turn, and a tokenizer without a template gets the plain text.
 
     Args:
         tokenizer: The base's tokenizer.
@@ -45,12 +44,15 @@ def render_chat(
             ``default``, what the template writes by itself; ``none``, no such turn.
 
     Raises:
-        PromptError: An unknown ``place`` or ``system_turn``, messages of no use, or a conversation that the template refuses.
+        PromptError: An unknown ``place`` or ``system_turn``, messages of no use, or a conversation that the template
+            refuses or does not write in full.
     """
     if place not in PLACES:
         raise PromptError(f"place={place!r}; expected one of {', '.join(PLACES)}")
     if system_turn not in SYSTEM_TURNS:
         raise PromptError(f"system_turn={system_turn!r}; expected one of {', '.join(SYSTEM_TURNS)}")
+    if prompt is not None and not isinstance(prompt, str):
+        raise PromptError(f"prompt {repr(prompt)[:80]}; expected a text")
     messages = _messages(text)
     system = [m["content"] for m in messages[:1] if m["role"] == "system" and m["content"]]
     turns = messages[1:] if messages[0]["role"] == "system" else messages
@@ -61,26 +63,44 @@ def render_chat(
     spoken = "\n\n".join(system)
     if not tokenizer.chat_template:
         return "\n\n".join(part for part in (spoken, *(m["content"] for m in turns)) if part) + "\n"
-    try:
-        if not spoken and system_turn == "default":
-            return _apply_template(tokenizer, turns)
+    wanted = [*system, *(turn["content"] for turn in turns if turn["role"] == "user")]
+    refused = "it leaves out a part of the system or user text"
+    ways = [[{"role": "system", "content": spoken}, *turns], _before_user(turns, spoken) if spoken else turns]
+    if not spoken and system_turn == "default":
+        ways = [turns]
+    for number, messages in enumerate(ways):
         try:
-            rendered = _apply_template(tokenizer, [{"role": "system", "content": spoken}, *turns])
-            return _without_system(tokenizer, rendered) if not spoken and system_turn == "none" else rendered
-        except TemplateError:
-            return _apply_template(tokenizer, _before_user(turns, spoken) if spoken else turns)
-    except TemplateError as error:
-        raise PromptError(
-            f"the chat template of the base refuses this conversation ({one_line(error)}); expected turns of user and "
-            "assistant, one after the other"
-        ) from error
+            rendered = _apply_template(tokenizer, messages)
+            if not spoken and system_turn == "none" and number == 0:
+                rendered = _without_system(tokenizer, rendered)
+        except Exception as error:  # of the template's own code: a TypeError as well as a TemplateError
+            refused = one_line(error)
+            continue
+        if _holds(rendered, wanted):
+            return rendered
+    raise PromptError(
+        f"the chat template of the base refuses this conversation ({refused}); expected a template that writes every "
+        "turn, and turns of user and assistant, one after the other"
+    )
+
+
+def _holds(rendered: str, wanted: Sequence[str]) -> bool:
+    """Whether all texts stand in a rendered chat, each as often as the texts hold it; white space at its ends aside.
+
+    What the assistant said is not asked for: templates leave out the reasoning of earlier turns.
+    """
+    parts = [text.strip() for text in wanted if text.strip()]
+    return all(rendered.count(part) >= sum(other.count(part) for other in parts) for part in set(parts))
 
 
 def _messages(text: str | Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """A text as one user turn; messages as they are, checked."""
     if isinstance(text, str):
         return [{"role": "user", "content": text}]
-    messages = [dict(message) for message in text]
+    try:
+        messages = [dict(message) for message in text]
+    except (TypeError, ValueError) as error:
+        raise PromptError(f"input {repr(text)[:80]}; expected a text, or messages with role and content") from error
     for message in messages:
         if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
             raise PromptError(f"message {str(message)[:80]}; expected role and content, both text")
@@ -104,7 +124,7 @@ def _without_system(tokenizer: PreTrainedTokenizerBase, rendered: str) -> str:
                 [{"role": "system", "content": ""}], tokenize=False, add_generation_prompt=False
             )
         )
-    except TemplateError:
+    except Exception:
         return rendered
     return rendered.removeprefix(alone)
 
@@ -145,11 +165,15 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: i
         PromptError: An empty prompt, one longer than ``max_tokens``, or one that is not Unicode.
     """
     if not isinstance(prompt, str) or not prompt.strip():
-        raise PromptError(f"prompt {prompt!r} is empty; expected an instruction, a system prompt or a document")
+        raise PromptError(
+            f"prompt {repr(prompt)[:80]} is empty; expected an instruction, a system prompt or a document"
+        )
     _check_unicode(prompt)
     ids: list[int] = tokenizer(prompt.strip(), add_special_tokens=False, verbose=False)["input_ids"]
     if not ids:
-        raise PromptError(f"prompt {prompt!r} has no token; expected an instruction, a system prompt or a document")
+        raise PromptError(
+            f"prompt {repr(prompt)[:80]} has no token; expected an instruction, a system prompt or a document"
+        )
     if len(ids) > max_tokens:
         raise PromptError(
             f"prompt of {len(ids)} tokens ({prompt.strip()[:40]!r}…); expected at most {max_tokens}, what this "

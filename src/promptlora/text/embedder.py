@@ -17,7 +17,8 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 
 from promptlora.errors import ModelError, one_line
 from promptlora.fingerprint import base_fingerprint
-from promptlora.loading import loading_options, quiet
+from promptlora.loading import loading_options
+from promptlora.quiet import quiet
 from promptlora.text.chat import pad_right
 
 EMBEDDER = "all-minilm-l6-v2"

@@ -16,14 +16,14 @@ from threading import Lock
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.errors import CheckpointError, PromptError
 from promptlora.files import replacing_file
 from promptlora.fingerprint import describe_mismatch
+from promptlora.reading import is_file, read_tensors
 from promptlora.text.base_states import prompt_states
 from promptlora.text.chat import encode_prompt, on_device, pad_right
 from promptlora.text.embedder import EMBEDDER, TextEmbedder
@@ -221,9 +221,9 @@ class PromptStates:
         paths = [self._path(one) for one in ids]
         found: dict[int, Tensor] = {}
         for i, path in enumerate(paths):
-            if path is not None and path.is_file():
-                with suppress(SafetensorError, KeyError):
-                    found[i] = load_file(path, device=str(self.device))["states"]
+            if path is not None and is_file(path):
+                with suppress(PromptError, KeyError):  # a damaged file is computed again
+                    found[i] = read_tensors(path, PromptError)[0]["states"].to(self.device)
         missing = [i for i in range(len(ids)) if i not in found]
         for i, states in zip(missing, self._compute([ids[i] for i in missing]), strict=True):
             found[i], path = states, paths[i]

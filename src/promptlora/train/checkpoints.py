@@ -15,14 +15,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from promptlora.errors import CheckpointError, OutputError, one_line
 from promptlora.files import creating_folder, replacing_file
 from promptlora.hypernet.network import CONFIG_FILE, WEIGHTS_FILE, HyperNetwork
 from promptlora.models import describe_mismatch
-from promptlora.settings import from_dict, to_dict
+from promptlora.reading import is_dir, is_file, json_lines, parse_json, read_json, read_tensors
+from promptlora.settings import from_dict, to_dict, whole
 from promptlora.train.config import TrainConfig
 
 STATE_FILE = "trainer.json"
@@ -97,9 +98,9 @@ def load_checkpoint(
     path = found[-1]
     fix = f"remove it to continue from {found[-2].name}" if len(found) > 1 else "remove it to start anew"
     try:
-        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-        step, before = int(state["step"]), from_dict(TrainConfig, state["config"])
-        base = dict(json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))["base"])
+        state = read_json(path / STATE_FILE, CheckpointError)
+        step, before = whole("step", state["step"], low=0), from_dict(TrainConfig, state["config"])
+        base = dict(read_json(path / CONFIG_FILE, CheckpointError)["base"])
     except _DAMAGE as error:
         raise CheckpointError(f"{path}: a damaged checkpoint ({one_line(error)}); {fix}") from error
     ours = _flat(to_dict(config))
@@ -118,7 +119,7 @@ def load_checkpoint(
         raise CheckpointError(f"{path}: was written for another base ({differs}); use that one, or another output")
     try:
         fused = any(group.get("fused") for group in optimizer.param_groups)
-        moments = _moments(load_file(path / OPTIMIZER_FILE), named, fused)
+        moments = _moments(read_tensors(path / OPTIMIZER_FILE, CheckpointError)[0], named, fused)
         hypernetwork.load_weights(path / WEIGHTS_FILE)
     except _DAMAGE as error:
         raise CheckpointError(f"{path}: a damaged checkpoint ({one_line(error)}); {fix}") from error
@@ -171,23 +172,28 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _step_of(line: str) -> float:
     """The step of a line of metrics; infinity for one that was cut short."""
     try:
-        return int(json.loads(line)["step"])
+        return int(parse_json(line, METRICS_FILE, CheckpointError)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 
 
-def read_metrics(folder: Path) -> Sequence[dict[str, Any]]:
+def read_metrics(folder: Path) -> Sequence[dict[str, float]]:
     """The whole lines of a run's metrics file, in order.
 
     Raises:
-        CheckpointError: A folder without one, or one without a whole line.
+        CheckpointError: A folder without one, one without a whole line, or a value that is no number.
     """
-    path = folder / METRICS_FILE if folder.is_dir() else folder
-    if not path.is_file():
+    path = folder / METRICS_FILE if is_dir(folder) else folder
+    if not is_file(path):
         raise CheckpointError(f"{path}: no such file; expected the output folder of a training run")
-    lines = [
-        line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _step_of(line) < math.inf
-    ]
-    if not lines:
+    found = []
+    for number, _, values in json_lines(path, CheckpointError, torn=True):
+        if not isinstance(values, dict) or type(values.get("step")) is not int:
+            continue
+        for key, value in values.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise CheckpointError(f"{path}:{number}: {key[:80]}={repr(value)[:80]}; expected a number")
+        found.append(values)
+    if not found:
         raise CheckpointError(f"{path}: no whole line of metrics yet; train a step first")
-    return [json.loads(line) for line in lines]
+    return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from promptlora.data.config import DataConfig
 from promptlora.errors import ConfigError
 from promptlora.hypernet.config import HyperNetworkConfig
-from promptlora.settings import not_negative, one_of, positive
+from promptlora.settings import check, not_negative, one_of, positive
 
 OBJECTIVES = ("sft", "distill", "reconstruct")
 BASE_DTYPES = ("float32", "bfloat16")
@@ -38,6 +38,7 @@ class OptimConfig:
     final: float = 0.05
 
     def __post_init__(self) -> None:
+        check(self)
         positive(self, "lr", "head_lr_factor", "static_lr", "clip", "head_clip")
         not_negative(self, "weight_decay")
         for name in ("warmup", "final"):
@@ -68,6 +69,7 @@ class RegularizationConfig:
     contrastive: float = 0.0
 
     def __post_init__(self) -> None:
+        check(self)
         not_negative(self, "l1", "l2", "neftune", "contrastive")
         for name in ("label_smoothing", "prompt_dropout"):
             if not 0 <= getattr(self, name) < 1:
@@ -93,6 +95,7 @@ class DistillConfig:
     sft_share: float = 0.0
 
     def __post_init__(self) -> None:
+        check(self)
         one_of(self, "tail", ("bucket", "renormalise", "ignore"))
         if not 0 <= self.sft_share <= 1:
             raise ConfigError(f"sft_share={self.sft_share}; expected a share from 0 to 1")
@@ -120,6 +123,7 @@ class ValidationConfig:
     sources: int = 0
 
     def __post_init__(self) -> None:
+        check(self)
         not_negative(self, "tasks", "sources")
         positive(self, "rows", "every")
 
@@ -177,6 +181,7 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
+        check(self)
         positive(
             self, "steps", "prompts_per_batch", "rows_per_prompt", "checkpoint_every", "keep_checkpoints",
             "accumulate", "margin_every",

@@ -6,7 +6,6 @@ loss to measure with, under any adapters: margins are differences of the latter.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from promptlora.lora import LoRAWeights
 from promptlora.lora.peft import load_peft
 from promptlora.losses import TeacherTargets, distillation_loss, reconstruction_loss, sft_loss
 from promptlora.projections import Projection
+from promptlora.reading import is_file, json_lines
 from promptlora.teacher import OnlineTeacher, TeacherCache, key_of
 from promptlora.text import PromptStates
 from promptlora.train.config import TrainConfig
@@ -233,17 +233,15 @@ def read_library(path: str | Path) -> list[tuple[str, str, Path]]:
         DataError: A missing file, or a line without a prompt or an adapter.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no such file; expected JSON lines of prompt and adapter (a PEFT folder)")
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-            prompt, folder = str(values["prompt"]), str(values["adapter"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}:{number}: expected an object with prompt and adapter ({error!r})") from error
+    for number, _, values in json_lines(path, DataError):
+        prompt, folder = (values.get(key) if isinstance(values, dict) else None for key in ("prompt", "adapter"))
+        if not isinstance(prompt, str) or not isinstance(folder, str):
+            raise DataError(
+                f"{path}:{number}: expected an object with prompt and adapter, both texts ('prompt', 'adapter')"
+            )
         if not prompt.strip():
             raise DataError(f"{path}:{number}: prompt is empty; expected an instruction")
         entries.append((str(values.get("task") or prompt), prompt, path.parent / folder))

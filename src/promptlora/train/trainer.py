@@ -12,14 +12,13 @@ import json
 import math
 import os
 import random
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -30,6 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.data import Batch, Batches, Shown, render_inputs, tasks_answered_in_letters, tokenize_rows
 from promptlora.errors import ConfigError, ModelError, OutputError, PromptError, TrainingError
+from promptlora.files import append_lines
 from promptlora.host import Host
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.lora import LoRAWeights
@@ -38,6 +38,7 @@ from promptlora.losses import weight_penalty
 from promptlora.losses.contrastive import contrastive_loss
 from promptlora.models import load_base
 from promptlora.settings import to_dict
+from promptlora.signals import stopping
 from promptlora.teacher import OnlineTeacher, TeacherCache, check_same_tokenizer
 from promptlora.text import gibberish
 from promptlora.train.checkpoints import (
@@ -542,11 +543,10 @@ class Trainer:
 
     # --- the run -----------------------------------------------------------------------------------------
 
-    def _record(self, metrics: StepMetrics, log: TextIO, board: SummaryWriter) -> None:
+    def _record(self, metrics: StepMetrics, log: Path, board: SummaryWriter) -> None:
         values = {key: value for key, value in vars(metrics).items() if value is not None}
         try:
-            log.write(json.dumps(values) + "\n")
-            log.flush()
+            append_lines(log, [json.dumps(values)])
             for key, value in values.items():
                 if key != "step":
                     board.add_scalar(key, value, metrics.step)
@@ -563,10 +563,8 @@ class Trainer:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        with (
-            metrics_file(self.folder, self.step).open("a", encoding="utf-8") as log,
-            SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1) as board,
-        ):
+        log = metrics_file(self.folder, self.step)
+        with SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1) as board:
             yield lambda metrics: self._record(metrics, log, board)
 
     def run(
@@ -613,7 +611,7 @@ class Trainer:
                 raise OutputError(f"{self.folder}: cannot be made ({error.strerror}); choose another output") from error
         last = min(self.config.steps, self.config.steps if until is None else until)
         path = self.folder / f"step-{self.step}"
-        with _stopping() as asked, self._logs() as record:
+        with stopping() as asked, self._logs() as record:
             while self.step < last:
                 metrics = self.train_step()
                 record(metrics)
@@ -650,24 +648,3 @@ class _Parts(Dataset[list[Batch]]):
 
     def __getitem__(self, at: int) -> list[Batch]:
         return self.objective.parts(self.steps[at], self.parts)
-
-
-@contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C or SIGTERM came; a second Ctrl-C stops at once."""
-    asked = {"stop": False}
-
-    def ask(number: int, frame: Any) -> None:
-        if asked["stop"]:
-            raise KeyboardInterrupt
-        asked["stop"] = True
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: no handlers there
-        before = {}
-    try:
-        yield lambda: asked["stop"]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -6,18 +6,17 @@ It knows Gradio's switches; nothing of the page.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import tempfile
-import threading
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.errors import ConfigError, one_line
+from promptlora.signals import stopping
 from promptlora.ui.studio import Limits, Studio
 
 
@@ -128,12 +127,5 @@ def _as_fonts(gr: Any, names: dict[str, list[str]]) -> dict[str, Any]:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM end what is inside, and nothing more; folders are cleared."""
-    main = threading.current_thread() is threading.main_thread()  # elsewhere the caller's signals stay
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main else None
-    try:
+    with suppress(KeyboardInterrupt), stopping(at_once=True):
         yield
-    except KeyboardInterrupt:
-        pass
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)

@@ -6,23 +6,29 @@ It reads JSON and safetensors, never a pickle.
 
 from __future__ import annotations
 
-import json
 import math
 import re
+import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import regex
 from torch import Tensor
 
-from promptlora.errors import LoRAError
+from promptlora.errors import LoRAError, PromptLoRAError, one_line
 from promptlora.lora import LoRAWeights
 from promptlora.lora.peft.physical import Block, ModuleLoRA, recover
 from promptlora.lora.peft.writing import CONFIG_FILE, METADATA, PREFIX, WEIGHTS_FILE
-from promptlora.projections import ROLES, Projection
+from promptlora.projections import ROLES, Projection, check_names, read_projection
+from promptlora.reading import check_finite, is_file, parse_json, read_json, read_tensors
+from promptlora.settings import whole
 
+_LONGEST_PATTERN = 1000  # characters
+_SECONDS = 2.0
+# Repeats by count make a short pattern a huge program; look-around and back-references are nothing that names need.
+_CHARACTERS = re.compile(r"(?:(?!\(\?(?!:))[^{}])*")
 _KEY = re.compile(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight")
 
 # Fields of a PEFT config that say what the weights already show, or how they were trained.
@@ -62,16 +68,21 @@ def load_peft(path: str | Path, *, projections: Sequence[Projection] | None = No
     blocks = _read_note(folder, note)
     if projections is None and blocks:
         projections = [block.projection for block in blocks]
-    scales = {module: _scale(folder, config, module, A) for module, (A, _) in pairs.items()}
+    patterns = _Patterns(folder / CONFIG_FILE, config)
+    scales = {module: _scale(folder, config, patterns, module, A) for module, (A, _) in pairs.items()}
     scaling = next(iter(scales.values()))
     if len(set(scales.values())) > 1:
         scaling = 1.0
         pairs = {module: (A, B * scales[module]) for module, (A, B) in pairs.items()}
+        for module, (_, B) in pairs.items():
+            check_finite(B, f"{folder}: {module}: B times alpha / r", LoRAError, "merge it in PEFT")
     matrices, used = {}, []
     for module, (A, B) in pairs.items():
         mine = _projections_of(folder, module, A, B, projections)
         stated = tuple(replace(b, projection=p) for b in blocks for p in mine if _same(b.projection, p))
         for projection, own_A, own_B in recover(ModuleLoRA(module, A, B, stated), mine):
+            if projection.name in matrices:
+                raise LoRAError(f"{folder}: two modules hold {projection.name}; expected one; write the adapter again")
             matrices[projection.name] = (own_A.contiguous()[None], own_B.contiguous()[None])
             used.append(projection)
     order = {p.name: i for i, p in enumerate(projections or used)}
@@ -88,12 +99,9 @@ def _same(first: Projection, second: Projection) -> bool:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
-    if not path.is_file():
+    if not is_file(path):
         raise LoRAError(f"{folder}: no {CONFIG_FILE}; expected a PEFT folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise LoRAError(f"{path}: not valid JSON ({error}); write the adapter again") from error
+    config = read_json(path, LoRAError)
     if not isinstance(config, dict):
         raise LoRAError(f"{path}: a {type(config).__name__}; expected a JSON object")
     if config.get("peft_type") != "LORA":
@@ -118,31 +126,65 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{path}: init_lora_weights is {start!r}, which also changed the base weights; convert it in PEFT "
             "(path_initial_model_for_weight_conversion) and save it again"
         )
-    for key, kind in (("r", int), ("lora_alpha", (int, float))):
-        value = config.get(key)
-        if not isinstance(value, kind) or isinstance(value, bool) or (key == "r" and value < 1):
-            raise LoRAError(f"{path}: {key} is {value!r}; expected a {'positive ' if key == 'r' else ''}number")
+    for key in ("r", "lora_alpha"):
+        _number(path, key, config.get(key))
+    if not isinstance(config.get("use_rslora") or False, bool):
+        raise LoRAError(f"{path}: use_rslora is {config['use_rslora']!r}; expected true or false")
     return config
 
 
-def _pattern(path: Path, config: dict[str, Any], key: str, module: str, default: float) -> float:
-    """The value of ``rank_pattern`` or ``alpha_pattern`` for a module: the first pattern that ends its name."""
-    for pattern, value in (config.get(key) or {}).items():
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return float(value)
-        except (re.error, TypeError, ValueError) as error:
+def _number(path: Path, key: str, value: Any) -> float:
+    """A rank (a whole number above 0) or an alpha (any number); JSON has let none in that is not finite."""
+    rank = key in ("r", "rank_pattern")
+    if isinstance(value, bool) or not isinstance(value, int if rank else (int, float)) or (rank and value < 1):
+        raise LoRAError(f"{path}: {key} is {repr(value)[:80]}; expected a {'positive whole ' if rank else ''}number")
+    return float(value)
+
+
+class _Patterns:
+    """``rank_pattern`` and ``alpha_pattern`` of a config; all matching together ends within ``_SECONDS``.
+
+    A pattern is a regular expression out of a file, and some of them take for ever: ``(a+)+$``.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path = path
+        self.patterns: dict[str, list[tuple[Any, float]]] = {}
+        self.until = time.monotonic() + _SECONDS
+        for key in ("rank_pattern", "alpha_pattern"):
+            given = config.get(key) or {}
+            values = [(pattern, _number(path, key, value)) for pattern, value in given.items()]
+            self.patterns[key] = [(self._compiled(key, pattern), value) for pattern, value in values]
+
+    def _compiled(self, key: str, pattern: str) -> Any:
+        if len(pattern) > _LONGEST_PATTERN:
+            raise LoRAError(f"{self.path}: {key} has {pattern[:40]!r}…; expected at most {_LONGEST_PATTERN} characters")
+        if not _CHARACTERS.fullmatch(pattern):
             raise LoRAError(
-                f"{path}: {key} has {pattern!r}: {value!r} ({error}); expected a pattern and a number"
-            ) from error
-    return default
+                f"{self.path}: {key} has {pattern!r}; expected a pattern of names, without {{}} and lookaround"
+            )
+        try:
+            return regex.compile(rf"(.*\.)?({pattern})$")
+        except (regex.error, RecursionError, OverflowError) as error:
+            raise LoRAError(f"{self.path}: {key} has {pattern!r} ({error}); expected a regular expression") from error
+
+    def value(self, key: str, module: str, default: float) -> float:
+        """The number of the first pattern that ends a module's name, else the default."""
+        for compiled, value in self.patterns[key]:
+            try:
+                if compiled.match(module, timeout=max(self.until - time.monotonic(), 0.01)):
+                    return value
+            except TimeoutError as error:
+                raise LoRAError(
+                    f"{self.path}: {key} takes more than {_SECONDS} s to match; expected simple patterns, such as names"
+                ) from error
+        return default
 
 
-def _scale(folder: Path, config: dict[str, Any], module: str, A: Tensor) -> float:
+def _scale(folder: Path, config: dict[str, Any], patterns: _Patterns, module: str, A: Tensor) -> float:
     """``alpha / r`` of one module, or ``alpha / sqrt(r)`` with ``use_rslora``; A is ``[in, rank]``."""
-    path = folder / CONFIG_FILE
-    rank = _pattern(path, config, "rank_pattern", module, config["r"])
-    alpha = _pattern(path, config, "alpha_pattern", module, config["lora_alpha"])
+    rank = patterns.value("rank_pattern", module, config["r"])
+    alpha = patterns.value("alpha_pattern", module, config["lora_alpha"])
     if rank != A.shape[1]:
         raise LoRAError(
             f"{module}: {WEIGHTS_FILE} has rank {A.shape[1]}, {CONFIG_FILE} says {rank:g}; expected the same"
@@ -156,25 +198,21 @@ def _scale(folder: Path, config: dict[str, Any], module: str, A: Tensor) -> floa
 def _read_weights(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], str | None]:
     """Module to A ``[in, rank]`` and B ``[rank, out]``, and our own note if the file has one."""
     path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        if (folder / "adapter_model.bin").is_file():
+    if not is_file(path):
+        if is_file(folder / "adapter_model.bin"):
             raise LoRAError(
                 f"{folder}: adapter_model.bin is a pickle, which is not read; save it again as safetensors in PEFT"
             )
         raise LoRAError(f"{folder}: no {WEIGHTS_FILE}; expected a PEFT folder")
-    try:
-        with safe_open(path, framework="pt") as handle:
-            note = (handle.metadata() or {}).get(METADATA)
-            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise LoRAError(f"{path}: not a whole safetensors file ({error}); write the adapter again") from error
+    tensors, metadata = read_tensors(path, LoRAError, fix="write the adapter again")
+    note = metadata.get(METADATA)
     halves: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
-        if match is None or tensor.ndim != 2 or not tensor.is_floating_point():
+        if match is None or tensor.ndim != 2 or not tensor.is_floating_point() or not tensor.numel():
             raise LoRAError(
                 f"{path}: {key} {list(tensor.shape)} {tensor.dtype}; expected only {PREFIX}<module>.lora_A.weight and "
-                "lora_B.weight, two-dimensional (no embeddings, biases, DoRA magnitudes or saved modules)"
+                "lora_B.weight, two-dimensional and not empty (no embeddings, biases, DoRA magnitudes or saved modules)"
             )
         halves.setdefault(match[1], {})[match[2]] = tensor.T
     if not halves:
@@ -193,18 +231,18 @@ def _read_note(folder: Path, note: str | None) -> list[Block]:
     """Which projection lies where, as ``save_peft`` noted it; empty for other writers."""
     if note is None:
         return []
-    known = {field.name for field in fields(Projection)}
+    where = f"{folder / WEIGHTS_FILE}: its note {METADATA}"
+    entries = parse_json(note, where, LoRAError)
     blocks = []
     try:
-        for entry in json.loads(note):
-            values = {key: value for key, value in entry["projection"].items() if key in known}
-            rows = values.get("rows")
-            values["rows"] = None if rows is None else tuple((int(start), int(stop)) for start, stop in rows)
-            blocks.append(Block(Projection(**values), int(entry["start"]), int(entry["rank"])))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise LoRAError(
-            f"{folder / WEIGHTS_FILE}: its note {METADATA} is damaged ({error}); write the adapter again"
-        ) from error
+        for entry in entries if isinstance(entries, list) else [entries]:
+            start, rank = entry["start"], entry["rank"]
+            whole("start", start, low=0)
+            whole("rank", rank)
+            blocks.append(Block(read_projection(entry["projection"], strict=False), start, rank))
+        check_names(block.projection for block in blocks)
+    except (TypeError, KeyError, PromptLoRAError) as error:
+        raise LoRAError(f"{where} is damaged ({one_line(error)}); write the adapter again") from error
     return blocks
 
 
