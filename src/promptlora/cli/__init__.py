@@ -31,7 +31,7 @@ _NO_MEMORY = "not enough memory for this; choose a smaller model, batch or rank"
 
 app = typer.Typer(
     name="promptlora",
-    help="A prompt goes in, a LoRA comes out: adapters for a frozen language model, written by a hypernetwork.",
+    help="A prompt goes in, a LoRA comes out: a hypernetwork writes adapters for a frozen language model.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -45,7 +45,7 @@ app.command(name="eval")(evaluate)
 def _start(
     context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and stop.")
 ) -> None:
-    """A prompt goes in, a LoRA comes out: adapters for a frozen language model, written by a hypernetwork."""
+    """A prompt goes in, a LoRA comes out: a hypernetwork writes adapters for a frozen language model."""
     if version:
         from importlib.metadata import version as installed
 

@@ -42,9 +42,9 @@ def chat(
 ) -> None:
     """Talk to the base with the prompt's adapter on; the prompt is not in the context.
 
-    Lines come from the keyboard or a pipe; /base, /adapted, /reset and /quit are commands.
+    Reads lines from the keyboard or a pipe. /base, /adapted, /reset and /quit are commands.
 
-    Example: **promptlora chat --prompt "Answer with one word."**
+    Example: **promptlora chat --prompt "Extract the name of the city from the sentence."**
     """
     if prompt_file == "-":
         raise PromptError("chat --prompt-file -: standard input is the conversation; expected --prompt or a file")

@@ -27,21 +27,19 @@ out = Console()
 err = Console(stderr=True)
 
 Hypernetwork = Annotated[
-    str | None, typer.Option(help="Folder of a trained hypernetwork; by default the one in the package.")
+    str | None, typer.Option(help="Folder of a trained hypernetwork. Default: the one in the package.")
 ]
-Base = Annotated[str | None, typer.Option(help="Base model: folder or Hugging Face id; by default the embedded one.")]
+Base = Annotated[str | None, typer.Option(help="Base model: folder or Hugging Face id. Default: the embedded one.")]
 Dtype = Annotated[str, typer.Option(help="Dtype of the base: float32 or bfloat16.")]
-Device = Annotated[
-    str, typer.Option(help="Where it runs: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1, mps.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Take a hypernetwork that was trained for another base.")]
+Device = Annotated[str, typer.Option(help="Device: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1, mps.")]
+Force = Annotated[bool, typer.Option("--force", help="Accept a hypernetwork that was trained for another base.")]
 MOST_TOKENS = 1 << 20  # what an option may ask for; the base says what it takes
 MOST_ROWS = 1 << 16
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt that becomes the adapter.")]
 PromptFile = Annotated[
-    str | None, typer.Option("--prompt-file", help="Read the prompt from a file; - is standard input.")
+    str | None, typer.Option("--prompt-file", help="Read the prompt from a file; - reads standard input.")
 ]
 
 

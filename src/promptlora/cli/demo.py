@@ -58,7 +58,7 @@ EXAMPLES = (
 
 def demo(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Keep the PEFT folder here; else a temporary folder.")
+        Path | None, typer.Option("--output", "-o", help="Keep the PEFT folder here. Default: a temporary folder.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer in tokens.")] = 32,
     hypernetwork: Hypernetwork = None,
@@ -68,7 +68,7 @@ def demo(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Read three unseen prompts, write three adapters, run all three at once, and check one in PEFT.
+    """Write adapters for three unseen prompts, run them in one batch, and check one of them in PEFT.
 
     Example: **promptlora demo -o plural/**
     """

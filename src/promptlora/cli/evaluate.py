@@ -33,8 +33,10 @@ def evaluate(
     data: Annotated[
         list[str], typer.Argument(help="JSONL, JSONL.gz, Parquet, a folder of them, or a dataset id; one or more.")
     ],
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder for answers and report; resumes if it exists.")],
-    split: Annotated[str, typer.Option(help="Score rows whose split is this; empty scores all.")] = "eval",
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Folder for answers and report; an existing one is resumed.")
+    ],
+    split: Annotated[str, typer.Option(help="Score the rows of this split; empty scores all rows.")] = "eval",
     conditions: Annotated[
         str,
         typer.Option(
@@ -50,22 +52,22 @@ def evaluate(
     ] = 3,
     rows_per_task: Annotated[int | None, typer.Option(min=1, help="Score only the first rows of each task.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer in tokens.")] = 32,
-    batch_size: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="Rows that run at once.")] = 50,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="Rows per batch.")] = 50,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Seed of the controls, the examples and the bootstrap.")
     ] = 0,
     vectors: Annotated[
         float | None,
         typer.Option(
-            min=0.0, callback=finite, help="Factor of the function vectors; by default the hypernetwork's own setting."
+            min=0.0, callback=finite, help="Factor of the function vectors. Default: the setting of the hypernetwork."
         ),
     ] = None,
     reuse: Annotated[
         Path | None,
-        typer.Option(help="Output of an earlier evaluation; the answers of the base alone are taken from it."),
+        typer.Option(help="Output of an earlier evaluation, from which answers without an adapter are reused."),
     ] = None,
     report: Annotated[
-        bool, typer.Option("--report", help="Score the answers that are there again; loads no model.")
+        bool, typer.Option("--report", help="Recompute the scores of existing answers without loading a model.")
     ] = False,
     hypernetwork: Hypernetwork = None,
     base: Base = None,
@@ -74,7 +76,7 @@ def evaluate(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Score a hypernetwork on rows of tasks, with controls; a run that was killed resumes where it stopped.
+    """Score a hypernetwork on rows of tasks, with controls; the same command resumes a stopped evaluation.
 
     Example: **promptlora eval heldout.jsonl.gz -o results/heldout**
     """

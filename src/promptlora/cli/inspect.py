@@ -46,23 +46,31 @@ def inspect(
     prompt: Prompt = None,
     prompt_file: PromptFile = None,
     token: Annotated[
-        str | None, typer.Option(help="Which token to follow: its text, or its number; by default the last.")
+        str | None, typer.Option(help="Token to follow: its text or its number. Default: the last.")
     ] = None,
-    layer: Annotated[int | None, typer.Option(help="Layer, from 0; by default where attention changes most.")] = None,
-    head: Annotated[int | None, typer.Option(help="Head, from 0; by default where attention changes most.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Take TEXT as it stands, without the chat template.")] = False,
+    layer: Annotated[
+        int | None, typer.Option(help="Layer, counted from 0. Default: where attention changes most.")
+    ] = None,
+    head: Annotated[
+        int | None, typer.Option(help="Head, counted from 0. Default: where attention changes most.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Use TEXT as it is, without the chat template.")] = False,
     ablate: Annotated[
-        bool, typer.Option("--ablate", help="Switch the adapter on for q, k, v, o, q+k and all, and compare.")
+        bool, typer.Option("--ablate", help="Turn the adapter on for q, k, v, o, q+k and all in turn, and compare.")
     ] = False,
     data: Annotated[
         str | None,
-        typer.Option(help="With --ablate: rows of {prompt, input, outputs}, or texts one a line, as inputs."),
+        typer.Option(
+            help="With --ablate: inputs, as rows of {prompt, input, outputs} or as a text file with one input per line."
+        ),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, max=1 << 20, help="With --data: how many of the first rows.")] = 8,
+    rows: Annotated[
+        int, typer.Option(min=1, max=1 << 20, help="With --data: use only this many of the first rows.")
+    ] = 8,
     space: Annotated[
-        Path | None, typer.Option(help="Compare adapters: a file with a prompt a line, or JSONL of {prompt, task}.")
+        Path | None, typer.Option(help="Compare adapters: a file with one prompt per line, or JSONL of {prompt, task}.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a page (HTML) to this file.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write an HTML page to this file.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
     hypernetwork: Hypernetwork = None,
     base: Base = None,
@@ -71,13 +79,13 @@ def inspect(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """See the steering: one token's walk through attention, base beside adapted.
+    """Follow one token through attention, in the base and in the adapted model.
 
-    Example: **promptlora inspect --prompt "Translate to Spanish." "The cat sat on the mat" --token cat --layer 12 --head 3**
+    Example: **promptlora inspect --prompt "Name the animal." "The cat sat on the mat" --token cat --layer 12 --head 3**
 
-    What each projection does: **promptlora inspect --ablate --prompt "Translate to Spanish." "The cat sat on the mat"**
+    What each projection does: **promptlora inspect --ablate --prompt "Name the animal." "The cat sat on the mat"**
 
-    The space of adapters: **promptlora inspect --space prompts.txt -o space.html**
+    Compare the adapters of several prompts: **promptlora inspect --space prompts.txt -o space.html**
     """
     _check_options(text, prompt, prompt_file, ablate, data, space, token, layer, head)
     if output is not None:

@@ -27,14 +27,14 @@ def synth(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="JSONL or JSONL.gz file of rows to write.")
     ] = None,
-    tasks: Annotated[int, typer.Option(help="Tasks to make.")] = 2000,
-    rows: Annotated[int, typer.Option(help="Rows of each task; the last quarter is for evaluation.")] = 40,
-    seed: Annotated[int, typer.Option(help="Seed of everything: the same seed gives the same rows.")] = 0,
+    tasks: Annotated[int, typer.Option(help="Number of tasks.")] = 2000,
+    rows: Annotated[int, typer.Option(help="Rows per task; the last quarter has split eval.")] = 40,
+    seed: Annotated[int, typer.Option(help="Seed: the same seed gives the same rows.")] = 0,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Family or category to leave out; may be given several times.")
     ] = None,
     wordings: Annotated[
-        Path | None, typer.Option(help="JSONL or JSONL.gz file for the other wordings of each task.")
+        Path | None, typer.Option(help="JSONL or JSONL.gz file for other wordings of each task.")
     ] = None,
     show: Annotated[
         str | None, typer.Option(help="Print one task of a family with three rows; writes nothing.")
@@ -42,9 +42,9 @@ def synth(
     list_all: Annotated[bool, typer.Option("--list", help="Print all families by category; writes nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Write instruction tasks made from families with parameters; no other data is needed.
+    """Generate synthetic instruction tasks from parameterised families, without other data.
 
-    The other wordings are read by training as data.paraphrases.
+    Training reads the other wordings as data.paraphrases.
 
     Example: **promptlora synth -o rows.jsonl.gz --tasks 2000 --wordings wordings.jsonl.gz**
 

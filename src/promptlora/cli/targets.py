@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 def targets(
     model: Annotated[
-        str | None, typer.Argument(help="Folder, Hugging Face id or qwen3-coder-next; by default the embedded base.")
+        str | None, typer.Argument(help="Folder, Hugging Face id or qwen3-coder-next. Default: the embedded base.")
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Add the scale on paper: parameters, memory, operations.")
+        bool, typer.Option("--plan", help="Add the computed cost of a hypernetwork: parameters, memory, operations.")
     ] = False,
-    rank: Annotated[int, typer.Option(min=1, max=1 << 16, help="Rank of the adapters that are counted.")] = 16,
+    rank: Annotated[int, typer.Option(min=1, max=1 << 16, help="Rank of the adapters.")] = 16,
     context_size: Annotated[int, typer.Option(min=4, max=1 << 20, help="Context width of the hypernetwork.")] = 2048,
     bottleneck: Annotated[int, typer.Option(min=1, max=1 << 20, help="Inner width of lowrank heads.")] = 64,
     dtype: Annotated[str, typer.Option(help="Dtype of the adapters: float32 or bfloat16.")] = "bfloat16",
     roles: Annotated[
-        str, typer.Option(help="Comma-separated parts; besides q, k, v, o a model may have z, b, a, gate.")
+        str, typer.Option(help="Comma-separated roles; besides q, k, v, o a model may have z, b, a, gate.")
     ] = ("q,k,v,o"),
     list_all: Annotated[bool, typer.Option("--list", help="Print every projection with its module and rows.")] = False,
     json: Json = False,
 ) -> None:
-    """Print the projections of a model grouped by shape; reads its configuration alone, no weights.
+    """Print the projections of a model, grouped by shape; reads its configuration, not its weights.
 
     Example: **promptlora targets qwen3-coder-next --plan**
     """

@@ -31,45 +31,48 @@ if TYPE_CHECKING:
 
 def teach(
     data: Annotated[str, typer.Argument(help="JSONL, JSONL.gz, Parquet, a folder of them, or a dataset id.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the cache; goes on if it exists.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the cache; an existing one is resumed.")],
     teacher: Annotated[
         str | None,
-        typer.Option(help="Model with the base's tokenizer: folder or Hugging Face id; by default the base."),
+        typer.Option(help="Model with the base's tokenizer: folder or Hugging Face id. Default: the base."),
     ] = None,
     base: Base = None,
-    split: Annotated[str, typer.Option(help="Keep rows whose split is this; empty keeps all.")] = "train",
-    rows_per_task: Annotated[int | None, typer.Option(min=1, help="Only the first rows of each task.")] = None,
+    split: Annotated[str, typer.Option(help="Use the rows of this split; empty uses all rows.")] = "train",
+    rows_per_task: Annotated[
+        int | None, typer.Option(min=1, help="Use only this many of the first rows of each task.")
+    ] = None,
     top_k: Annotated[
-        int, typer.Option(min=1, help="Tokens kept of each distribution; the others are one bucket.")
+        int, typer.Option(min=1, help="Most likely tokens to keep per position; the others share one bucket.")
     ] = 64,
     answers: Annotated[
-        str, typer.Option(help="Answers it is asked about: of the data, or the teacher's own (greedy).")
+        str,
+        typer.Option(help="Answers to score: data for those of the rows, or teacher for the teacher's own (greedy)."),
     ] = "data",
-    place: Annotated[str, typer.Option(help="Where the prompt stands in its context: user or system turn.")] = "user",
-    max_input_tokens: Annotated[int, typer.Option(min=1, help="Rows with a longer input are left out.")] = 512,
-    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Rows with longer answers are left out.")] = 256,
+    place: Annotated[str, typer.Option(help="Turn of the chat that holds the prompt: user or system.")] = "user",
+    max_input_tokens: Annotated[int, typer.Option(min=1, help="Skip rows with a longer input.")] = 512,
+    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Skip rows with a longer answer.")] = 256,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest prompt, input and answer; by default what the teacher takes.")
+        int | None, typer.Option(min=1, help="Longest prompt, input and answer together. Default: the teacher's limit.")
     ] = None,
-    rows_per_shard: Annotated[int, typer.Option(min=1, help="Rows in a file; a kill loses at most so many.")] = 512,
+    rows_per_shard: Annotated[int, typer.Option(min=1, help="Rows per file; a kill loses at most this many.")] = 512,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Rows that run at once; 16, or 256 with vLLM.", show_default=False)
+        int | None, typer.Option(min=1, help="Rows per batch. Default: 16, or 256 with vLLM.", show_default=False)
     ] = None,
     backend: Annotated[str, typer.Option(help="What runs the teacher: transformers or vllm.")] = "transformers",
     vllm_python: Annotated[
-        Path | None, typer.Option(help="Python of the environment that has vLLM; by default .venv/vllm/bin/python.")
+        Path | None, typer.Option(help="Python of the environment that has vLLM. Default: .venv/vllm/bin/python.")
     ] = None,
     vllm_options: Annotated[str, typer.Option(help="More options of vllm.LLM, as a JSON object.")] = "{}",
     dtype: Annotated[
         str, typer.Option(help="Dtype of the teacher: float32 or bfloat16; its head is float32.")
     ] = "float32",
     device: Device = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; by default all cores.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: all cores.")] = None,
     json: Json = False,
 ) -> None:
-    """Cache a teacher's log-probabilities of answers, the prompt in its context, to distil from with `train`.
+    """Cache a teacher's log-probabilities of answers, with the prompt in its context, for distillation.
 
-    A killed or stopped run goes on where it stopped; rows that are too long are counted, never cut.
+    The same command resumes a stopped run. Rows that are too long are skipped and counted, never truncated.
 
     Example: **promptlora teach train.jsonl.gz -o cache --rows-per-task 100**
     """

@@ -25,17 +25,19 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the newest checkpoint of the output.")
     ] = False,
-    until: Annotated[int | None, typer.Option(min=1, help="Stop after this step, with a checkpoint.")] = None,
+    until: Annotated[int | None, typer.Option(min=1, help="Stop after this step with a checkpoint.")] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.0, callback=finite, help="Stop after so many minutes, with a checkpoint; --resume goes on."),
+        typer.Option(
+            min=0.0, callback=finite, help="Stop after this many minutes with a checkpoint; continue with --resume."
+        ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; by default all cores.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: all cores.")] = None,
     json: Json = False,
 ) -> None:
-    """Train a hypernetwork: progress, checkpoints, TensorBoard, and the trained folder `final/` at the end.
+    """Train a hypernetwork; writes checkpoints, TensorBoard logs, and the trained hypernetwork in `final/`.
 
-    Ctrl-C finishes the step and writes a checkpoint; --resume goes on to the same losses as without the stop. Several
+    Ctrl-C finishes the step and writes a checkpoint; --resume continues with the losses of an uninterrupted run. Several
     processes share each batch: **torchrun --nproc_per_node=2 -m promptlora train configs/shipped.toml**
 
     Example: **promptlora train configs/shipped.toml**

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def ui(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 listens on all addresses of this machine.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
@@ -27,7 +27,7 @@ def ui(
     device: Device = "auto",
     force: Force = False,
 ) -> None:
-    """Serve a page: prompts become adapters, three answers stream side by side, attention is shown.
+    """Serve the web page: adapters from prompts, three answers side by side, attention.
 
     Example: **promptlora ui --open**
     """

@@ -22,11 +22,11 @@ def wordings(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .jsonl or .jsonl.gz.")],
     count: Annotated[int, typer.Option(min=1, max=1 << 12, help="Wordings per prompt, at most.")] = 12,
-    seed: Annotated[int, typer.Option(help="Another seed gives other wordings.")] = 0,
-    split: Annotated[str, typer.Option(help="Keep rows whose split is this; empty keeps all.")] = "train",
+    seed: Annotated[int, typer.Option(help="Seed: another seed gives other wordings.")] = 0,
+    split: Annotated[str, typer.Option(help="Use the rows of this split; empty uses all rows.")] = "train",
     json: Json = False,
 ) -> None:
-    """Write other wordings of every task's prompt by rules, as the training key `data.paraphrases` reads them.
+    """Write other wordings of every task's prompt, made by rules, for the training key `data.paraphrases`.
 
     Example: **promptlora wordings train.jsonl.gz -o wordings.jsonl.gz --count 12**
     """

@@ -40,10 +40,10 @@ def generate(
     prompt_file: PromptFile = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that exists.")] = False,
     pad_rank: Annotated[
-        str | None, typer.Option(help="Pad with zeros to this rank; auto is the next one that vLLM accepts.")
+        str | None, typer.Option(help="Pad with zeros to this rank; auto pads to the next rank that vLLM accepts.")
     ] = None,
     compress: Annotated[
-        int | None, typer.Option(min=1, max=MOST_ROWS, help="Cut to this rank by truncated SVD.")
+        int | None, typer.Option(min=1, max=MOST_ROWS, help="Reduce to this rank by truncated SVD.")
     ] = None,
     hypernetwork: Hypernetwork = None,
     base: Base = None,
@@ -52,9 +52,9 @@ def generate(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write the adapter of a prompt as a PEFT folder, laid out for the reader of vLLM too.
+    """Write the adapter of a prompt as a PEFT folder, in the layout that vLLM also reads.
 
-    Example: **promptlora generate --prompt "Translate to Spanish." -o spanish/**
+    Example: **promptlora generate --prompt "Extract the name of the city from the sentence." -o city/**
     """
     text = read_prompt(prompt, prompt_file)
     if (
@@ -105,9 +105,9 @@ def run(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Answer one input three ways: base, base with the prompt in context, and adapted.
+    """Answer one input with the base, with the prompt in its context, and with the adapter.
 
-    Example: **promptlora run --prompt "Answer with one word: positive or negative." "I loved it"**
+    Example: **promptlora run --prompt "Extract the name of the city from the sentence." "She flew to Paris on Monday."**
     """
     instruction = read_prompt(prompt, prompt_file)
     lm = load(hypernetwork, base, dtype, device, force, prompts=[instruction])
