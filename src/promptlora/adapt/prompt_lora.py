@@ -26,7 +26,7 @@ from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
 from promptlora.models import Progress, base_fingerprint, describe_mismatch, load_base
 from promptlora.settings import whole
-from promptlora.text import encode_chat, pad_left, render_chat
+from promptlora.text import encode_chat, pad_rows, render_chat
 
 Chat = str | Sequence[dict[str, str]]
 
@@ -294,7 +294,7 @@ class PromptLoRA:
         done = 0
         for start in range(0, len(order), batch_size):
             chosen = sorted(order[start : start + batch_size], key=lambda i: rows[i])
-            ids, mask = pad_left([encoded[i] for i in chosen], self.host.pad)
+            ids, mask = pad_rows([encoded[i] for i in chosen], self.host.pad, left=True)
             index = None if lora is None else [rows[i] for i in chosen]
             output = self.host.generate(ids, mask, lora, index, **settings)
             texts_out = self.tokenizer.batch_decode(output, skip_special_tokens=True)
