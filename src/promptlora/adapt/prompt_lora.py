@@ -142,7 +142,6 @@ class PromptLoRA:
         prompts: str | Sequence[str],
         *,
         generated: bool = True,
-        strength: float | None = None,
         vectors: float | None = None,
         in_context: bool = False,
     ) -> LoRAWeights:
@@ -151,7 +150,6 @@ class PromptLoRA:
         Args:
             prompts: One prompt or several.
             generated: False gives the static part alone, which is the same for every prompt.
-            strength: Factor of the generated part, 1 as it was trained; by default as the hypernetwork says.
             vectors: How much of each prompt's function vector is added, as one more rank of the middle o projections, for
                 which the base reads the prompt before a few neutral inputs; by default as the hypernetwork says, and
                 none for the static part.
@@ -163,10 +161,8 @@ class PromptLoRA:
 
         Raises:
             PromptError: No prompt, an empty one, or one longer than the encoder takes.
-            ConfigError: A strength or vectors that is not a finite number of 0 or more.
+            ConfigError: A ``vectors`` that is not a finite number of 0 or more.
         """
-        if strength is not None and not 0 <= strength < float("inf"):
-            raise ConfigError(f"strength={strength}; expected a finite number of 0 or more, 1 as it was trained")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise PromptError("no prompt was given; expected at least one")
@@ -177,7 +173,6 @@ class PromptLoRA:
             mask.to(weight.device),
             in_context,
             generated=generated,
-            strength=strength,
             dtype=self.model.dtype,
         ).to(device=self.host.device)
         if vectors is None:
