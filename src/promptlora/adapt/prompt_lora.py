@@ -26,7 +26,7 @@ from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
 from promptlora.models import Progress, base_fingerprint, describe_mismatch, load_base
 from promptlora.settings import whole
-from promptlora.text import encode_chat, pad_left, render_chat
+from promptlora.text import encode_chat, pad_rows, render_chat
 
 Chat = str | Sequence[dict[str, str]]
 
@@ -142,7 +142,6 @@ class PromptLoRA:
         prompts: str | Sequence[str],
         *,
         generated: bool = True,
-        strength: float | None = None,
         vectors: float | None = None,
         in_context: bool = False,
     ) -> LoRAWeights:
@@ -151,7 +150,6 @@ class PromptLoRA:
         Args:
             prompts: One prompt or several.
             generated: False gives the static part alone, which is the same for every prompt.
-            strength: Factor of the generated part, 1 as it was trained; by default as the hypernetwork says.
             vectors: How much of each prompt's function vector is added, as one more rank of the middle o projections, for
                 which the base reads the prompt before a few neutral inputs; by default as the hypernetwork says, and
                 none for the static part.
@@ -163,10 +161,8 @@ class PromptLoRA:
 
         Raises:
             PromptError: No prompt, an empty one, or one longer than the encoder takes.
-            ConfigError: A strength or vectors that is not a finite number of 0 or more.
+            ConfigError: A ``vectors`` that is not a finite number of 0 or more.
         """
-        if strength is not None and not 0 <= strength < float("inf"):
-            raise ConfigError(f"strength={strength}; expected a finite number of 0 or more, 1 as it was trained")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise PromptError("no prompt was given; expected at least one")
@@ -177,7 +173,6 @@ class PromptLoRA:
             mask.to(weight.device),
             in_context,
             generated=generated,
-            strength=strength,
             dtype=self.model.dtype,
         ).to(device=self.host.device)
         if vectors is None:
@@ -294,7 +289,7 @@ class PromptLoRA:
         done = 0
         for start in range(0, len(order), batch_size):
             chosen = sorted(order[start : start + batch_size], key=lambda i: rows[i])
-            ids, mask = pad_left([encoded[i] for i in chosen], self.host.pad)
+            ids, mask = pad_rows([encoded[i] for i in chosen], self.host.pad, left=True)
             index = None if lora is None else [rows[i] for i in chosen]
             output = self.host.generate(ids, mask, lora, index, **settings)
             texts_out = self.tokenizer.batch_decode(output, skip_special_tokens=True)

@@ -98,7 +98,6 @@ class HyperNetwork(nn.Module):
         in_context: Bool[Tensor, " prompts"] | bool = False,
         *,
         generated: bool = True,
-        strength: float | None = None,
         dtype: torch.dtype | None = None,
     ) -> LoRAWeights:
         """One adapter for each prompt of :meth:`encode`, or each context; the other arguments are those of :meth:`forward`."""
@@ -108,7 +107,7 @@ class HyperNetwork(nn.Module):
             flag = in_context if isinstance(in_context, bool) else in_context.reshape(-1, *[1] * (context.dim() - 1))
             context = context + flag * self.in_context
         given = prompts._replace(context=context) if isinstance(prompts, Encoded) else context
-        lora: LoRAWeights = self.generator(given, generated=generated, strength=strength, dtype=dtype)
+        lora: LoRAWeights = self.generator(given, generated=generated, dtype=dtype)
         return lora
 
     def forward(
@@ -118,7 +117,6 @@ class HyperNetwork(nn.Module):
         in_context: Bool[Tensor, " prompts"] | bool = False,
         *,
         generated: bool = True,
-        strength: float | None = None,
         dtype: torch.dtype | None = None,
     ) -> LoRAWeights:
         """Write one adapter for each prompt.
@@ -129,11 +127,10 @@ class HyperNetwork(nn.Module):
             prompt_mask: True where a token is real.
             in_context: Whether the base also has each prompt in its context; no effect without ``config.context_flag``.
             generated: False gives the static part alone.
-            strength: Factor of the generated part; by default as configured.
             dtype: Of the adapters, cast for all projections of a shape at once; by default that of the parameters.
         """
         encoded = self.encode(prompt_states, prompt_mask)
-        return self.write(encoded, in_context, generated=generated, strength=strength, dtype=dtype)
+        return self.write(encoded, in_context, generated=generated, dtype=dtype)
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Parameters by how they should move.

@@ -328,19 +328,14 @@ class Trainer:
         seed = random.Random(f"{self.config.seed}/{self.step}/{part}").getrandbits(63)
         return torch.Generator().manual_seed(seed)
 
-    def adapters(self, batch: Batch, generator: torch.Generator | None = None) -> LoRAWeights:
-        """The adapters of a batch's prompts; with a generator, prompt tokens are dropped as configured."""
+    def adapters(self, batch: Batch) -> LoRAWeights:
+        """The adapters of a batch's prompts."""
         if not self.config.hypernetwork.generated:  # without an encoder, only the number of prompts counts
             count = len(batch.prompts)
             nothing = torch.zeros(count, 1, 1, device=self.accelerator.device)
             static: LoRAWeights = self.hypernetwork(nothing, nothing[..., 0] == 0, **self._flags(batch))
             return static
         states, mask = self.states.batch(batch.prompts)
-        share = self.config.regularization.prompt_dropout
-        if generator is not None and share:
-            kept = torch.rand(mask.shape, generator=generator).to(mask.device) >= share
-            kept[:, 0] = True  # never nothing; the first token is an attention sink in any case
-            mask = mask & kept
         lora: LoRAWeights = self.hypernetwork(states, mask, **self._flags(batch))
         return lora
 
@@ -404,11 +399,11 @@ class Trainer:
             generator = self._generator(part)
             # Gradients of the parts add up; they are shared with the other processes after the last one.
             with nullcontext() if part == mine[-1] else self.accelerator.no_sync(self.hypernetwork):
-                lora = self.adapters(batch, generator)
+                lora = self.adapters(batch)
                 loss = self.objective.loss(batch, lora, generator)
                 losses.append(loss.detach() * weight)
-                if penalty.l1 or penalty.l2:
-                    loss = loss + weight_penalty(lora, l1=penalty.l1, l2=penalty.l2)
+                if penalty.l2:
+                    loss = loss + weight_penalty(lora, l2=penalty.l2)
                 if penalty.contrastive and self.plain.encoder is not None:
                     loss = loss + penalty.contrastive * self._contrast(batch)
                 self.accelerator.backward(loss * weight * self.accelerator.num_processes)
