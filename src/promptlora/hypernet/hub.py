@@ -15,7 +15,7 @@ from promptlora.errors import CheckpointError, one_line
 from promptlora.loading import hub_answers
 from promptlora.reading import is_dir
 
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _LONGEST_ID = 96  # characters, a limit of the Hub
 
 
@@ -27,7 +27,7 @@ def is_hub_id(name: str | Path) -> bool:
     return (
         isinstance(name, str)
         and len(name) <= _LONGEST_ID
-        and _ID.fullmatch(name, re.ASCII) is not None
+        and _ID.fullmatch(name) is not None
         and not is_dir(Path(name))
     )
 
