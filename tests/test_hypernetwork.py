@@ -708,36 +708,6 @@ def test_an_upload_without_a_hub_is_one_clear_line():
     assert "\n" not in str(caught.value)
 
 
-def test_an_upload_sends_what_save_pretrained_writes(tmp_path, monkeypatch):
-    sent: dict[str, object] = {}
-
-    class Api:
-        def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> str:
-            sent.update(repo=repo_id, private=private, exist_ok=exist_ok)
-            return f"https://hub/{repo_id}"
-
-        def upload_folder(self, *, repo_id: str, folder_path: str) -> None:
-            shutil.copytree(folder_path, tmp_path / "sent")
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    hypernetwork = make(dtype=torch.float32, alive=True)
-    assert hypernetwork.push_to_hub("somebody/network", private=True) == "https://hub/somebody/network"
-    assert sent == {"repo": "somebody/network", "private": True, "exist_ok": True}
-    loaded = HyperNetwork.from_pretrained(tmp_path / "sent").state_dict()
-    assert all(torch.equal(value, loaded[name]) for name, value in hypernetwork.state_dict().items())
-
-
-def test_a_refusal_of_the_hub_of_many_lines_is_told_in_one(monkeypatch):
-    class Api:
-        def create_repo(self, *_: object, **__: object) -> str:
-            raise OSError("401 Client Error.\n\nInvalid token.\nMore lines.")
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    with pytest.raises(CheckpointError, match=r"401 Client Error\.") as caught:
-        make(dtype=torch.float32).push_to_hub("somebody/network")
-    assert "\n" not in str(caught.value)
-
-
 def test_the_generator_alone_takes_a_context():
     torch.manual_seed(0)
     generator = ShapeGroupedLoRAGenerator(small(), find_projections(tiny_llama()))

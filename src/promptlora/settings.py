@@ -13,9 +13,8 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tomli_w
-
 from promptlora.errors import ConfigError, PromptLoRAError
+from promptlora.extras import need
 from promptlora.files import replacing_file
 from promptlora.reading import is_file, read_toml
 
@@ -191,6 +190,14 @@ def load_toml(kind: type[T], path: str | Path) -> T:
 
 
 def save_toml(config: Any, path: str | Path) -> None:
-    """Write a configuration as TOML, whole or not at all."""
+    """Write a configuration as TOML, whole or not at all.
+
+    Raises:
+        MissingExtraError: The extra ``train`` is not installed.
+        OutputError: It cannot be written.
+    """
+    need("train", "tomli_w")
+    import tomli_w
+
     with replacing_file(Path(path)) as temporary:
         temporary.write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")

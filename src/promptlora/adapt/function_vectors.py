@@ -99,7 +99,7 @@ def add_function_vectors(
         vectors = (with_prompt[name] - without[name]).view(len(prompts), len(inputs), -1).mean(1)
         b = (vectors[:, None, :] * (factor / lora.scaling)).to(B)
         forms[name] = Free(torch.cat((A, readers[name][:, :, None].to(A)), 2), torch.cat((B, b), 1))
-    return LoRAWeights(forms, lora.scaling, projections=lora.projections)
+    return LoRAWeights(forms, lora.scaling, projections=lora.projections, base_model=lora.base_model)
 
 
 def _last_outputs(

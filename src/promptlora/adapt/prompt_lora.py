@@ -112,7 +112,8 @@ class PromptLoRA:
         """Load a base and a hypernetwork.
 
         Args:
-            hypernetwork: A folder written by ``HyperNetwork.save_pretrained``; by default the one in the package.
+            hypernetwork: A folder written by ``HyperNetwork.save_pretrained``, or the Hub id of one (``owner/name``); by
+                default the one in the package.
             base: A folder or a Hugging Face id; by default the embedded SmolLM2-135M-Instruct.
             dtype: Of the base's weights, and of the adapters.
             device: Where both go; ``auto`` is CUDA, else MPS, else the CPU.
@@ -133,6 +134,12 @@ class PromptLoRA:
         where: Any = model.get_input_embeddings().weight
         network = network.to(where.device).requires_grad_(False)
         return cls(model, tokenizer, network, force=force)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the hypernetwork with a card that names this base; see ``HyperNetwork.push_to_hub``."""
+        return self.hypernetwork.push_to_hub(
+            repo_id, **{"base_model": self.model.config.name_or_path or None, **options}
+        )
 
     # --- prompts to adapters ---------------------------------------------------------------------------
 
@@ -177,6 +184,7 @@ class PromptLoRA:
         ).to(device=self.host.device)
         if vectors is None:
             vectors = self.hypernetwork.config.vectors if generated else 0.0
+        lora.base_model = self.model.config.name_or_path or None
         return add_function_vectors(self.host, lora, texts, vectors)
 
     # --- inputs to answers -----------------------------------------------------------------------------

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.data import Batch, Batches, Shown, render_inputs, tasks_answered_in_letters, tokenize_rows
 from promptlora.errors import ConfigError, ModelError, OutputError, PromptError, TrainingError
+from promptlora.extras import need
 from promptlora.files import append_lines
 from promptlora.host import Host
 from promptlora.hypernet.network import HyperNetwork
@@ -122,6 +121,7 @@ class Trainer:
         PromptError: A prompt longer than the encoder takes; its task is named.
         ModelError: A base that cannot be loaded or trained through.
         ConfigError: Settings that do not go together, or that the processes cannot share evenly.
+        MissingExtraError: The extra ``train`` is not installed.
     """
 
     def __init__(
@@ -130,6 +130,10 @@ class Trainer:
         base: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
+        need("train", "accelerate", "tensorboard", "tomli_w")
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+
         self.config = config
         say = progress or (lambda line: None)
         self.folder = Path(config.output)
@@ -199,6 +203,8 @@ class Trainer:
             self.batches = self._make_batches(data, lengths, say)
             self.objective = self._make_objective(say)
         self.validation = Validation(self.base, data.held, config) if data.held else None
+        from accelerate.utils import set_seed
+
         set_seed(config.seed)  # what was loaded before has no part in the initial weights
         hypernetwork = HyperNetwork(
             config.hypernetwork,
@@ -494,6 +500,8 @@ class Trainer:
                 every += [self.objective.describe(batch, row) for row in range(len(finite))]
                 bad += [self.objective.describe(batch, row) for row, fine in enumerate(finite) if not fine]
         if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
             bad, every = gather_object(bad), gather_object(every)
         named = bad or every
         more = f"; and {len(named) - 4} more" if len(named) > 4 else ""
