@@ -53,7 +53,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "each layer's own states, pooled": {"hypernetwork": {"source": "layers", "encoder_layers": 0}},
     "half context distillation": {"objective": "distill", "distill": {"sft_share": 0.5}},
     "prompt in context half the time": {"data": {"in_context_share": 0.5}},
-    "prompt dropout 0.2": {"regularization": {"prompt_dropout": 0.2}},
     "states of layer 10": LAYER_10,
     "states of layer 10, seed 1": {**LAYER_10, "seed": 1},
     "states of layer 10, seed 2": {**LAYER_10, "seed": 2},
@@ -71,8 +70,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "token embeddings": {"hypernetwork": {"source": "embeddings"}},
     "rank 4": {"hypernetwork": {"rank": 4, "alpha": 8.0}},
     "adapters from layer 15 on": {"hypernetwork": {"first_layer": 15}},
-    "label smoothing 0.1": {"regularization": {"label_smoothing": 0.1}},
-    "l1 penalty 0.1": {"regularization": {"l1": 0.1}},
     "NEFTune 5": {"regularization": {"neftune": 5.0}},
     "13 training tasks": {"data": {"tasks": 13}},
 }

@@ -282,7 +282,7 @@ def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
         ),
         ("ablations.py", [tmp_path / "empty", "-o", tmp_path / "out", "--report"], "train.jsonl.gz: no such file"),
         ("padding.py", [tmp_path / "empty"], "train.jsonl.gz: no such file"),
-        ("strength.py", [tmp_path / "nowhere.toml"], "nowhere.toml"),
+        ("function_vectors.py", [tmp_path / "nowhere.toml"], "nowhere.toml"),
         ("reader.py", ["--tasks", tmp_path / "empty"], "empty: it holds no row"),
         ("writing.py", ["--rounds", "x"], "'x'; expected a whole number"),
         ("gpu.py", ["--device", "cpu", "--quick", "--base", tmp_path / "nowhere"], "nowhere"),

@@ -157,6 +157,28 @@ REFUSED = {
 }
 
 
+REMOVED = {
+    "hypernetwork": ("strength = 1.0", "strength = 0.9", "Expected 1.0"),
+    "regularization": ("label_smoothing = 0.0\nl1 = 0\nprompt_dropout = 0.0", "l1 = 0.1", "Expected 0.0"),
+    "distill": ('tail = "bucket"', 'tail = "renormalise"', "Expected 'bucket'"),
+}
+
+
+@pytest.mark.parametrize("table", REMOVED)
+def test_a_removed_setting_is_ignored_where_it_has_no_effect_and_refused_where_it_has(tmp_path, table):
+    neutral, other, expected = REMOVED[table]
+    path = tmp_path / "run.toml"
+    start = f'output = "a"\n[data]\ntrain = "b"\n[{table}]\n'
+    path.write_text(start + neutral)
+    assert load_toml(TrainConfig, path) == TrainConfig(output="a", data=DataConfig(train="b"))
+    key = other.split(" = ")[0]
+    for text in (other, f"{key} = true", f"{key} = [1]"):
+        path.write_text(start + text)
+        with pytest.raises(ConfigError, match=rf"{table}\.{key}=.*was removed from .*{expected}.*Fix: ") as caught:
+            load_toml(TrainConfig, path)
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_values_are_one_line_with_the_file(tmp_path, case):
     text, expected = REFUSED[case]

@@ -31,6 +31,9 @@ from tests.training_helpers import metric_lines, toy_rows
 
 MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2}
 EXACT = {"rtol": 0, "atol": 1e-9}  # float64: sums in another order, nothing else
+# transformers computes rotary angles in float32 whatever the dtype of the model is, and CUDA rounds them otherwise than
+# the CPU: float64 results differ by up to 1.4e-6 on an H100.
+ANGLES = {"rtol": 0, "atol": 1e-5}
 INDEX = [2, 0, 1, 0, 2, 2]  # interleaved and uneven, so that rows are gathered
 SMALL = HyperNetworkConfig(
     context_size=16, encoder_heads=2, encoder_layers=1, pooling_queries=2, trunk_layers=1, rank=3, alpha=6.0,
@@ -43,9 +46,14 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     return MODELS[request.param]()
 
 
+def exact(device: torch.device) -> dict[str, float]:
+    """How near to the CPU a model in float64 is."""
+    return ANGLES if device.type == "cuda" else EXACT
+
+
 def near(found: Tensor, expected: Tensor, device: torch.device, **tolerance: float) -> None:
     assert found.device.type == device.type
-    torch.testing.assert_close(found.cpu(), expected, **(tolerance or EXACT))
+    torch.testing.assert_close(found.cpu(), expected, **(tolerance or exact(device)))
 
 
 def adapted(model: PreTrainedModel, lora: LoRAWeights, ids: Tensor) -> Tensor:
@@ -91,7 +99,7 @@ def test_gradients_through_the_hooks(device, checkpointed, form):
     expected = gradients(tiny_llama())
     assert max(float(gradient.abs().max()) for gradient in expected) > 1e-3
     for ours, theirs in zip(gradients(tiny_llama().to(device)), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, **EXACT)
+        torch.testing.assert_close(ours, theirs, **exact(device))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)], ids=str)

@@ -1,4 +1,4 @@
-"""KL to a teacher, whole or top-k: against a naive twin, its exact properties, and what the biased tails do."""
+"""KL to a teacher, whole or top-k: against a naive twin, and its exact properties."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from promptlora.errors import ConfigError, DataError
-from promptlora.losses import IGNORED, TAILS, TeacherTargets, answer_positions, distillation_loss
+from promptlora.losses import IGNORED, TeacherTargets, answer_positions, distillation_loss
 from tests.helpers import tiny_llama
 
 VOCAB, WIDTH = 9, 5
@@ -24,15 +24,13 @@ def top(log_probs: Tensor, k: int) -> TeacherTargets:
     return TeacherTargets(values, ids)
 
 
-def naive(p: list[float], ids: list[int], logits: Tensor, tail: str) -> Tensor:
+def naive(p: list[float], ids: list[int], logits: Tensor) -> Tensor:
     """The loss of one position, token by token; p are the teacher's probabilities of ids."""
     q = logits.exp() / logits.exp().sum()
     named = [q[i] for i in ids]
-    if tail == "renormalise":
-        p, named = [value / sum(p) for value in p], [value / sum(named) for value in named]
     total = sum((a * (math.log(a) - b.log()) for a, b in zip(p, named, strict=True)), start=q.new_zeros(()))
     others = [q[i] for i in range(len(q)) if i not in ids]
-    if tail == "bucket" and others:
+    if others:
         total = total + (1 - sum(p)) * (math.log(1 - sum(p)) - sum(others).log())
     return total
 
@@ -53,20 +51,17 @@ def problems(draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return hidden, labels, weight, (torch.randn(n, VOCAB, generator=generator).double() * sharp).log_softmax(-1)
 
 
-tails = st.sampled_from(TAILS)
-
-
-@given(problems(), tails, st.integers(1, VOCAB + 1), st.sampled_from(["token", "row"]), st.integers(1, 9))
-def test_it_is_the_naive_twin_and_so_are_its_gradients(problem, tail, k, row_weight, chunk):
+@given(problems(), st.integers(1, VOCAB + 1), st.sampled_from(["token", "row"]), st.integers(1, 9))
+def test_it_is_the_naive_twin_and_so_are_its_gradients(problem, k, row_weight, chunk):
     hidden, labels, weight, log_p = problem
     teacher = TeacherTargets(log_p) if k > VOCAB else top(log_p, k)
     ids = torch.arange(VOCAB).expand_as(log_p) if teacher.ids is None else teacher.ids
     ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    options = {"row_weight": row_weight, "tail": tail, "chunk": chunk}
+    options = {"row_weight": row_weight, "chunk": chunk}
     loss = distillation_loss(ours, labels, lambda h: h @ weight.T, teacher, **options)
     by_row: dict[int, list[Tensor]] = {}
     for i, (row, t) in enumerate(zip(*answer_positions(labels), strict=True)):
-        each = naive(teacher.log_probs[i].exp().tolist(), ids[i].tolist(), theirs[row, t] @ weight.T, tail)
+        each = naive(teacher.log_probs[i].exp().tolist(), ids[i].tolist(), theirs[row, t] @ weight.T)
         by_row.setdefault(int(row), []).append(each)
     rows = torch.stack([torch.stack(each).mean() for each in by_row.values()])
     tokens = torch.stack([each for row in by_row.values() for each in row])
@@ -118,74 +113,46 @@ def test_no_step_away_from_the_teacher_makes_the_bucket_less(problem, k):
         assert distillation_loss(moved, labels, lambda h: h, teacher) >= -1e-12
 
 
-def one(logits: Tensor, teacher: TeacherTargets, tail: str) -> tuple[float, Tensor]:
+def one(logits: Tensor, teacher: TeacherTargets) -> tuple[float, Tensor]:
     """Loss and gradient of one position with these logits."""
     leaf = logits.clone().requires_grad_()
     labels = torch.tensor([[IGNORED, 0]])
-    loss = distillation_loss(torch.stack([leaf, leaf.detach()])[None], labels, lambda h: h, teacher, tail=tail)
+    loss = distillation_loss(torch.stack([leaf, leaf.detach()])[None], labels, lambda h: h, teacher)
     loss.backward()
     return loss.item(), leaf.grad
 
 
-def test_renormalised_is_biased_its_least_value_says_nothing_of_the_tail():
+def test_a_tail_that_the_student_splits_as_the_teacher_does_loses_nothing():
     # The teacher has 0.8 of its mass on the top two; this student only 0.08, in the same proportion.
     p = torch.tensor([[0.6, 0.2, 0.1, 0.1]], dtype=torch.float64)
     student = torch.tensor([0.06, 0.02, 0.46, 0.46], dtype=torch.float64).log()
-    teacher = top(p.log(), 2)
-    kl, whole = one(student, TeacherTargets(p.log()), "bucket")
+    kl, whole = one(student, TeacherTargets(p.log()))
     assert kl > 1.2
-    bucket, gradient = one(student, teacher, "bucket")
-    assert bucket == pytest.approx(kl, rel=1e-9)  # both halves of the tail are alike here, so nothing is lost
+    bucket, gradient = one(student, top(p.log(), 2))
+    assert bucket == pytest.approx(kl, rel=1e-9)
     torch.testing.assert_close(gradient, whole)
-    biased, gradient = one(student, teacher, "renormalise")
-    assert biased == pytest.approx(0, abs=1e-12)
-    assert gradient.abs().max() < 1e-12
 
 
-def test_renormalised_moves_the_tail_the_wrong_way():
-    # The student's tail is 0.5, the teacher's 0.2: it has to shrink. A step down the renormalised loss lets it grow.
+def test_a_step_moves_the_tail_towards_the_teachers():
+    # The student's tail is 0.5, the teacher's 0.2: it has to shrink.
     p = torch.tensor([[0.3, 0.5, 0.2]], dtype=torch.float64)
     student = torch.tensor([0.4, 0.1, 0.5], dtype=torch.float64).log()
-    teacher = top(p.log(), 2)
-    after = {}
-    for tail in ("bucket", "renormalise"):
-        _, gradient = one(student, teacher, tail)
-        after[tail] = float((student - 0.1 * gradient).softmax(-1)[2])
-    assert after["bucket"] < 0.5 < after["renormalise"]
-
-
-def test_ignoring_the_tail_takes_mass_from_it_even_at_the_teacher():
-    p = torch.tensor([[0.5, 0.3, 0.15, 0.05]], dtype=torch.float64)
-    teacher = top(p.log(), 2)
-    loss, gradient = one(p[0].log(), teacher, "ignore")
-    assert loss == pytest.approx(0, abs=1e-12)
-    torch.testing.assert_close(gradient, torch.tensor([-0.1, -0.06, 0.12, 0.04], dtype=torch.float64))
-    least, gradient = one(torch.tensor([0.5, 0.3, 1e-30, 1e-30], dtype=torch.float64).log(), teacher, "ignore")
-    assert least == pytest.approx(0.8 * math.log(0.8), rel=1e-9)  # below 0, and with no gradient: its minimum
-    assert gradient.abs().max() < 1e-12
-
-
-def test_ignoring_has_the_gradient_of_the_cross_terms_alone():
-    torch.manual_seed(0)
-    log_p, logits = (torch.randn(1, 50).double() * 3).log_softmax(-1), torch.randn(50).double()
-    teacher = top(log_p, 16)
-    leaf = logits.clone().requires_grad_()
-    (-(teacher.log_probs.exp() * leaf.log_softmax(-1)[teacher.ids[0]]).sum()).backward()
-    torch.testing.assert_close(one(logits, teacher, "ignore")[1], leaf.grad)
+    _, gradient = one(student, top(p.log(), 2))
+    assert float((student - 0.1 * gradient).softmax(-1)[2]) < 0.5
 
 
 def test_a_tiny_tail_is_not_lost_in_rounding():
     # float32: the student's tail is 1e-20, so that 1 - (mass on ids) is 0 and its logarithm is not finite.
     logits = torch.tensor([0.0, -1.0] + [math.log(1e-20 / 8)] * 8)
     teacher = TeacherTargets(torch.tensor([[0.7, 0.2]]).log(), torch.tensor([[0, 1]]))
-    loss, gradient = one(logits, teacher, "bucket")
+    loss, gradient = one(logits, teacher)
     q = logits.double().softmax(-1)
     expected = sum(p * math.log(p / x) for p, x in [(0.7, q[0]), (0.2, q[1]), (0.1, q[2:].sum())])
     assert loss == pytest.approx(expected, rel=1e-6)
     assert gradient[2:].tolist() == pytest.approx([-0.1 / 8] * 8, rel=1e-5)
     # A teacher whose named tokens have all the mass: its tail is 0, and so is what it adds.
     sure = TeacherTargets(torch.tensor([[0.0, -math.inf]]), torch.tensor([[0, 1]]))
-    loss, gradient = one(logits, sure, "bucket")
+    loss, gradient = one(logits, sure)
     assert loss == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-6)
     assert gradient.isfinite().all()
 
@@ -193,7 +160,7 @@ def test_a_tiny_tail_is_not_lost_in_rounding():
 def test_impossible_tokens_of_the_teacher_count_nothing():
     log_p = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64).log()
     logits = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
-    loss, gradient = one(logits, TeacherTargets(log_p), "bucket")
+    loss, gradient = one(logits, TeacherTargets(log_p))
     log_q = logits.log_softmax(-1)
     assert loss == pytest.approx(float(-math.log(2) - (log_q[0] + log_q[1]) / 2))
     assert gradient.isfinite().all()
@@ -312,13 +279,12 @@ def test_on_real_weights_a_teacher_that_reads_the_same_has_kl_0(real, k):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("tail", TAILS)
-def test_chunks_of_real_weights_are_the_whole(real, tail):
+def test_chunks_of_real_weights_are_the_whole(real):
     hidden, labels, head, log_p = real
     teacher, found = top(log_p, 16), []
     for chunk in (3, 1024):
         leaf = hidden.clone().requires_grad_()
-        loss = distillation_loss(leaf, labels, head, teacher, tail=tail, chunk=chunk)
+        loss = distillation_loss(leaf, labels, head, teacher, chunk=chunk)
         loss.backward()
         found.append((loss.detach(), leaf.grad))
     torch.testing.assert_close(*(loss for loss, _ in found), rtol=1e-5, atol=1e-6)
@@ -348,8 +314,6 @@ def test_bad_teachers_are_named():
         loss(TeacherTargets(torch.tensor([[5.0], [-1.0]]), torch.tensor([[1], [2]])))
     with pytest.raises(DataError, match="at answer token 1 sum to nan"):
         loss(TeacherTargets(torch.tensor([[-1.0], [math.nan]]), torch.tensor([[1], [2]])))
-    with pytest.raises(ConfigError, match="tail='drop'; expected one of bucket, renormalise, ignore"):
-        loss(TeacherTargets(whole), tail="drop")
     with pytest.raises(ConfigError, match="chunk=0"):
         loss(TeacherTargets(whole), chunk=0)
     for log_probs, ids in ((whole, torch.zeros(2, 3, dtype=torch.long)), (whole[0], None)):

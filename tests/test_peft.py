@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, Qwen3NextConfig, Qwen3NextForCausalLM
 from promptlora.errors import LoRAError, OutputError
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
-from promptlora.lora.peft import VLLM_RANKS, load_peft, save_peft
+from promptlora.lora.peft import VLLM_RANKS, load_peft, peft_config, save_peft
 from promptlora.projections import Projection, find_projections
 from tests.helpers import FORMS, random_lora, tiny_gpt2, tiny_llama, token_ids
 
@@ -645,3 +645,65 @@ def test_real_weights_in_peft_and_in_hooks(smollm, tmp_path):
     assert torch.equal(text, peft_text)
     assert torch.equal(after, base)
     assert_same(load_peft(tmp_path / "a"), lora)
+
+
+# --- PEFT finds the base, and takes an adapter from memory --------------------------------------------
+
+
+def test_the_config_names_the_base_so_that_peft_finds_it(llama, tmp_path):
+    llama.save_pretrained(tmp_path / "base")
+    loaded = type(llama).from_pretrained(tmp_path / "base", dtype=torch.float64)
+    lora, ids = random_lora(find_projections(loaded), adapters=2), token_ids(1, 7)
+    lora.select(1).save_peft(tmp_path / "a", model=loaded)
+    found = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "a", dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            found(ids).logits, hooked_logits(loaded, lora.select(1), ids), rtol=0, atol=1e-9
+        )  # fmt: skip
+
+
+def test_the_name_of_the_base_stays_with_what_is_made_of_a_lora(llama, tmp_path):
+    lora = random_lora(find_projections(llama), adapters=3)
+    assert peft_config(lora.select(0))["base_model_name_or_path"] is None
+    lora.base_model = "owner/base"
+    made = [lora.select(0), lora.to(torch.float32), lora.detach(), lora.rescale(3.0), lora.mean(),
+            LoRAWeights.stack([lora, lora]), LoRAWeights.combine([lora, lora])]  # fmt: skip
+    lora.save(tmp_path / "a.safetensors")
+    lora.select(0).save_peft(tmp_path / "peft")
+    made += [LoRAWeights.load(tmp_path / "a.safetensors"), LoRAWeights.load_peft(tmp_path / "peft")]
+    assert [each.base_model for each in made] == ["owner/base"] * len(made)
+    assert peft_config(lora.select(0), model=llama)["base_model_name_or_path"] == "owner/base"
+    assert peft_config(lora.select(0), base_model_name="other/base")["base_model_name_or_path"] == "other/base"
+
+
+@pytest.mark.parametrize("options", [{}, {"pad_rank": "auto"}], ids=str)
+def test_adapters_in_memory_replace_each_other_in_a_peft_model(model, options):
+    lora, ids = random_lora(find_projections(model), adapters=2), token_ids(2, 9)
+    before = model(ids).logits
+    wrapped = get_peft_model(model, LoraConfig(**lora.select(0).peft_config(model=model, **options)))
+    logits = []
+    for row in (0, 1):
+        result = set_peft_model_state_dict(wrapped, lora.select(row).peft_state_dict(model=model, **options))
+        assert not result.unexpected_keys
+        assert not [key for key in result.missing_keys if "lora_" in key]
+        with torch.no_grad():
+            logits.append(wrapped(ids).logits)
+    model = wrapped.unload()
+    torch.testing.assert_close(model(ids).logits, before, rtol=0, atol=0)
+    for row in (0, 1):
+        expected = hooked_logits(model, lora.select(row), ids)
+        assert (expected - before).abs().max() > 0.1
+        torch.testing.assert_close(logits[row], expected, rtol=0, atol=1e-9)
+
+
+def test_what_is_in_memory_is_what_a_folder_holds(gpt2, tmp_path):
+    lora = random_lora(find_projections(gpt2), adapters=2).select(1)
+    lora.save_peft(tmp_path / "a", model=gpt2, compress=2, dtype=torch.bfloat16)
+    folder = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    memory = lora.peft_state_dict(model=gpt2, compress=2, dtype=torch.bfloat16)
+    assert sorted(memory) == sorted(folder)
+    assert all(torch.equal(value, folder[name]) for name, value in memory.items())
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert lora.peft_config(model=gpt2, compress=2) == config
+    with pytest.raises(LoRAError, match=r"2 adapters; expected exactly one"):
+        random_lora(find_projections(gpt2), adapters=2).peft_state_dict()

@@ -145,26 +145,25 @@ def test_what_does_not_fit_is_named():
 # --- penalties -----------------------------------------------------------------------------------------------
 
 
-@given(counts, ranks, seeds, st.floats(0, 2), st.floats(0, 2))
-def test_penalties_are_means_over_all_entries_at_once(adapters, rank, seed, l1, l2):
+@given(counts, ranks, seeds, st.floats(0, 2))
+def test_the_penalty_is_a_mean_over_all_entries_at_once(adapters, rank, seed, l2):
     lora = make(adapters, rank, 0.5, seed)
     entries = torch.cat([matrix.flatten() for pair in lora.values() for matrix in pair])
-    expected = l1 * entries.abs().mean() + l2 * entries.square().mean()
-    found = weight_penalty(lora, l1=l1, l2=l2)
+    expected = l2 * entries.square().mean()
+    found = weight_penalty(lora, l2=l2)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
-    if l1 or l2:
-        for mine, theirs in zip(slopes(found, lora), slopes(expected, lora), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-15)
+    for mine, theirs in zip(slopes(found, lora), slopes(expected, lora), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-15)
 
 
-def test_penalties_of_half_precision_are_summed_in_float32():
+def test_the_penalty_of_half_precision_is_summed_in_float32():
     big = LoRAWeights({"q_proj": (torch.ones(1, 1000, 8).half() * 100, torch.ones(1, 8, 1000).half() * 100)}, 1.0)
-    assert weight_penalty(big, l1=1.0, l2=1.0).item() == 100 + 100**2  # 1.6e8 in sum: float16 ends at 65,504
+    assert weight_penalty(big, l2=1.0).item() == 100**2  # 1.6e8 in sum: float16 ends at 65,504
 
 
 def test_no_penalty_is_0_and_a_negative_one_is_refused():
     lora = make(1, 2, 0.5, 0)
-    assert weight_penalty(lora).item() == 0
-    for options in ({"l1": -1.0}, {"l2": -0.1}, {"l1": math.nan}):
+    assert weight_penalty(lora, l2=0.0).item() == 0
+    for l2 in (-0.1, math.nan):
         with pytest.raises(ConfigError, match="expected 0 or more"):
-            weight_penalty(lora, **options)
+            weight_penalty(lora, l2=l2)

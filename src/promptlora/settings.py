@@ -1,6 +1,6 @@
 """Settings: frozen dataclasses to and from plain values and TOML, and checks of their values.
 
-It knows dataclasses; nothing of what a setting means.
+It knows dataclasses and the names of settings that were removed; nothing of what a setting means.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tomli_w
-
 from promptlora.errors import ConfigError, PromptLoRAError
+from promptlora.extras import need
 from promptlora.files import replacing_file
 from promptlora.reading import is_file, read_toml
 
 T = TypeVar("T")
+
+# Settings that were removed, by class, and the values at which they had no effect: configurations of older versions
+# hold them (docs/log.md has what they measured).
+_RETIRED: dict[str, dict[str, Any]] = {
+    "HyperNetworkConfig": {"strength": 1.0},
+    "RegularizationConfig": {"label_smoothing": 0.0, "l1": 0.0, "prompt_dropout": 0.0},
+    "DistillConfig": {"tail": "bucket"},
+}
 
 
 def whole(
@@ -58,11 +65,24 @@ def one_of(owner: object, name: str, choices: tuple[str, ...]) -> None:
         raise ConfigError(f"{name}={value!r} in {type(owner).__name__}; expected one of {', '.join(choices)}")
 
 
+def without_retired(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The values without those removed settings that have no effect; a removed setting with an effect is kept."""
+    retired = _RETIRED.get(kind.__name__, {})
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in retired or isinstance(value, bool) or value != retired[key]
+    }
+
+
 def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
     """Make a configuration from plain values, nested tables included.
 
+    A removed setting is ignored where its value has no effect.
+
     Raises:
-        ConfigError: An unknown key (the nearest known one is named), a missing key or a wrong type.
+        ConfigError: An unknown key (the nearest known one is named), a removed setting that has an effect, a missing key
+            or a wrong type.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{where or kind.__name__}={_short(values)}; expected a table of settings")
@@ -70,7 +90,12 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""
     made: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in without_retired(kind, values).items():
+        if key in _RETIRED.get(kind.__name__, {}):
+            raise ConfigError(
+                f"{prefix}{key}={_short(value)}: this setting was removed from {kind.__name__}. Expected "
+                f"{_RETIRED[kind.__name__][key]!r}, which has no effect. Fix: remove the key, or use an older version."
+            )
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(fields)}"
@@ -165,6 +190,14 @@ def load_toml(kind: type[T], path: str | Path) -> T:
 
 
 def save_toml(config: Any, path: str | Path) -> None:
-    """Write a configuration as TOML, whole or not at all."""
+    """Write a configuration as TOML, whole or not at all.
+
+    Raises:
+        MissingExtraError: The extra ``train`` is not installed.
+        OutputError: It cannot be written.
+    """
+    need("train", "tomli_w")
+    import tomli_w
+
     with replacing_file(Path(path)) as temporary:
         temporary.write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")

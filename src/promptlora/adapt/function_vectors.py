@@ -14,13 +14,13 @@ from contextlib import ExitStack, suppress
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from promptlora.errors import ConfigError
 from promptlora.host import Host
 from promptlora.lora import Free, LoRAWeights
 from promptlora.lora.forms import Form
 from promptlora.projections import Projection, layer_of
+from promptlora.text import pad_rows
 
 NEUTRAL_INPUTS = (
     "The weather was nice yesterday.",
@@ -99,7 +99,7 @@ def add_function_vectors(
         vectors = (with_prompt[name] - without[name]).view(len(prompts), len(inputs), -1).mean(1)
         b = (vectors[:, None, :] * (factor / lora.scaling)).to(B)
         forms[name] = Free(torch.cat((A, readers[name][:, :, None].to(A)), 2), torch.cat((B, b), 1))
-    return LoRAWeights(forms, lora.scaling, projections=lora.projections)
+    return LoRAWeights(forms, lora.scaling, projections=lora.projections, base_model=lora.base_model)
 
 
 def _last_outputs(
@@ -193,7 +193,7 @@ def _run(
     note: _Note,
 ) -> None:
     """Run rows with their adapters up to the last o projection, and call ``note`` with what each reads and writes."""
-    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)  # on the right: nothing real sees it
+    ids, _ = pad_rows(rows, 0, device=host.device)
     with ExitStack() as stack:
         stack.enter_context(host.evaluating(lora, owners))
         for projection in outputs:
@@ -205,4 +205,4 @@ def _run(
 
             stack.callback(host.model.get_submodule(projection.module).register_forward_hook(hook).remove)
         with suppress(_Reached):
-            host.model.get_decoder()(input_ids=ids.to(host.device), use_cache=False)
+            host.model.get_decoder()(input_ids=ids, use_cache=False)

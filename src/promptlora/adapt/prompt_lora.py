@@ -26,7 +26,7 @@ from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
 from promptlora.models import Progress, base_fingerprint, describe_mismatch, load_base
 from promptlora.settings import whole
-from promptlora.text import encode_chat, pad_left, render_chat
+from promptlora.text import encode_chat, pad_rows, render_chat
 
 Chat = str | Sequence[dict[str, str]]
 
@@ -112,7 +112,8 @@ class PromptLoRA:
         """Load a base and a hypernetwork.
 
         Args:
-            hypernetwork: A folder written by ``HyperNetwork.save_pretrained``; by default the one in the package.
+            hypernetwork: A folder written by ``HyperNetwork.save_pretrained``, or the Hub id of one (``owner/name``); by
+                default the one in the package.
             base: A folder or a Hugging Face id; by default the embedded SmolLM2-135M-Instruct.
             dtype: Of the base's weights, and of the adapters.
             device: Where both go; ``auto`` is CUDA, else MPS, else the CPU.
@@ -134,6 +135,12 @@ class PromptLoRA:
         network = network.to(where.device).requires_grad_(False)
         return cls(model, tokenizer, network, force=force)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the hypernetwork with a card that names this base; see ``HyperNetwork.push_to_hub``."""
+        return self.hypernetwork.push_to_hub(
+            repo_id, **{"base_model": self.model.config.name_or_path or None, **options}
+        )
+
     # --- prompts to adapters ---------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -142,7 +149,6 @@ class PromptLoRA:
         prompts: str | Sequence[str],
         *,
         generated: bool = True,
-        strength: float | None = None,
         vectors: float | None = None,
         in_context: bool = False,
     ) -> LoRAWeights:
@@ -151,7 +157,6 @@ class PromptLoRA:
         Args:
             prompts: One prompt or several.
             generated: False gives the static part alone, which is the same for every prompt.
-            strength: Factor of the generated part, 1 as it was trained; by default as the hypernetwork says.
             vectors: How much of each prompt's function vector is added, as one more rank of the middle o projections, for
                 which the base reads the prompt before a few neutral inputs; by default as the hypernetwork says, and
                 none for the static part.
@@ -163,10 +168,8 @@ class PromptLoRA:
 
         Raises:
             PromptError: No prompt, an empty one, or one longer than the encoder takes.
-            ConfigError: A strength or vectors that is not a finite number of 0 or more.
+            ConfigError: A ``vectors`` that is not a finite number of 0 or more.
         """
-        if strength is not None and not 0 <= strength < float("inf"):
-            raise ConfigError(f"strength={strength}; expected a finite number of 0 or more, 1 as it was trained")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise PromptError("no prompt was given; expected at least one")
@@ -177,11 +180,11 @@ class PromptLoRA:
             mask.to(weight.device),
             in_context,
             generated=generated,
-            strength=strength,
             dtype=self.model.dtype,
         ).to(device=self.host.device)
         if vectors is None:
             vectors = self.hypernetwork.config.vectors if generated else 0.0
+        lora.base_model = self.model.config.name_or_path or None
         return add_function_vectors(self.host, lora, texts, vectors)
 
     # --- inputs to answers -----------------------------------------------------------------------------
@@ -294,7 +297,7 @@ class PromptLoRA:
         done = 0
         for start in range(0, len(order), batch_size):
             chosen = sorted(order[start : start + batch_size], key=lambda i: rows[i])
-            ids, mask = pad_left([encoded[i] for i in chosen], self.host.pad)
+            ids, mask = pad_rows([encoded[i] for i in chosen], self.host.pad, left=True)
             index = None if lora is None else [rows[i] for i in chosen]
             output = self.host.generate(ids, mask, lora, index, **settings)
             texts_out = self.tokenizer.batch_decode(output, skip_special_tokens=True)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from promptlora.host import Host
 from promptlora.lora import LoRAWeights
+from promptlora.text import pad_rows
 
 
 def score_rows(
@@ -40,12 +40,11 @@ def score_rows(
         chosen = order[first : first + batch_size]
         if adapter_index is not None:  # rows of one adapter together: hooks then need no gather
             chosen.sort(key=lambda i: adapter_index[i])
-        tokens = [torch.tensor([*starts[i], *ends[i]]) for i in chosen]
-        ids = pad_sequence(tokens, batch_first=True, padding_value=host.pad)  # on the right: nothing real sees it
+        ids, _ = pad_rows([[*starts[i], *ends[i]] for i in chosen], host.pad, device=host.device)
         with host.evaluating(lora, None if adapter_index is None else [adapter_index[i] for i in chosen]):
-            logits: Tensor = host.model(input_ids=ids.to(host.device), use_cache=False).logits
+            logits: Tensor = host.model(input_ids=ids, use_cache=False).logits
         for at, i in enumerate(chosen):
-            span = logits[at, len(starts[i]) - 1 : len(tokens[at]) - 1].float().log_softmax(-1)
+            span = logits[at, len(starts[i]) - 1 : len(starts[i]) + len(ends[i]) - 1].float().log_softmax(-1)
             wanted = torch.tensor(list(ends[i]), device=span.device)[:, None]
             scores[i] = float(span.gather(1, wanted).sum())
     return scores

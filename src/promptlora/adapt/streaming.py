@@ -18,7 +18,7 @@ from transformers import TextStreamer
 from promptlora.errors import PromptError
 from promptlora.host import Host, option_errors
 from promptlora.lora import LoRAWeights
-from promptlora.text import pad_left
+from promptlora.text import pad_rows
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def stream_ids(
 
     def steps() -> Iterator[Tensor]:
         generate: Any = host.model.generate
-        ids, mask = pad_left(rows, host.pad)
+        ids, mask = pad_rows(rows, host.pad, left=True)
         with host.evaluating(prepared), option_errors():
             run = generate(**host.arguments(ids, mask, options), custom_generate=_decode)
             step: Tensor | None = next(run, None)

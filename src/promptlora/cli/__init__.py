@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import typer
 
+from promptlora import __version__
 from promptlora.cli.chat import chat
 from promptlora.cli.console import fail
 from promptlora.cli.demo import demo
@@ -47,9 +48,7 @@ def _start(
 ) -> None:
     """A prompt goes in, a LoRA comes out: a hypernetwork writes adapters for a frozen language model."""
     if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"promptlora {installed('promptlora')}")
+        typer.echo(f"promptlora {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

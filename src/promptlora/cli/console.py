@@ -27,7 +27,7 @@ out = Console()
 err = Console(stderr=True)
 
 Hypernetwork = Annotated[
-    str | None, typer.Option(help="Folder of a trained hypernetwork. Default: the one in the package.")
+    str | None, typer.Option(help="Trained hypernetwork: folder or Hugging Face id. Default: the one in the package.")
 ]
 Base = Annotated[str | None, typer.Option(help="Base model: folder or Hugging Face id. Default: the embedded one.")]
 Dtype = Annotated[str, typer.Option(help="Dtype of the base: float32 or bfloat16.")]

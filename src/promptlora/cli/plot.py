@@ -11,6 +11,7 @@ import typer
 
 from promptlora.cli.console import Json, out, print_json
 from promptlora.errors import OutputError
+from promptlora.extras import need
 from promptlora.files import check_output, replacing_file
 
 _PANELS = {
@@ -61,13 +62,13 @@ def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
     """Write the picture of a run, whole or not at all.
 
     Raises:
-        OutputError: Matplotlib is missing, or a kind of file that it does not write.
+        MissingExtraError: The extra ``plot`` is not installed.
+        OutputError: A kind of file that it does not write.
     """
-    try:
-        from matplotlib.backends import backend_agg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise OutputError("matplotlib is not installed; run `pip install 'promptlora[plot]'`") from error
+    need("plot", "matplotlib")
+    from matplotlib.backends import backend_agg
+    from matplotlib.figure import Figure
+
     kind = _kind(path)
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     backend_agg.FigureCanvasAgg(figure)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from promptlora.cli.console import Base, Device, Dtype, Force, Hypernetwork, err, load, out, working
-from promptlora.errors import ConfigError
+from promptlora.extras import need
 
 if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA
@@ -31,14 +30,9 @@ def ui(
 
     Example: **promptlora ui --open**
     """
-    missing = [name for name in ("gradio", "plotly") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"promptlora ui needs {' and '.join(missing)}, not installed here; install them with "
-            "pip install 'promptlora[ui]'"
-        )
+    need("ui", "gradio", "plotly", "fastapi", "uvicorn")
     with working("loading the page's libraries"):
-        from promptlora.models import EMBEDDED
+        from promptlora.models import EMBEDDED_ID
         from promptlora.ui.serving import check_address, serve
 
     check_address(host, port)
@@ -49,5 +43,5 @@ def ui(
     def ready(url: str) -> None:
         out.print(f"the page is at {escape(url)} (Ctrl-C ends it)", highlight=False, soft_wrap=True)
 
-    serve(loaded, host=host, port=port, base_name=base or EMBEDDED, open_browser=open_browser, ready=ready)
+    serve(loaded, host=host, port=port, base_name=base or EMBEDDED_ID, open_browser=open_browser, ready=ready)
     err.print("stopped")

@@ -65,8 +65,6 @@ def generate(
         raise ConfigError(f"--pad-rank {pad_rank}: expected auto or a whole number, such as 16")
     check_output(output, overwrite=overwrite)
     lm = load(hypernetwork, base, dtype, device, force, prompts=[text])
-    from promptlora.models import EMBEDDED
-
     with working("writing the adapter"):
         started = time.perf_counter()
         lora = lm.adapt(text)
@@ -76,7 +74,6 @@ def generate(
             overwrite=overwrite,
             pad_rank=int(pad_rank) if pad_rank and pad_rank != "auto" else pad_rank,
             compress=compress,
-            base_model_name=base or EMBEDDED,
             model=lm.model,
         )
     if json:

@@ -3,6 +3,7 @@
 from promptlora.data.batches import Batch as Batch
 from promptlora.data.batches import Batches as Batches
 from promptlora.data.batches import Shown as Shown
+from promptlora.data.batches import ids_and_labels as ids_and_labels
 from promptlora.data.batches import make_batch as make_batch
 from promptlora.data.config import DataConfig as DataConfig
 from promptlora.data.order import Group as Group

@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from promptlora.data.order import Group, Order, RowOrder, TaskOrder
 from promptlora.data.tokens import Example
 from promptlora.losses import IGNORED
-from promptlora.text import with_examples
+from promptlora.text import pad_rows, with_examples
 
 _MOST_EXAMPLES = 4
 _FRAME = 32  # tokens of "Input:" and "Output:" around them, beyond those of the chat that their lengths count
@@ -320,6 +319,13 @@ class Batches:
         )
 
 
+def ids_and_labels(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad: int) -> tuple[Tensor, Tensor]:
+    """Token ids of rows, each what is read and the answer, and their labels, ``[rows, longest]``, padded on the right."""
+    input_ids, _ = pad_rows([[*ids, *answer] for ids, answer in rows], pad)
+    labels, _ = pad_rows([[*[IGNORED] * len(ids), *answer] for ids, answer in rows], IGNORED)
+    return input_ids, labels
+
+
 def make_batch(
     prompts: list[str],
     rows: Sequence[tuple[list[int], list[int]]],
@@ -332,12 +338,6 @@ def make_batch(
     pairs: tuple[str, ...] = (),
 ) -> Batch:
     """A batch of rows, each the token ids of what is read and of the answer."""
-    longest = max(len(ids) + len(answer) for ids, answer in rows)
-    input_ids = torch.full((len(rows), longest), pad)
-    labels = torch.full((len(rows), longest), IGNORED)
-    for i, (ids, answer) in enumerate(rows):
-        end = len(ids) + len(answer)
-        input_ids[i, :end] = torch.tensor(ids + answer)
-        labels[i, len(ids) : end] = torch.tensor(answer)
+    input_ids, labels = ids_and_labels(rows, pad)
     tokens = sum(len(ids) + len(answer) for ids, answer in rows)
     return Batch(prompts, input_ids, labels, tokens, tasks, examples, wordings, in_context, pairs)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from promptlora.errors import DataError, one_line
+from promptlora.extras import need
 from promptlora.reading import is_dir, is_file, json_lines, reason_of
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
@@ -136,6 +137,7 @@ def read_rows(source: str | Path, split: str = "", *, labelled: bool = True) -> 
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    need("data", "pyarrow")
     import pyarrow.parquet
 
     try:
@@ -150,6 +152,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
 def _dataset(name: str, split: str) -> Iterator[tuple[str, Any]]:
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(_SUFFIXES):
         raise DataError(f"{name}: no such file; expected JSONL, JSONL.gz, Parquet, or a dataset id such as owner/name")
+    need("data", "datasets")
     import datasets
 
     try:

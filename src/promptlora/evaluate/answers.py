@@ -11,9 +11,11 @@ from typing import Any
 from promptlora.errors import OutputError, one_line
 from promptlora.evaluate.conditions import WITHOUT_ADAPTER
 from promptlora.files import append_lines, replacing_file
+from promptlora.hypernet.config import HyperNetworkConfig
+from promptlora.settings import without_retired
 
 ANSWERS_FILE = "answers.jsonl"
-_OF_ADAPTERS = ("hypernetwork", "config", "vectors", "strength")  # what answers of the base alone do not depend on
+_OF_ADAPTERS = ("hypernetwork", "config", "vectors")  # what answers of the base alone do not depend on
 _OF_EXAMPLES = "in_context_examples"  # the one condition without adapter whose answers depend on the examples
 
 
@@ -77,6 +79,8 @@ class AnswerFile:
         if path.exists():
             theirs, _ = read_answers(path)
             identity = dict(json.loads(json.dumps(identity)))
+            if isinstance(theirs.get("config"), dict):  # of an older version, with settings that were removed since
+                theirs["config"] = without_retired(HyperNetworkConfig, theirs["config"])
             keys = {*theirs, *identity}
             if "hypernetwork" not in theirs or "hypernetwork" not in identity:  # one of the two has no adapter on
                 keys.difference_update(_OF_ADAPTERS)

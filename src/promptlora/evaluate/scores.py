@@ -11,17 +11,17 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from statistics import fmean
+from typing import Any
 
 import numpy
-from rouge_score.tokenizers import DefaultTokenizer
 
 from promptlora.data import Row
+from promptlora.extras import need
 
 MAX_CANDIDATES = 300  # distinct outputs of a task that are tried as its constant answer, the most frequent first
 _MAX_CHOOSING_ROWS = 300  # rows of a task that a constant answer is chosen on
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_TOKENIZER = DefaultTokenizer(use_stemmer=True)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -44,9 +44,17 @@ def exact_match(answer: str, outputs: Sequence[str]) -> float:
     return 100.0 * any(ours == _comparable(output) for output in outputs)
 
 
+@lru_cache(maxsize=1)
+def _tokenizer() -> Any:
+    need("eval", "rouge_score")
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    return DefaultTokenizer(use_stemmer=True)
+
+
 @lru_cache(maxsize=1 << 16)
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(_TOKENIZER.tokenize(text))
+    return tuple(_tokenizer().tokenize(text))
 
 
 @lru_cache(maxsize=1 << 16)

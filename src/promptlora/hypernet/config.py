@@ -39,8 +39,6 @@ class HyperNetworkConfig:
         alpha: Scaling is ``alpha / rank``.
         static: Whether a learned LoRA that is the same for every prompt is added to the generated one. Of the core kinds it
             is a learned core C0.
-        strength: The generated part is multiplied by this when adapters are written, if nothing else is asked for; below 1
-            it is held nearer to the static part, which helps on prompts unlike those of the training.
         vectors: How much of a prompt's function vector its adapter carries as one more rank of the middle o projections, if
             nothing else is asked for; 0 is none. Worth it where ``data.in_context_share`` taught the model to read prompts.
         generated: False leaves the learned LoRA alone, without encoder and heads: plain multi-task LoRA.
@@ -68,7 +66,6 @@ class HyperNetworkConfig:
     rank: int = 8
     alpha: float = 16.0
     static: bool = True
-    strength: float = 1.0
     vectors: float = 0.0
     generated: bool = True
     context_flag: bool = False
@@ -88,7 +85,7 @@ class HyperNetworkConfig:
         one_of(self, "head", HEAD_KINDS)
         positive(
             self, "source_layer", "max_prompt_tokens", "context_size", "encoder_heads", "pooling_queries",
-            "head_bottleneck", "rank", "alpha", "strength",
+            "head_bottleneck", "rank", "alpha",
         )  # fmt: skip
         if self.encoder_layers < 0 or self.trunk_layers < 0:
             raise ConfigError(

@@ -182,7 +182,7 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         gate: Tensor = torch.sigmoid(each.flatten(1).mean(1) if each.ndim > 1 else each)
         return gate
 
-    def _generated(self, prompts: Tensor | Encoded, strength: float) -> dict[str, tuple[Tensor, ...]]:
+    def _generated(self, prompts: Tensor | Encoded) -> dict[str, tuple[Tensor, ...]]:
         """What the heads write, by shape: A and B, or the cores, each ``[prompts, n, ...]``."""
         context = prompts.context if isinstance(prompts, Encoded) else prompts
         gate = self.gate(context) if self.config.gates else None
@@ -195,7 +195,7 @@ class ShapeGroupedLoRAGenerator(nn.Module):
                 written = tuple(torch.tanh(x * slope) * s.exp() for x, s in zip(written, self.scales[key], strict=True))
             if gate is not None:
                 written = tuple(x * gate.view(-1, *(1,) * (x.ndim - 1)) for x in written)
-            found[key] = written if strength == 1 else tuple(x * strength for x in written)
+            found[key] = written
         return found
 
     def forward(
@@ -203,7 +203,6 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         context: Tensor | Encoded,
         *,
         generated: bool = True,
-        strength: float | None = None,
         dtype: torch.dtype | None = None,
     ) -> LoRAWeights:
         """Write the LoRA of each prompt.
@@ -214,7 +213,6 @@ class ShapeGroupedLoRAGenerator(nn.Module):
             context: The contexts ``[prompts, d]``, with ``config.source = "layers"`` one for each layer; or what
                 :meth:`PromptEncoder.encode` gives.
             generated: False leaves the static part alone: multi-task LoRA, the same for every prompt.
-            strength: Factor of what the heads write; by default as configured.
             dtype: Dtype of the LoRA, by default that of the parameters; cast by shape, not by projection.
 
         Raises:
@@ -223,8 +221,7 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         if not generated and not self.config.static:
             raise ConfigError("generated=False needs a static part; this hypernetwork has static=False")
         prompts = (context.context if isinstance(context, Encoded) else context).shape[0]
-        strength = self.config.strength if strength is None else strength
-        written = self._generated(context, strength) if generated and self.config.generated else {}
+        written = self._generated(context) if generated and self.config.generated else {}
         forms: dict[str, Form] = {}
         for (d_in, d_out), group in self.groups.items():
             key = f"{d_in}x{d_out}"

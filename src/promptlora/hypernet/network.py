@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from promptlora.files import creating_folder
 from promptlora.hypernet.config import HyperNetworkConfig
 from promptlora.hypernet.encoder import Encoded, PromptEncoder
 from promptlora.hypernet.generator import ShapeGroupedLoRAGenerator, context_layers
+from promptlora.hypernet.hub import card, local_folder, upload
 from promptlora.lora import LoRAWeights
 from promptlora.projections import Projection, read_projections
 from promptlora.reading import is_file, read_json, read_tensors
@@ -98,7 +100,6 @@ class HyperNetwork(nn.Module):
         in_context: Bool[Tensor, " prompts"] | bool = False,
         *,
         generated: bool = True,
-        strength: float | None = None,
         dtype: torch.dtype | None = None,
     ) -> LoRAWeights:
         """One adapter for each prompt of :meth:`encode`, or each context; the other arguments are those of :meth:`forward`."""
@@ -108,7 +109,7 @@ class HyperNetwork(nn.Module):
             flag = in_context if isinstance(in_context, bool) else in_context.reshape(-1, *[1] * (context.dim() - 1))
             context = context + flag * self.in_context
         given = prompts._replace(context=context) if isinstance(prompts, Encoded) else context
-        lora: LoRAWeights = self.generator(given, generated=generated, strength=strength, dtype=dtype)
+        lora: LoRAWeights = self.generator(given, generated=generated, dtype=dtype)
         return lora
 
     def forward(
@@ -118,7 +119,6 @@ class HyperNetwork(nn.Module):
         in_context: Bool[Tensor, " prompts"] | bool = False,
         *,
         generated: bool = True,
-        strength: float | None = None,
         dtype: torch.dtype | None = None,
     ) -> LoRAWeights:
         """Write one adapter for each prompt.
@@ -129,11 +129,10 @@ class HyperNetwork(nn.Module):
             prompt_mask: True where a token is real.
             in_context: Whether the base also has each prompt in its context; no effect without ``config.context_flag``.
             generated: False gives the static part alone.
-            strength: Factor of the generated part; by default as configured.
             dtype: Of the adapters, cast for all projections of a shape at once; by default that of the parameters.
         """
         encoded = self.encode(prompt_states, prompt_mask)
-        return self.write(encoded, in_context, generated=generated, strength=strength, dtype=dtype)
+        return self.write(encoded, in_context, generated=generated, dtype=dtype)
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Parameters by how they should move.
@@ -197,13 +196,23 @@ class HyperNetwork(nn.Module):
             self.write_to(temporary, dtype)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> HyperNetwork:
-        """Read what :meth:`save_pretrained` wrote, as float32, in evaluation mode; nothing is unpickled.
+    def from_pretrained(
+        cls, path: str | Path, *, revision: str | None = None, token: str | bool | None = None
+    ) -> HyperNetwork:
+        """Read what :meth:`save_pretrained` or :meth:`push_to_hub` wrote, as float32, in evaluation mode.
+
+        Nothing is unpickled.
+
+        Args:
+            path: A folder, or ``owner/name`` on the Hugging Face Hub; a folder of that name comes first.
+            revision: Branch, tag or commit on the Hub.
+            token: For a private repository; by default that of ``hf auth login``.
 
         Raises:
-            CheckpointError: A folder that is missing, or files that are truncated or do not fit together.
+            CheckpointError: A folder that is missing, an id that cannot be fetched, or files that are truncated or do not
+                fit together.
         """
-        path = Path(path)
+        path = local_folder(path, (CONFIG_FILE, WEIGHTS_FILE), revision=revision, token=token)
         if not is_file(path / WEIGHTS_FILE) and is_file(path / CONFIG_FILE):
             raise CheckpointError(
                 f"{path}: no {WEIGHTS_FILE}; expected a folder written by HyperNetwork.save_pretrained"
@@ -246,27 +255,48 @@ class HyperNetwork(nn.Module):
             read[name] = value.to(expected[name].dtype, copy=True)  # no view of the file's memory
         return read
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
-        """Upload to a model repository of the Hugging Face Hub; returns its address.
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        base_model: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> str:
+        """Upload weights, configuration and a generated card to a model repository of the Hugging Face Hub, as one commit.
+
+        Args:
+            repo_id: ``owner/name``; the repository is created if it does not exist.
+            base_model: Hub id of the base, for the card.
+            private: Whether a new repository is private; by default as the owner's settings say.
+            token: By default that of ``hf auth login``.
+            revision: The branch to commit to, created if it does not exist; by default ``main``.
+            dtype: Store the weights in this dtype (they are read back as float32).
+
+        Returns:
+            The address of the repository.
 
         Raises:
-            CheckpointError: The hub cannot be reached or refuses.
+            CheckpointError: The Hub cannot be reached or refuses.
         """
-        import tempfile
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            self.write_to(folder, dtype)
+            text = card(repo_id, base=self.base, sizes=self._sizes(), base_model=base_model, embedder=self.embedder)
+            (folder / "README.md").write_text(text, encoding="utf-8")
+            return upload(folder, repo_id, private=private, token=token, revision=revision)
 
-        import huggingface_hub
-
-        try:
-            api = huggingface_hub.HfApi()
-            with tempfile.TemporaryDirectory() as folder:
-                self.write_to(Path(folder))
-                address = api.create_repo(repo_id, private=private, exist_ok=True)
-                api.upload_folder(repo_id=repo_id, folder_path=folder)
-        except Exception as error:
-            raise CheckpointError(
-                f"{repo_id}: cannot be uploaded ({one_line(error)}); check the network, the name and the token"
-            ) from error
-        return str(address)
+    def _sizes(self) -> dict[str, str]:
+        """What the card says of sizes."""
+        modules = len({projection.module for projection in self.projections})
+        return {
+            "parameters": f"{sum(p.numel() for p in self.parameters()):,}",
+            "projections": f"{len(self.projections)} in {modules} modules",
+            "rank": str(self.config.rank),
+            "longest prompt": f"{self.config.max_prompt_tokens} tokens",
+        }
 
 
 @contextmanager
@@ -287,12 +317,12 @@ def _configuration_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_config(path: str | Path) -> HyperNetworkConfig:
-    """The configuration of a hypernetwork's folder, without its weights.
+    """The configuration of a hypernetwork's folder or Hub id, without its weights.
 
     Raises:
-        CheckpointError: A folder that is missing, or a file that is damaged.
+        CheckpointError: A folder that is missing, an id that cannot be fetched, or a file that is damaged.
     """
-    with _configuration_of(Path(path)) as description:
+    with _configuration_of(local_folder(path, (CONFIG_FILE,))) as description:
         return from_dict(HyperNetworkConfig, description["config"])
 
 

@@ -51,7 +51,7 @@ def only_roles(lora: LoRAWeights, roles: Sequence[str]) -> LoRAWeights:
     if not kept:
         known = sorted({role_of(name, lora) for name in lora})
         raise AttentionError(f"roles={list(roles)}: the adapter has none of them; expected some of {', '.join(known)}")
-    return LoRAWeights(kept, lora.scaling, index=lora.index, projections=lora.projections)
+    return LoRAWeights(kept, lora.scaling, index=lora.index, projections=lora.projections, base_model=lora.base_model)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,11 @@ SHARED_FORMAT = "promptlora.lora/2"  # as /1, and a lora_C for every name in sha
 
 
 def write_forms(
-    path: Path, forms: Mapping[str, Form], scaling: float, projections: tuple[Projection, ...] | None
+    path: Path,
+    forms: Mapping[str, Form],
+    scaling: float,
+    projections: tuple[Projection, ...] | None,
+    base_model: str | None = None,
 ) -> None:
     """Write forms to one file, whole or not at all."""
     tensors = {
@@ -37,6 +41,8 @@ def write_forms(
     metadata = {"format": SHARED_FORMAT if shared else FREE_FORMAT, "scaling": json.dumps(scaling)}
     if projections is not None:
         metadata["projections"] = json.dumps([asdict(projection) for projection in projections])
+    if base_model is not None:
+        metadata["base_model"] = base_model
     with replacing_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 

@@ -38,6 +38,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         scaling: The factor of the update (``alpha / rank`` in PEFT's words).
         index: Row to stored adapter; None is one row for each stored adapter, in order.
         projections: Where the names live in the base model; only exports of fused modules need it.
+        base_model: Hub id or path of the base, which exports name; None where it is not known.
 
     Raises:
         LoRAError: Matrices that do not fit together; the message names the projection.
@@ -50,6 +51,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         *,
         index: Sequence[int] | None = None,
         projections: Sequence[Projection] | None = None,
+        base_model: str | None = None,
     ) -> None:
         if not matrices:
             raise LoRAError("matrices is empty: expected at least one projection name with its A and B")
@@ -60,6 +62,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         if not math.isfinite(self.scaling):
             raise LoRAError(f"scaling is {scaling}; expected a finite number, alpha / rank")
         self.projections = tuple(projections) if projections is not None else None
+        self.base_model = base_model
         self.stored_adapters = _adapters(self._forms)
         self.index = tuple(range(self.stored_adapters)) if index is None else _whole_numbers(index)
         for i in self.index:
@@ -95,6 +98,10 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             raise LoRAError(f"{odd[0]}: not in both factors and cores; expected the same projections in each")
         forms = {name: Shared(A, B, cores[name]) for name, (A, B) in factors.items()}
         return cls(forms, scaling, index=index, projections=projections)
+
+    def _origin(self) -> dict[str, Any]:
+        """What a LoRA that is made from this one keeps: where its names live."""
+        return {"projections": self.projections, "base_model": self.base_model}
 
     __eq__ = object.__eq__  # a mapping compares values; tensors have no single truth
     __hash__ = object.__hash__
@@ -177,7 +184,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         """The selected adapters in the free form, each with an A and a B; itself where it has that form."""
         if all(isinstance(form, Free) for form in self._forms.values()):
             return self
-        return LoRAWeights(dict(self.items()), self.scaling, projections=self.projections)
+        return LoRAWeights(dict(self.items()), self.scaling, **self._origin())
 
     def delta(self, name: str) -> Tensor:
         """The dense update ``A @ B * scaling``, ``[adapters, in, out]``, of one projection."""
@@ -189,7 +196,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     def _map(self, change: Callable[[Form], Form], scaling: float) -> LoRAWeights:
         """The same selection of changed forms, so that a shared adapter is changed and kept once."""
         forms = {name: change(form) for name, form in self._forms.items()}
-        return LoRAWeights(forms, scaling, index=self.index, projections=self.projections)
+        return LoRAWeights(forms, scaling, index=self.index, **self._origin())
 
     def select(self, rows: int | Sequence[int]) -> LoRAWeights:
         """Choose adapters by row, by reference: nothing is copied.
@@ -208,7 +215,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             if not -self.adapters <= row < self.adapters:
                 raise LoRAError(f"select({row}): there are {self.adapters} adapters (0 … {self.adapters - 1})")
         index = [self.index[row] for row in chosen]
-        return LoRAWeights(self._forms, self.scaling, index=index, projections=self.projections)
+        return LoRAWeights(self._forms, self.scaling, index=index, **self._origin())
 
     @staticmethod
     def stack(loras: Sequence[LoRAWeights]) -> LoRAWeights:
@@ -234,7 +241,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
                         f"{list(A)}, {list(B)} as in the first"
                     )
             matrices[name] = concatenated(forms)
-        return LoRAWeights(matrices, first.scaling, projections=first.projections)
+        return LoRAWeights(matrices, first.scaling, **first._origin())
 
     @staticmethod
     def combine(loras: Sequence[LoRAWeights], weights: Sequence[float] | None = None) -> LoRAWeights:
@@ -260,7 +267,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             else [lora.scaling * (1.0 if weights is None else weights[i]) for i, lora in enumerate(loras)]
         )
         matrices = {name: summed([lora.chosen(name) for lora in loras], factors) for name in first}
-        return LoRAWeights(matrices, first.scaling if plain else 1.0, projections=first.projections)
+        return LoRAWeights(matrices, first.scaling if plain else 1.0, **first._origin())
 
     def mean(self) -> LoRAWeights:
         """The mean of the updates of all adapters, exact, as one adapter.
@@ -299,7 +306,9 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
 
         A row is written for each row of the selection, shared factors once; :attr:`projections` are written along.
         """
-        write_forms(Path(path), {name: self.chosen(name) for name in self}, self.scaling, self.projections)
+        write_forms(
+            Path(path), {name: self.chosen(name) for name in self}, self.scaling, self.projections, self.base_model
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> LoRAWeights:
@@ -311,7 +320,8 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         forms, metadata = read_forms(Path(path))
         try:
             projections = read_metadata_projections(metadata, forms)
-            return cls(forms, read_scaling(metadata), projections=projections)
+            base_model = metadata.get("base_model")
+            return cls(forms, read_scaling(metadata), projections=projections, base_model=base_model)
         except PromptLoRAError as error:
             raise LoRAError(f"{path}: {error}") from error
 
@@ -320,6 +330,18 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         from promptlora.lora.peft import save_peft
 
         return save_peft(self, path, **options)
+
+    def peft_state_dict(self, **options: Any) -> dict[str, Tensor]:
+        """The one adapter of this selection as PEFT's tensors in memory; see ``lora.peft.peft_state_dict``."""
+        from promptlora.lora.peft import peft_state_dict
+
+        return peft_state_dict(self, **options)
+
+    def peft_config(self, **options: Any) -> dict[str, Any]:
+        """The arguments of the ``peft.LoraConfig`` that fits :meth:`peft_state_dict`; see ``lora.peft.peft_config``."""
+        from promptlora.lora.peft import peft_config
+
+        return peft_config(self, **options)
 
     @classmethod
     def load_peft(cls, path: str | Path, **options: Any) -> LoRAWeights:

@@ -6,13 +6,12 @@ them at a time. They know nothing of models, prompts or batches.
 
 from promptlora.losses.adapters import reconstruction_loss, weight_penalty
 from promptlora.losses.contrastive import contrastive_loss
-from promptlora.losses.distillation import TAILS, TeacherTargets, distillation_loss
+from promptlora.losses.distillation import TeacherTargets, distillation_loss
 from promptlora.losses.positions import IGNORED, answer_positions
 from promptlora.losses.sft import sft_loss
 
 __all__ = [
     "IGNORED",
-    "TAILS",
     "TeacherTargets",
     "answer_positions",
     "contrastive_loss",

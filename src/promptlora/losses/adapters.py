@@ -61,23 +61,18 @@ def reconstruction_loss(lora: LoRAWeights, target: LoRAWeights, *, relative: boo
     return torch.stack(errors).mean().to(torch.promote_types(lora.dtype, torch.float32))
 
 
-def weight_penalty(lora: LoRAWeights, *, l1: float = 0.0, l2: float = 0.0) -> Float[Tensor, ""]:
-    """``l1 * mean(|w|) + l2 * mean(w^2)`` where w are the entries of all A and B, before ``scaling``.
+def weight_penalty(lora: LoRAWeights, *, l2: float) -> Float[Tensor, ""]:
+    """``l2 * mean(w^2)`` where w are the entries of all A and B, before ``scaling``.
 
-    Each mean is one mean over every entry of A and of B, of all projections and all adapters (rows of the selection)
+    The mean is one mean over every entry of A and of B, of all projections and all adapters (rows of the selection)
     at once: each entry counts alike, hence a large projection more than a small one. Summed in float32 or finer.
 
     Raises:
         ConfigError: A negative weight.
     """
-    if not min(l1, l2) >= 0:
-        raise ConfigError(f"l1={l1}, l2={l2}; expected 0 or more")
+    if not l2 >= 0:
+        raise ConfigError(f"l2={l2}; expected 0 or more")
     fine = torch.promote_types(lora.dtype, torch.float32)
     matrices = [matrix.to(fine) for pair in lora.values() for matrix in pair]
     entries = sum(matrix.numel() for matrix in matrices)
-    penalty = matrices[0].new_zeros(())
-    if l1:
-        penalty = penalty + l1 * torch.stack([w.abs().sum() for w in matrices]).sum() / entries
-    if l2:
-        penalty = penalty + l2 * torch.stack([w.square().sum() for w in matrices]).sum() / entries
-    return penalty
+    return l2 * torch.stack([w.square().sum() for w in matrices]).sum() / entries

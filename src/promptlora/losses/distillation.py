@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from promptlora.errors import ConfigError, DataError
+from promptlora.errors import DataError
 from promptlora.losses.positions import CHUNK, answer_positions, position_losses, reduced
 
-TAILS = ("bucket", "renormalise", "ignore")
 _ROUNDING = 0.02  # by how much the mass of a half-precision teacher may miss 1
 
 
@@ -53,21 +52,13 @@ def distillation_loss(
     *,
     row_weight: str = "token",
     reduce: bool = True,
-    tail: str = "bucket",
     chunk: int = CHUNK,
 ) -> Tensor:
     """KL(teacher || student) of the next-token distributions at the answer positions, in nats, in float32 or finer.
 
-    The teacher gets no gradient. What becomes of the tail, the tokens that a top-k teacher does not name (a whole
-    teacher has none, and all three are the KL itself; q is the student over its whole vocabulary):
-
-    - ``bucket``: one more outcome, for teacher and student alike. This KL never exceeds the whole one and comes to it
-      as k grows; it is 0, with no gradient, at student = teacher, and moves the student's tail *mass* to the teacher's.
-    - ``renormalise``: teacher and student are both divided by their mass on the k tokens. Biased: a student's logits
-      outside the k tokens have no gradient, so it is 0 whatever the mass of the student's tail.
-    - ``ignore``: ``sum p (log p - log q)`` over the k tokens; but for its constant ``sum p log p`` this is what
-      Doc-to-LoRA minimises. No divergence: 0 at student = teacher, yet its gradient there takes mass from the tail, and
-      it is least, ``m log m`` < 0 for a teacher mass ``m`` on the k tokens, at a student without a tail.
+    The teacher gets no gradient. The tail, all tokens that a top-k teacher does not name, is one more outcome, for teacher
+    and student alike. This KL never exceeds the KL of the whole distributions and comes to it as k grows; it is 0, with
+    no gradient, where the student equals the teacher, and it moves the *mass* of the student's tail to the teacher's.
 
     Args:
         hidden: Last hidden states of the student.
@@ -76,15 +67,12 @@ def distillation_loss(
         teacher: The teacher's log-probabilities, in the order of ``answer_positions(labels)``.
         row_weight: ``token``, each answer token counts once; ``row``, each row counts once.
         reduce: False returns the mean loss of each row, ``[batch]``.
-        tail: ``bucket``, ``renormalise`` or ``ignore``.
         chunk: Positions whose logits exist at one time.
 
     Raises:
-        ConfigError: An unknown ``tail`` or ``row_weight``, or a chunk below 1.
+        ConfigError: An unknown ``row_weight``, or a chunk below 1.
         DataError: A teacher that does not fit the labels or the vocabulary, or that has no log-probabilities.
     """
-    if tail not in TAILS:
-        raise ConfigError(f"tail={tail!r}; expected one of {', '.join(TAILS)}")
     rows, columns = answer_positions(labels, hidden.device)
     log_probs = teacher.log_probs.detach().to(hidden.device)
     ids = None if teacher.ids is None else teacher.ids.to(hidden.device, torch.long)
@@ -102,11 +90,9 @@ def distillation_loss(
         if not named:
             return _terms(log_p, logits.log_softmax(-1)).sum(-1)
         top = logits.gather(-1, named[0])
-        if tail == "renormalise":
-            return _terms(log_p.log_softmax(-1), top.log_softmax(-1)).sum(-1)
         every = logits.logsumexp(-1)
         kept = _terms(log_p, top - every[:, None]).sum(-1)
-        if tail == "ignore" or k == vocabulary:
+        if k == vocabulary:
             return kept
         rest = logits.scatter(-1, named[0], -torch.inf).logsumexp(-1)  # 1 - (mass on ids) would cancel
         left = (1 - log_p.double().exp().sum(-1)).clamp(min=0).to(logits.dtype)

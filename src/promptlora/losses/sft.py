@@ -8,7 +8,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from promptlora.errors import ConfigError
 from promptlora.losses.positions import CHUNK, answer_positions, position_losses, reduced
 
 
@@ -19,7 +18,6 @@ def sft_loss(
     *,
     row_weight: str = "token",
     reduce: bool = True,
-    label_smoothing: float = 0.0,
     chunk: int = CHUNK,
 ) -> Tensor:
     """Cross-entropy of the answer tokens, in nats, computed in float32 or finer.
@@ -33,21 +31,18 @@ def sft_loss(
         lm_head: Hidden states ``[n, d]`` to logits ``[n, vocabulary]``, each row by itself.
         row_weight: ``token``, each answer token counts once; ``row``, each row counts once.
         reduce: False returns the mean loss of each row, ``[batch]``.
-        label_smoothing: Share of the target that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
         chunk: Positions whose logits exist at one time.
 
     Raises:
-        ConfigError: An unknown ``row_weight``, or a smoothing or chunk out of range.
+        ConfigError: An unknown ``row_weight``, or a chunk below 1.
         DataError: No answer token at all.
     """
-    if not 0 <= label_smoothing < 1:
-        raise ConfigError(f"label_smoothing={label_smoothing}; expected 0 or more and less than 1")
     rows, columns = answer_positions(labels)
     tokens = labels[rows, columns + 1].to(hidden.device)
     rows, columns = rows.to(hidden.device), columns.to(hidden.device)
 
     def cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
-        return F.cross_entropy(logits, tokens, reduction="none", label_smoothing=label_smoothing)
+        return F.cross_entropy(logits, tokens, reduction="none")
 
     each = position_losses(cross_entropy, lm_head, hidden[rows, columns], tokens, chunk=chunk)
     return reduced(each, rows, len(labels), row_weight, reduce)

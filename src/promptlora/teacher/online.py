@@ -13,9 +13,11 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from promptlora.data import ids_and_labels
 from promptlora.errors import ConfigError
 from promptlora.host import float32_head
-from promptlora.losses import IGNORED, TeacherTargets, answer_positions
+from promptlora.losses import TeacherTargets, answer_positions
+from promptlora.text import pad_rows
 
 Pair = tuple[Sequence[int], Sequence[int]]  # token ids of what the teacher reads, and of the answer
 OnRows = Callable[[int], None]  # called with how many more rows are done
@@ -115,7 +117,7 @@ class OnlineTeacher:
         log_probs: list[Tensor] = [torch.empty(0)] * len(rows)
         ids = log_probs.copy()
         for chosen in self._batches([len(context) + len(answer) for context, answer in rows]):
-            input_ids, labels = _right_padded([rows[i] for i in chosen], self._pad)
+            input_ids, labels = ids_and_labels([rows[i] for i in chosen], self._pad)
             device = self.model.device
             found = teacher_targets(self.model, input_ids.to(device), labels.to(device), k, lm_head=self._head)
             lengths = [len(rows[i][1]) for i in chosen]
@@ -142,35 +144,18 @@ class OnlineTeacher:
         answers: list[list[int] | None] = [None] * len(contexts)
         generate: Any = self.model.generate
         for chosen in self._batches([len(context) for context in contexts]):
-            longest = max(len(contexts[i]) for i in chosen)
-            ids = torch.full((len(chosen), longest), self._pad)
-            mask = torch.zeros_like(ids)
-            for at, i in enumerate(chosen):
-                ids[at, longest - len(contexts[i]) :] = torch.tensor(contexts[i])
-                mask[at, longest - len(contexts[i]) :] = 1
+            ids, mask = pad_rows([contexts[i] for i in chosen], self._pad, left=True, device=self.model.device)
             output = generate(
-                input_ids=ids.to(self.model.device),
-                attention_mask=mask.to(self.model.device),
+                input_ids=ids,
+                attention_mask=mask,
                 max_new_tokens=max_tokens,
                 do_sample=False,
                 pad_token_id=self._pad,
                 eos_token_id=sorted(self._ends),
             )
-            for i, written in zip(chosen, output[:, longest:].tolist(), strict=True):
+            for i, written in zip(chosen, output[:, ids.shape[1] :].tolist(), strict=True):
                 end = next((at for at, token in enumerate(written) if token in self._ends), None)
                 answers[i] = None if end is None else written[:end]
             if on_rows:
                 on_rows(len(chosen))
         return answers
-
-
-def _right_padded(rows: Sequence[Pair], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids and labels ``[rows, longest]``; causal attention needs no mask for padding on the right."""
-    longest = max(len(context) + len(answer) for context, answer in rows)
-    input_ids = torch.full((len(rows), longest), pad)
-    labels = torch.full((len(rows), longest), IGNORED)
-    for i, (context, answer) in enumerate(rows):
-        end = len(context) + len(answer)
-        input_ids[i, :end] = torch.tensor([*context, *answer])
-        labels[i, len(context) : end] = torch.tensor(answer)
-    return input_ids, labels

@@ -6,9 +6,9 @@ from promptlora.text.chat import PLACES as PLACES
 from promptlora.text.chat import encode_chat as encode_chat
 from promptlora.text.chat import encode_prompt as encode_prompt
 from promptlora.text.chat import gibberish as gibberish
-from promptlora.text.chat import pad_left as pad_left
 from promptlora.text.chat import render_chat as render_chat
 from promptlora.text.embedder import EMBEDDER as EMBEDDER
 from promptlora.text.embedder import TextEmbedder as TextEmbedder
 from promptlora.text.examples import with_examples as with_examples
+from promptlora.text.padding import pad_rows as pad_rows
 from promptlora.text.states import PromptStates as PromptStates

@@ -1,4 +1,4 @@
-"""Text and chat to token ids and masks.
+"""Text and chat to token ids.
 
 It knows tokenizers and chat templates; nothing of models, LoRA or hypernetworks.
 """
@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from promptlora.errors import PromptError, one_line
@@ -190,29 +187,3 @@ def gibberish(prompt: str, seed: int, max_tokens: int) -> str:
     rng = random.Random(f"gibberish/{seed}")
     words = max(1, min(len(prompt.split()), max_tokens // 8))  # seven letters and a space
     return " ".join("".join(rng.choices(_CONSONANTS, k=rng.randint(2, 7))) for _ in range(words))
-
-
-def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids ``[rows, longest]`` and the mask of real tokens, padded on the left as generation wants it."""
-    longest = max((len(row) for row in rows), default=0)
-    ids = torch.full((len(rows), longest), pad)
-    mask = torch.zeros(len(rows), longest, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, longest - len(row) :] = torch.tensor(row)
-        mask[i, longest - len(row) :] = 1
-    return ids, mask
-
-
-def on_device(values: Sequence[Any], device: torch.device) -> Tensor:
-    """Whole numbers as a tensor on a device, without waiting for it."""
-    given = torch.tensor(values)
-    return given.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else given.to(device)
-
-
-def pad_right(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids ``[rows, longest]`` and the mask of real tokens on a device, padded on the right."""
-    longest = max(map(len, rows))
-    ids = [[*row, *[pad] * (longest - len(row))] for row in rows]
-    mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
-    both = on_device([ids, mask], device)
-    return both[0], both[1]

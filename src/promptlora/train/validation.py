@@ -8,7 +8,7 @@ from statistics import fmean
 
 import torch
 
-from promptlora.data import Row, make_batch, tokenize_rows
+from promptlora.data import Row, ids_and_labels, tokenize_rows
 from promptlora.host import Host
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.lora import LoRAWeights
@@ -75,9 +75,9 @@ class Validation:
         read.sort(key=lambda row: len(row[0]) + len(row[1]))  # rows of one length together, so that little is padding
         for start in range(0, len(read), _ROWS):
             chosen = read[start : start + _ROWS]
-            batch = make_batch([], [(ids, answer) for ids, answer, _ in chosen], 0)
-            hidden = self.base.hidden(batch.input_ids, lora, [adapter_of[task] for _, _, task in chosen])
-            each = sft_loss(hidden, batch.labels, self.base.lm_head, row_weight="row", reduce=False)
+            input_ids, labels = ids_and_labels([(ids, answer) for ids, answer, _ in chosen], 0)
+            hidden = self.base.hidden(input_ids, lora, [adapter_of[task] for _, _, task in chosen])
+            each = sft_loss(hidden, labels, self.base.lm_head, row_weight="row", reduce=False)
             for (_, _, task), value in zip(chosen, each.tolist(), strict=True):
                 losses[task].append(value)
         return fmean(fmean(values) for values in losses.values())

@@ -87,7 +87,13 @@ def load_peft(path: str | Path, *, projections: Sequence[Projection] | None = No
             used.append(projection)
     order = {p.name: i for i, p in enumerate(projections or used)}
     matrices = dict(sorted(matrices.items(), key=lambda item: order[item[0]]))
-    return LoRAWeights(matrices, scaling, projections=projections if projections is not None else used)
+    named = config.get("base_model_name_or_path")
+    return LoRAWeights(
+        matrices,
+        scaling,
+        projections=projections if projections is not None else used,
+        base_model=named if isinstance(named, str) else None,
+    )
 
 
 def _same(first: Projection, second: Projection) -> bool:

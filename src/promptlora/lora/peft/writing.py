@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -71,7 +72,8 @@ def save_peft(
     Args:
         lora: A selection of exactly one adapter.
         path: The folder to create.
-        base_model_name: Hub id or path of the base, for the config.
+        base_model_name: Hub id or path of the base, which PEFT's auto classes load. By default ``lora.base_model``
+            (``PromptLoRA.adapt`` sets it), or the name that ``model`` was loaded by.
         overwrite: Replace a folder that exists already.
         pad_rank: Pad with zeros to this rank, or with ``"auto"`` to the next that vLLM takes as ``max_lora_rank``.
         compress: Truncate each module's update to this rank (SVD); see ``relative_error`` of the report.
@@ -88,6 +90,84 @@ def save_peft(
         LoRAError: Not exactly one adapter, an unknown or misfit projection, or a rank that cannot be had.
         OutputError: The folder exists already or cannot be written.
     """
+    written, report = _export(lora, pad_rank, compress, dtype, projections, model)
+    tensors, metadata = _tensors(written)
+    config = _config(report, written, _base_name(lora, base_model_name, model), model)
+    with creating_folder(Path(path), overwrite=overwrite) as folder:
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt", METADATA: metadata})
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    return replace(report, bytes=size)
+
+
+def peft_state_dict(
+    lora: LoRAWeights,
+    *,
+    pad_rank: int | str | None = None,
+    compress: int | None = None,
+    dtype: torch.dtype | None = None,
+    projections: Sequence[Projection] | None = None,
+    model: nn.Module | None = None,
+) -> dict[str, Tensor]:
+    """The one adapter of ``lora`` as the tensors of a PEFT folder, in memory and on the CPU.
+
+    ``peft.set_peft_model_state_dict(peft_model, lora.peft_state_dict())`` loads them into a model that was wrapped with
+    ``peft.LoraConfig(**lora.peft_config())``; pass the same arguments to both. Another ``lora_alpha`` would scale the
+    update differently. An adapter of the same base and rank can replace it there at any time.
+
+    Args:
+        lora: A selection of exactly one adapter.
+        pad_rank: As for :func:`save_peft`.
+        compress: As for :func:`save_peft`.
+        dtype: As for :func:`save_peft`.
+        projections: As for :func:`save_peft`.
+        model: As for :func:`save_peft`.
+
+    Returns:
+        ``lora_A.weight [rank, in]`` and ``lora_B.weight [out, rank]`` of each module, by PEFT's names.
+
+    Raises:
+        LoRAError: As for :func:`save_peft`.
+    """
+    written, _ = _export(lora, pad_rank, compress, dtype, projections, model)
+    return _tensors(written)[0]
+
+
+def peft_config(
+    lora: LoRAWeights,
+    *,
+    base_model_name: str | None = None,
+    pad_rank: int | str | None = None,
+    compress: int | None = None,
+    projections: Sequence[Projection] | None = None,
+    model: nn.Module | None = None,
+) -> dict[str, Any]:
+    """The arguments of the ``peft.LoraConfig`` that fits :func:`peft_state_dict`, and the content of adapter_config.json.
+
+    Args:
+        lora: A selection of exactly one adapter.
+        base_model_name: As for :func:`save_peft`.
+        pad_rank: As for :func:`save_peft`.
+        compress: As for :func:`save_peft`.
+        projections: As for :func:`save_peft`.
+        model: As for :func:`save_peft`.
+
+    Raises:
+        LoRAError: As for :func:`save_peft`.
+    """
+    written, report = _export(lora, pad_rank, compress, None, projections, model)
+    return _config(report, written, _base_name(lora, base_model_name, model), model)
+
+
+def _export(
+    lora: LoRAWeights,
+    pad_rank: int | str | None,
+    compress: int | None,
+    dtype: torch.dtype | None,
+    projections: Sequence[Projection] | None,
+    model: nn.Module | None,
+) -> tuple[list[ModuleLoRA], PeftReport]:
+    """The adapter by physical module, all of one rank, scaled by one alpha; the report has no size yet."""
     if lora.adapters != 1:
         raise LoRAError(
             f"{lora.adapters} adapters; expected exactly one in a PEFT folder; choose one with lora.select(i)"
@@ -104,20 +184,13 @@ def save_peft(
     written = [pad(module, rank) for module in written]
     written = [replace(m, A=m.A.to(dtype or m.A.dtype), B=(m.B * fold).to(dtype or m.B.dtype)) for m in written]
     changed = compress is not None or fold != 1.0 or dtype not in (None, lora.dtype)
-    report = PeftReport(
-        rank=rank,
-        alpha=alpha,
-        modules=len(written),
-        bytes=0,
-        relative_error=_relative_error(exact, written, fold) if changed else 0.0,
-    )
-    tensors, metadata = _tensors(written)
-    config = _config(report, written, base_model_name, model)
-    with creating_folder(Path(path), overwrite=overwrite) as folder:
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt", METADATA: metadata})
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        size = sum(file.stat().st_size for file in folder.iterdir())
-    return replace(report, bytes=size)
+    error = _relative_error(exact, written, fold) if changed else 0.0
+    return written, PeftReport(rank=rank, alpha=alpha, modules=len(written), bytes=0, relative_error=error)
+
+
+def _base_name(lora: LoRAWeights, given: str | None, model: nn.Module | None) -> str | None:
+    """What the config calls the base: as given, as the LoRA says, or as the model was loaded; None where nothing says."""
+    return given or lora.base_model or getattr(getattr(model, "config", None), "name_or_path", None) or None
 
 
 # --- from names to modules ---------------------------------------------------------------------------
@@ -242,7 +315,7 @@ def _tensors(modules: list[ModuleLoRA]) -> tuple[dict[str, Tensor], str]:
 
 def _config(
     report: PeftReport, modules: list[ModuleLoRA], base_model_name: str | None, model: nn.Module | None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """PEFT's ``adapter_config.json``; target modules by full dotted name, so that nothing else matches."""
     transposed = False
     if model is not None:

@@ -1,0 +1,164 @@
+"""Hypernetworks on the Hugging Face Hub: fetch the files of one by its id, upload a folder, and write its card.
+
+It knows ids, files and texts; nothing of tensors. ``HyperNetwork`` checks what is fetched as it checks every folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import huggingface_hub
+
+from promptlora.errors import CheckpointError, one_line
+from promptlora.loading import hub_answers
+from promptlora.reading import is_dir
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_LONGEST_ID = 96  # characters, a limit of the Hub
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Whether a name is read as ``owner/name`` on the Hub: a text of that form that is no folder here.
+
+    A ``Path`` is always a folder.
+    """
+    return (
+        isinstance(name, str)
+        and len(name) <= _LONGEST_ID
+        and _ID.fullmatch(name) is not None
+        and not is_dir(Path(name))
+    )
+
+
+def local_folder(
+    name: str | Path, files: Sequence[str], *, revision: str | None = None, token: str | bool | None = None
+) -> Path:
+    """The folder of that name, or the folder that the files of a Hub id were fetched to.
+
+    Files in the Hub's local cache are used as they are where the Hub does not answer.
+
+    Args:
+        name: A folder, or ``owner/name``.
+        files: Names of the files to fetch; no other file of the repository is.
+        revision: Branch, tag or commit on the Hub.
+        token: As in ``huggingface_hub``.
+
+    Raises:
+        CheckpointError: A Hub id that cannot be fetched.
+    """
+    if not is_hub_id(name):
+        return Path(name)
+    try:
+        found = huggingface_hub.snapshot_download(
+            str(name),
+            revision=revision,
+            token=token,
+            allow_patterns=list(files),
+            local_files_only=not hub_answers(str(name)),
+            library_name="promptlora",
+        )
+    except Exception as error:  # every kind of network and hub error ends here
+        raise CheckpointError(
+            f"{name}: no such folder, and it cannot be fetched from the Hub ({one_line(error)}). Expected a folder written by "
+            "HyperNetwork.save_pretrained, or the Hub id of one. Fix: check the name, the network and the token."
+        ) from error
+    return Path(found)
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    message: str = "Upload a hypernetwork with promptlora",
+) -> str:
+    """Upload a folder to a model repository, which is created if it does not exist, as one commit.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        CheckpointError: The Hub cannot be reached or refuses.
+    """
+    try:
+        api = huggingface_hub.HfApi(library_name="promptlora", token=token)
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
+    except Exception as error:
+        raise CheckpointError(
+            f"{repo_id}: cannot be uploaded ({one_line(error)}); check the network, the name and the token"
+        ) from error
+    return str(address)
+
+
+def card(
+    repo_id: str,
+    *,
+    base: Mapping[str, str | int],
+    sizes: Mapping[str, str],
+    base_model: str | None = None,
+    embedder: Mapping[str, str | int] | None = None,
+) -> str:
+    """The model card (README.md) of a hypernetwork: its base, its sizes, and how to load it.
+
+    Args:
+        repo_id: Where it will be.
+        base: Fingerprint of its base.
+        sizes: What its table says, by name.
+        base_model: Hub id of the base, for the metadata; a local path is left out.
+        embedder: Fingerprint of the text embedder that it reads prompts through, if any.
+    """
+    named = base_model if base_model and is_hub_id(base_model) else None
+    metadata = huggingface_hub.ModelCardData(
+        base_model=named,
+        library_name="promptlora",
+        tags=["promptlora", "hypernetwork", "lora", "peft"],
+    )
+    told = {
+        key: value
+        for key, value in base.items()
+        if key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
+    }
+    described = ", ".join(f"{key} {value}" for key, value in told.items()) or "not recorded"
+    rows = "\n".join(f"| {key} | {value} |" for key, value in sizes.items())
+    argument = f', base="{named}"' if named else ', base="FOLDER_OR_ID_OF_THE_BASE"'
+    reads = "a frozen text embedder" if embedder else "its base"
+    return f"""---
+{metadata.to_yaml()}
+---
+
+# {repo_id.rpartition("/")[2]}
+
+A hypernetwork of promptlora: it reads a prompt through {reads} and writes, in one
+forward pass, a LoRA for every attention projection of a frozen language model.
+
+## Base
+
+{f"[{named}](https://huggingface.co/{named})" if named else "The base is identified by its fingerprint in `config.json`"}
+({described}). Loading it beside another base is refused.
+
+## Sizes
+
+| | |
+| --- | --- |
+{rows}
+
+## Use
+
+```python
+from promptlora import PromptLoRA
+
+lm = PromptLoRA.from_pretrained("{repo_id}"{argument})
+lora = lm.adapt("Translate to Spanish.")
+print(lm.generate("good morning", lora, max_new_tokens=24))
+lora.save_peft("spanish/")  # loads in PEFT and vLLM
+```
+
+This card was generated. It says nothing of training data, results or limits: add them here.
+"""

@@ -1,0 +1,44 @@
+"""Rows of different lengths to one tensor.
+
+It knows whole numbers; nothing of tokenizers, models or labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def on_device(values: Sequence[Any], device: torch.device | None = None) -> Tensor:
+    """Whole numbers as a tensor on a device, by default the CPU, without waiting for it."""
+    given = torch.tensor(values, dtype=torch.long)
+    if device is None or device.type == "cpu":
+        return given
+    return given.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else given.to(device)
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]], value: int, *, left: bool = False, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Rows ``[rows, longest]`` and the mask of what is real, 1 or 0, in one transfer to the device.
+
+    Args:
+        rows: Token ids, or labels.
+        value: What stands in the padding.
+        left: Whether the padding stands before a row, as generation needs it. After a row it needs no mask in a causal
+            model: nothing real attends to it.
+        device: By default the CPU.
+    """
+    longest = max(map(len, rows), default=0)
+    gaps = [longest - len(row) for row in rows]
+    if left:
+        filled = [[*[value] * gap, *row] for gap, row in zip(gaps, rows, strict=True)]
+        real = [[*[0] * gap, *[1] * len(row)] for gap, row in zip(gaps, rows, strict=True)]
+    else:
+        filled = [[*row, *[value] * gap] for gap, row in zip(gaps, rows, strict=True)]
+        real = [[*[1] * len(row), *[0] * gap] for gap, row in zip(gaps, rows, strict=True)]
+    both = on_device([filled, real], device).view(2, len(rows), longest)
+    return both[0], both[1]
