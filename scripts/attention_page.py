@@ -26,6 +26,7 @@ from torch import Tensor  # noqa: E402
 
 from promptlora.adapt.prompt_lora import PromptLoRA  # noqa: E402
 from promptlora.inspect import (  # noqa: E402
+    AttentionCapture,
     TokenLife,
     ablate,
     adapter_space,
@@ -34,19 +35,29 @@ from promptlora.inspect import (  # noqa: E402
     change_map,
     find_token,
     heat_map,
-    most_changed,
     point_map,
     token_life,
     token_texts,
     visible_text,
 )
+from promptlora.lora import LoRAWeights  # noqa: E402
 
 PAGE = ROOT / "docs" / "attention.md"
 FIGURES = ROOT / "docs" / "figures"
 
 TEXT = "The cat sat on the mat"
 TOKEN, LAYER, HEAD = "sat", 13, 8
-PROMPT = "Name the animal in the sentence."
+ANIMAL = "cat"
+# The page shows the wording after which the adapted model gives ANIMAL the most probability as the first word.
+WORDINGS = (
+    "Name the animal in the sentence.",
+    "Name the animal.",
+    "Find the animal in the sentence.",
+    "Find the animal in the sentence. Answer with one word.",
+    "Which animal is in the sentence?",
+    "Which animal is it? Answer with one word.",
+    "Extract the name of the animal from the sentence.",
+)
 INPUTS = (TEXT, "I loved this film", "What is the capital of France?")
 SPACE = (
     ("Translate to Spanish.", "translation"),
@@ -248,15 +259,52 @@ token of the vocabulary, by a dot product again, and a softmax makes probabiliti
 # --- the adapter -------------------------------------------------------------------------------------------
 
 
-def adapter_part(lm: PromptLoRA, figures: dict[str, str]) -> tuple[str, float]:
-    """What an adapter changes at each step."""
-    lora = lm.adapt(PROMPT)
-    capture = capture_attention(lm, TEXT, lora)
+def choose_prompt(lm: PromptLoRA) -> tuple[str, LoRAWeights, AttentionCapture, int]:
+    """The wording after which the adapted model gives ANIMAL the most probability as the first word of its answer.
+
+    The number is how many wordings make another word the likeliest.
+    """
+    (first,) = lm.tokenizer(ANIMAL, add_special_tokens=False)["input_ids"]
+    found: dict[str, tuple[LoRAWeights, AttentionCapture]] = {}
+    for wording in WORDINGS:
+        lora = lm.adapt(wording)
+        found[wording] = lora, capture_attention(lm, TEXT, lora)
+
+    likely = {w: c.adapted.next_token for w, (_, c) in found.items() if c.adapted is not None}
+    best = max(WORDINGS, key=lambda wording: float(likely[wording][first]))
+    _holds(int(likely[best].argmax()) == first, f"with one wording {ANIMAL!r} is the likeliest first word")
+    _holds(int(found[best][1].base.next_token.argmax()) != first, f"the base does not start with {ANIMAL!r}")
+    return best, *found[best], sum(int(words.argmax()) != first for words in likely.values())
+
+
+def head_of_the_words(capture: AttentionCapture, at: int, words: range) -> tuple[int, int]:
+    """The layer and head in which these tokens together gain most of the attention of token ``at``."""
+    gains = {}
+    for layer in capture.base.layers:
+        assert capture.adapted is not None
+        before, after = layer.softmax, capture.adapted[layer.layer].softmax
+        assert before is not None
+        assert after is not None
+        gained = (after.weights - before.weights)[:, at, words.start : words.stop].sum(dim=-1)
+        gains.update({(layer.layer, head): float(value) for head, value in zip(before.heads, gained, strict=True)})
+    return max(gains, key=lambda place: gains[place])
+
+
+def adapter_part(lm: PromptLoRA, figures: dict[str, str]) -> tuple[str, float, str]:
+    """What an adapter changes at each step; the prompt comes last."""
+    prompt, lora, capture, others = choose_prompt(lm)
+    _holds(lora.is_shared, "all adapters have the same A and B")
     adapted = capture.adapted
     assert adapted is not None
     at = find_token(capture.tokens, len(capture.tokens) - 1)
-    number, head = most_changed(capture, at)
+    start = find_token(capture.tokens, TEXT.split()[0])
+    sentence = range(start, start + len(TEXT.split()))
+    _holds("".join(capture.tokens[i] for i in sentence) == TEXT, "the sentence is one token a word")
+    number, head = head_of_the_words(capture, at, sentence)
     life = token_life(capture, at, number, head)
+    assert life.change is not None
+    gained = float(life.change[sentence.start : sentence.stop].sum())
+    _holds(gained > 0.3, "in one head the words of the sentence gain much")
     side = life.adapted
     assert side is not None
     layers, table = change_map(capture.base, adapted)
@@ -294,25 +342,28 @@ def adapter_part(lm: PromptLoRA, figures: dict[str, str]) -> tuple[str, float]:
 
 An adapter leaves every table as it is and adds to what comes out of it:
 
-`output = x · table + x · A · B · {lora.scaling:.3g}`
+`output = x · table + x · A · C · B · {lora.scaling:.3g}`
 
-A and B are tables too, but small ones: A makes {ranks[2]} numbers of the {ranks[1]} of x, and B makes an output of them, a narrow path beside the wide one
-(together they are a *LoRA*, a low-rank adapter). There is one pair for each of the {len(lora)} tables q, k, v and o of all layers. The
-*hypernetwork*, a second, small network, reads a prompt and writes all A and B, in one go. From here on the numbers
+A, C and B are tables too, but small ones: A makes {ranks[2]} numbers of the {ranks[1]} of x, C mixes these {ranks[2]}, and B makes an output of them, a narrow path
+beside the wide one (together they are a *LoRA*, a low-rank adapter). Each of the {len(lora)} tables q, k, v and o of all layers has such a path. A and B
+were learned once and are the same for every prompt. C is the prompt's own, and it is small, {ranks[2]} by {ranks[2]} numbers: the
+*hypernetwork*, a second, small network, reads a prompt and writes the C of every path, in one go. From here on the numbers
 depend on the hypernetwork that is shipped, and this part is written anew with each; the prompt is
 
-> {PROMPT}
+> {prompt}
 
-and the input is the same sentence, now in the template of a conversation, since that is what the adapter was trained for: marks such as
-`<|im_start|>` say who speaks. So there are {len(life.tokens)} tokens, and we follow the last one, a line end, from which the answer starts. The prompt itself is
+Of {len(WORDINGS)} wordings tried it is the one after which the adapted model is surest of `{ANIMAL}`; with {others} of the other {len(WORDINGS) - 1} its first word is
+another, since base and hypernetwork are small. The input is the same sentence, now in the template of a conversation, since that is what the
+adapter was trained for: marks such as `<|im_start|>` say who speaks. So there are {len(life.tokens)} tokens, and we follow the last one, a line end, from which the answer starts. The prompt itself is
 nowhere among them.
 
-What the adapter adds there, in layer {number}, where attention changes most (the share is that of what is added, of both lengths together):
+What the adapter adds there, in layer {number} (the share is that of what is added, of both lengths together):
 
 {chr(10).join(shares)}
 
 A change of q or k moves **where** a token looks; a change of v moves **what** it is handed; a change of o moves **what becomes** of it.
-Small changes add up, since each layer reads what the layers before have written. Head {head} of layer {number}, base and adapted:
+Small changes add up, since each layer reads what the layers before have written. Of all heads, it is in head {head} of layer {number} that the words of the
+sentence gain most of the attention of the last token, {gained:.3f} together; base and adapted:
 
 {_figure("steered", "Bars: where the last token looks, base and adapted")}
 
@@ -358,7 +409,7 @@ common is taken off. On this map, near means alike; it keeps {space.kept:.0%} of
 The mean cosine is {_or_none(space.within)} within a task and {_or_none(space.between)} between tasks; the nearest prompt is of the same task for
 {0.0 if space.same_group is None else space.same_group:.0%} of the prompts.
 """
-    return text, capture.difference
+    return text, capture.difference, prompt
 
 
 def _or_none(value: float | None) -> str:
@@ -445,9 +496,9 @@ def render(lm: PromptLoRA) -> tuple[str, dict[str, str]]:
     """The page, and its figures by name."""
     figures: dict[str, str] = {}
     base, difference = base_part(lm, figures)
-    adapter, other = adapter_part(lm, figures)
+    adapter, other, prompt = adapter_part(lm, figures)
     ending = ENDING.format(
-        text=TEXT, token=TOKEN, layer=LAYER, head=HEAD, prompt=PROMPT, difference=max(difference, other)
+        text=TEXT, token=TOKEN, layer=LAYER, head=HEAD, prompt=prompt, difference=max(difference, other)
     )
     return "\n".join([INTRODUCTION.format(text=TEXT), base, adapter, ending]), figures
 

@@ -147,8 +147,9 @@ def test_run_prints_json(hypernetwork):
     )
     assert done.returncode == 0, done.stderr
     values = json.loads(done.stdout)
-    assert values["tokens_read"]["in_context"] > values["tokens_read"]["adapted"]
-    assert {"base", "in_context", "adapted", "adapter"} <= set(values)
+    read = values["tokens_read"]
+    assert read["in_context"] == read["adapted_in_context"] > read["adapted"] == read["base"]
+    assert {"base", "in_context", "adapted", "adapted_in_context", "adapter"} <= set(values)
 
 
 @pytest.mark.real

@@ -433,17 +433,38 @@ def test_all_120_projections_of_the_real_model(smollm):
             assert torch.equal(model(input_ids=ids).logits, before)
 
 
-def test_the_shipped_network_of_before_these_options_gives_the_adapters_it_gave():
+@pytest.mark.parametrize(
+    ("in_context", "recorded"),
+    [  # norms of two updates, and one of their numbers, as the weights of the package gave them when they were shipped
+        (
+            False,
+            {
+                "model.layers.0.self_attn.o_proj": ([4.894729, 5.781745], [-0.006083, -0.001713]),
+                "model.layers.11.self_attn.q_proj": ([8.645175, 9.892221], [0.00908, 0.032047]),
+                "model.layers.29.self_attn.v_proj": ([6.303053, 6.692719], [0.018474, 0.030816]),
+            },
+        ),
+        (
+            True,
+            {
+                "model.layers.0.self_attn.o_proj": ([4.878501, 5.838191], [-0.005789, -0.001405]),
+                "model.layers.11.self_attn.q_proj": ([8.629551, 9.940664], [0.009491, 0.03245]),
+                "model.layers.29.self_attn.v_proj": ([6.325671, 6.732073], [0.018955, 0.031378]),
+            },
+        ),
+    ],
+)
+def test_the_shipped_network_gives_the_adapters_it_gave(in_context, recorded):
     network = HyperNetwork.from_pretrained(shipped_hypernetwork())
     generator = torch.Generator().manual_seed(0)
-    states, mask = torch.randn(2, 7, 576, generator=generator), torch.ones(2, 7, dtype=torch.bool)
+    states, mask = torch.randn(2, 7, network.state_size, generator=generator), torch.ones(2, 7, dtype=torch.bool)
+    states[..., -1] = (torch.arange(7) >= 3).float()  # three positions of the embedder, then the base's
     mask[1, 5:] = False
     with torch.no_grad():
-        lora = network(states, mask)
-    for name, norms, values in (  # taken before there were cores
-        ("model.layers.11.self_attn.q_proj", [7.353971, 7.705363], [-0.005652, -0.010108]),
-        ("model.layers.29.self_attn.v_proj", [5.26759, 5.397342], [-0.008946, -0.008084]),
-    ):
+        lora = network(states, mask, in_context)
+    assert lora.is_shared
+    assert lora.rank == 16
+    for name, (norms, values) in recorded.items():
         delta = lora.delta(name)
         assert delta.flatten(1).norm(dim=1).tolist() == pytest.approx(norms, rel=1e-4)
         assert delta[:, 3, 5].tolist() == pytest.approx(values, abs=2e-6)

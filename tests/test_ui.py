@@ -23,9 +23,11 @@ from typing import Any
 import pytest
 import torch
 
+from promptlora.adapt.prompt_lora import PromptLoRA, shipped_hypernetwork
 from promptlora.adapt.streaming import stream_rows
 from promptlora.cli import main
 from promptlora.errors import PromptError
+from promptlora.hypernet.network import HyperNetwork
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.inspect import (
     ablate,
@@ -161,6 +163,21 @@ def test_an_iterator_that_is_dropped_gives_the_model_back(lm, studio):
     next(steps)
     assert lm.host.turn.holder is None  # held by no one between two steps, so dropping it has nothing to give back
     steps.close()
+
+
+@pytest.mark.real
+def test_the_two_adapters_of_a_prompt_keep_the_shared_form(smollm, tmp_path):
+    """What the shipped hypernetwork writes: cores between factors that both adapters have, one of them all zeros."""
+    shipped = PromptLoRA(*smollm, HyperNetwork.from_pretrained(shipped_hypernetwork()).requires_grad_(False))
+    try:
+        written = Studio(shipped, tmp_path, base_name="a/base").adapter("Write a title.")
+        assert written.pair.is_shared
+        assert written.pair.adapters == 2
+        assert all(not delta.any() for delta in (written.pair.select(SILENT).delta(name) for name in written.pair))
+        alone = shipped.adapt("Write a title.")
+        assert all(torch.equal(written.lora.delta(name), alone.delta(name)) for name in alone)
+    finally:
+        shipped.close()
 
 
 @pytest.mark.real
@@ -420,7 +437,7 @@ def test_the_first_click_shows_everything(visit, shots, smollm, tmp_path):
     assert len(said["adapted"]) == 2
     assert all(said["base"])
     assert said["adapted"] != said["base"]
-    assert re.search(r"written in \d+\.\d\d s · \d+\.\d MB · rank \d+", page.tab.inner_text("#status"))
+    assert re.search(r"written in \d+\.\d\d s · \d+ kB · rank \d+", page.tab.inner_text("#status"))
 
     page.walked()
     _shoot(page, shots / "ui-desktop.png", "#map-base")
@@ -516,8 +533,9 @@ def _peft_loads(smollm: Any, folder: Path) -> None:
 
 _RIGHT = {
     "Sentiment": ("positive", "negative"),
-    "Topic": ("sports", "business", "science or technology"),
-    "Person": ("marie curie", "ella fitzgerald"),
+    "Topic": ("sports", "business", "science"),
+    "City": ("madrid", "osaka"),
+    "Negation": ("the door is not open", "he does not like tea"),
 }
 
 

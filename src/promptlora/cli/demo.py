@@ -1,4 +1,8 @@
-"""``promptlora demo``: three prompts that the hypernetwork was never trained on, three adapters, one batch."""
+"""``promptlora demo``: three prompts as users write them, three adapters, one batch.
+
+Which prompts is settled by a rule, not by their answers: the first of each of the first three kinds of the benchmark of
+user prompts, with its first input. So the demo shows what goes wrong as well.
+"""
 
 from __future__ import annotations
 
@@ -36,22 +40,14 @@ if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA
     from promptlora.lora import LoRAWeights
 
-# Tasks of held-out categories (Keyword Tagging, Coreference Resolution, Title Generation): no training task is of these.
+# The first prompt of each of the first three kinds in benchmarks/user_prompts.jsonl, with its first input. Those prompts
+# are written as users write; nothing is trained or chosen on them.
 EXAMPLES = (
+    ("Put this into Spanish, just the translation.", "Good morning"),
+    ("Make this polite. Keep it to one sentence.", "Give me the report."),
     (
-        "Generate a topic word for the given sentence. A topic word is usually the name of a person, place, animal, "
-        "concept or object the sentence is focusing on.",
-        "nashik is a city in the northwest of maharashtra state, india.",
-    ),
-    (
-        "You will see a sentence and a given pronoun. Answer with the word in the sentence to which the pronoun is "
-        "referring.",
-        "text: the dog chased the cat, which ran up a tree. it waited at the bottom.; pronoun: it",
-    ),
-    (
-        "In this task, you need to generate an appropriate title for the given summary of some paragraph. The generated "
-        "title must be short and should include the main topic of the given text.",
-        "The city council has voted to close the old bridge over the river for two years while it is rebuilt.",
+        "Pull the e-mail address out of the message. Output nothing but the address.",
+        "Hi, write me at ana.ruiz@mail.org if it breaks again.",
     ),
 )
 
@@ -68,7 +64,9 @@ def demo(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write adapters for three unseen prompts, run them in one batch, and check one of them in PEFT.
+    """Write adapters for three prompts, run them in one batch, and check one of them in PEFT.
+
+    The prompts are the first of three kinds of a benchmark that nothing was trained or chosen on.
 
     Example: **promptlora demo -o plural/**
     """
@@ -88,6 +86,9 @@ def demo(
         in_context = lm.generate(inputs, in_context=prompts, max_new_tokens=max_new_tokens)
         say("answering: one batch, three adapters, no prompt in the context")
         adapted = lm.generate(inputs, lora, max_new_tokens=max_new_tokens)
+        say("answering: one batch, three adapters, and the prompts in the context")
+        beside = lm.adapt(prompts, in_context=True)
+        both = lm.generate(inputs, beside, in_context=prompts, max_new_tokens=max_new_tokens)
         with_prompt, without = lm.count_tokens(inputs, prompts), lm.count_tokens(inputs)
     rows = [
         {
@@ -96,7 +97,12 @@ def demo(
             "base": base_answers[i],
             "in_context": in_context[i],
             "adapted": adapted[i],
-            "tokens_read": {"in_context": with_prompt[i], "adapted": without[i]},
+            "adapted_in_context": both[i],
+            "tokens_read": {
+                "in_context": with_prompt[i],
+                "adapted": without[i],
+                "adapted_in_context": with_prompt[i],
+            },
         }
         for i in range(len(inputs))
     ]
@@ -108,11 +114,13 @@ def demo(
             table.add_column("base", ratio=3, overflow="fold")
             table.add_column("base, prompt in context", ratio=3, overflow="fold")
             table.add_column("adapted, no prompt in context", ratio=3, overflow="fold", style="bold")
-            table.add_row(*(escape(str(row[key])) for key in ("input", "base", "in_context", "adapted")))
+            table.add_column("adapted, prompt in context", ratio=3, overflow="fold", style="bold")
+            shown = ("input", "base", "in_context", "adapted", "adapted_in_context")
+            table.add_row(*(escape(str(row[key])) for key in shown))
             out.print(table)
         out.print(
             f"{len(prompts)} adapters (rank {lora.rank}, {len(lora)} projections each) written in {seconds:.2f} s, "
-            f"{size(lora.nbytes // len(prompts))} each; tokens read: {sum(without)} adapted, {sum(with_prompt)} in context",
+            f"{size(lora.nbytes // len(prompts))} each; tokens read: {sum(without)} adapted, {sum(with_prompt)} with the prompts in context",
             highlight=False,
         )
     with tempfile.TemporaryDirectory() as temporary:

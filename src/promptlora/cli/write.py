@@ -102,7 +102,7 @@ def run(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Answer one input with the base, with the prompt in its context, and with the adapter.
+    """Answer one input four ways: base and adapted, each without and with the prompt in context.
 
     Example: **promptlora run --prompt "Extract the name of the city from the sentence." "She flew to Paris on Monday."**
     """
@@ -112,11 +112,13 @@ def run(
         started = time.perf_counter()
         lora = lm.adapt(instruction)
         seconds = time.perf_counter() - started
+        beside = lm.adapt(instruction, in_context=True)
         say("answering")
         answers = {
             "base": lm.generate(text, max_new_tokens=max_new_tokens),
             "in_context": lm.generate(text, in_context=instruction, max_new_tokens=max_new_tokens),
             "adapted": lm.generate(text, lora, max_new_tokens=max_new_tokens),
+            "adapted_in_context": lm.generate(text, beside, in_context=instruction, max_new_tokens=max_new_tokens),
         }
         read = lm.count_tokens([text, text], [None, instruction])
     if json:
@@ -125,7 +127,12 @@ def run(
                 "prompt": instruction,
                 "input": text,
                 **answers,
-                "tokens_read": {"base": read[0], "in_context": read[1], "adapted": read[0]},
+                "tokens_read": {
+                    "base": read[0],
+                    "in_context": read[1],
+                    "adapted": read[0],
+                    "adapted_in_context": read[1],
+                },
                 "adapter": {"seconds": seconds, "bytes": lora.nbytes, "rank": lora.rank, "projections": len(lora)},
             }
         )
@@ -137,5 +144,6 @@ def run(
     table.add_row("base", str(read[0]), escape(answers["base"]))
     table.add_row("base, prompt in context", str(read[1]), escape(answers["in_context"]))
     table.add_row("adapted", str(read[0]), escape(answers["adapted"]))
+    table.add_row("adapted, prompt in context", str(read[1]), escape(answers["adapted_in_context"]))
     out.print(table)
     err.print(f"adapter written in {seconds:.2f} s, {size(lora.nbytes)}", highlight=False)

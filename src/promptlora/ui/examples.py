@@ -22,7 +22,7 @@ EXAMPLES = (
     ),
     Example(
         "Topic",
-        "Classify the news article as one of: World, Sports, Business, Science or Technology.",
+        "Classify the topic of the news article: World, Sports, Business or Science.",
         (
             "The striker scored twice in the cup final.",
             "Shares fell after the bank cut its forecast.",
@@ -30,17 +30,14 @@ EXAMPLES = (
         ),
     ),
     Example(
-        "Person",
-        "Name the person in the sentence.",
-        (
-            "The prize went to Marie Curie for her work on radium.",
-            "Last night Ella Fitzgerald sang in a small hall in Berlin.",
-        ),
+        "City",
+        "Find the city in the sentence.",
+        ("The train to Madrid leaves at nine.", "My sister moved to Osaka last year."),
     ),
     Example(
         "Question",
         "Write a question that the sentence answers.",
         ("Marie Curie discovered radium in 1898.", "The museum opens at nine."),
     ),
-    Example("Negation", "Rewrite the sentence in the negative.", ("The door is open.", "He likes tea.")),
+    Example("Negation", "Negate the sentence.", ("The door is open.", "He likes tea.")),
 )

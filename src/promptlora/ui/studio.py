@@ -231,8 +231,8 @@ class Studio:
         started = time.perf_counter()
         lora = self.lm.adapt(prompt)
         seconds = time.perf_counter() - started
-        silent = {name: (A, B.new_zeros(B.shape)) for name, (A, B) in lora.items()}
-        pair = LoRAWeights.stack([lora, LoRAWeights(silent, lora.scaling, projections=lora.projections)])
+        silent = LoRAWeights.combine([lora], [0.0]).rescale(lora.scaling)  # of the same form, so that the pair is too
+        pair = LoRAWeights.stack([lora, silent])
         written = Written(key=key, pair=pair, seconds=seconds)
         self.adapters.put(key, written)
         return written
