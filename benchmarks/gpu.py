@@ -55,7 +55,7 @@ from training import measure as measure_training
 EXAMPLE = """
 example:
   python benchmarks/gpu.py --device cpu --quick
-  python benchmarks/gpu.py --base /tmp/base --data rows.jsonl -o gpu.json
+  python benchmarks/gpu.py --base BASE --data rows.jsonl -o gpu.json
 """
 
 # Largest distance of logits over their largest value, and of a matrix's gradient over its norm. Through 30 layers, float32
