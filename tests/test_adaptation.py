@@ -31,6 +31,21 @@ def test_a_prompt_gets_the_same_adapter_alone_and_among_others(lm: PromptLoRA):
         torch.testing.assert_close(together[name][1][1], B[0], atol=1e-5, rtol=1e-4)
 
 
+def test_examples_are_read_as_they_were_in_training(lm: PromptLoRA):
+    pairs = [("cat", "cats"), ("box", "boxes")]
+    given = lm.adapt("Write the plural.", examples=pairs)
+    written = lm.adapt("Write the plural.\n\nInput: cat\nOutput: cats\n\nInput: box\nOutput: boxes")
+    name = "model.layers.7.self_attn.v_proj"
+    assert torch.equal(given.delta(name), written.delta(name))
+    several = lm.adapt(["Write the plural.", PROMPTS[0]], examples=[pairs, []])
+    torch.testing.assert_close(several.select(0).delta(name), given.delta(name), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(several.select(1).delta(name), lm.adapt(PROMPTS[0]).delta(name), atol=1e-5, rtol=1e-4)
+    with pytest.raises(PromptError, match="1 lists for 2 prompts"):
+        lm.adapt(PROMPTS[:2], examples=[pairs])
+    with pytest.raises(PromptError, match="pair of input and output"):
+        lm.adapt(PROMPTS[0], examples=[("only one",)])
+
+
 def test_states_are_the_bases_even_while_an_adapter_is_on(lm: PromptLoRA):
     before = lm.adapt(PROMPTS[0])
     lm.states.clear()

@@ -26,9 +26,10 @@ from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
 from promptlora.models import Progress, base_fingerprint, describe_mismatch, load_base
 from promptlora.settings import whole
-from promptlora.text import encode_chat, pad_rows, render_chat
+from promptlora.text import encode_chat, pad_rows, render_chat, with_examples
 
 Chat = str | Sequence[dict[str, str]]
+Examples = Sequence[tuple[str, str]]  # of input and output
 
 
 def shipped_hypernetwork() -> Path:
@@ -148,6 +149,7 @@ class PromptLoRA:
         self,
         prompts: str | Sequence[str],
         *,
+        examples: Examples | Sequence[Examples] | None = None,
         generated: bool = True,
         vectors: float | None = None,
         in_context: bool = False,
@@ -156,6 +158,8 @@ class PromptLoRA:
 
         Args:
             prompts: One prompt or several.
+            examples: Pairs of input and output that the hypernetwork reads with the prompt, in the format of training
+                (``text.with_examples``); for a list of prompts, a list of pairs for each.
             generated: False gives the static part alone, which is the same for every prompt.
             vectors: How much of each prompt's function vector is added, as one more rank of the middle o projections, for
                 which the base reads the prompt before a few neutral inputs; by default as the hypernetwork says, and
@@ -167,12 +171,21 @@ class PromptLoRA:
             As many adapters as prompts, in the base's dtype.
 
         Raises:
-            PromptError: No prompt, an empty one, or one longer than the encoder takes.
+            PromptError: No prompt, an empty one, or one longer than the encoder takes, examples included; examples that are
+                not pairs of texts, or not one list for each prompt.
             ConfigError: A ``vectors`` that is not a finite number of 0 or more.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise PromptError("no prompt was given; expected at least one")
+        if examples is not None:
+            several: list[Any] = [examples] if isinstance(prompts, str) else list(examples)
+            if len(several) != len(texts):
+                raise PromptError(
+                    f"examples: {len(several)} lists for {len(texts)} prompts. Expected one list of pairs for each. Fix: pass "
+                    "[] for a prompt without examples."
+                )
+            texts = [with_examples(text, pairs) for text, pairs in zip(texts, several, strict=True)]
         states, mask = self.states.batch(texts)  # of the base, whatever is on outside
         weight = next(self.hypernetwork.parameters())
         lora: LoRAWeights = self.hypernetwork(
