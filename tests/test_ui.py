@@ -215,7 +215,7 @@ def test_a_port_in_use_is_one_line(capsys):
 
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(sys.modules["promptlora.cli.ui"], "find_spec", lambda name: None)  # the name is the command too
+    monkeypatch.setattr("promptlora.extras.find_spec", lambda name: None)
     assert main(["ui"]) == 2
     assert "promptlora[ui]" in capsys.readouterr().err
 
