@@ -25,6 +25,8 @@ class Heard(logging.Handler):
 
 def test_only_the_thread_that_is_inside_is_silent(monkeypatch):
     root, heard = logging.getLogger("transformers"), Heard()
+    level = root.level
+    root.setLevel(logging.WARNING)  # whatever other tests of this process have left
     root.addHandler(heard)
     before = (root.level, transformers_logging.is_progress_bar_enabled(), [list(h.filters) for h in root.handlers])
     try:
@@ -43,6 +45,7 @@ def test_only_the_thread_that_is_inside_is_silent(monkeypatch):
         LOGGER.warning("after")
     finally:
         root.removeHandler(heard)
+        root.setLevel(level)
     assert heard.messages == ["an error", "of another thread", "after"]
     assert transformers_logging._tqdm_hook is None
 
