@@ -10,7 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ _MOST_EXAMPLES = 4
 _FRAME = 32  # tokens of "Input:" and "Output:" around them, beyond those of the chat that their lengths count
 
 
+@runtime_checkable
 class Render(Protocol):
     """Token ids of inputs before their answers."""
 

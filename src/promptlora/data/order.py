@@ -9,7 +9,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from promptlora.errors import DataError
 
@@ -29,6 +29,7 @@ class Group:
     number: int
 
 
+@runtime_checkable
 class Order(Protocol):
     """What stands in the batch of each step."""
 

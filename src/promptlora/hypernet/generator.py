@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -256,12 +256,12 @@ class ShapeGroupedLoRAGenerator(nn.Module):
             self._cast_factors[place] = A.to(dtype), B.to(dtype)
         return self._cast_factors[place]
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> ShapeGroupedLoRAGenerator:
         """Training or evaluation mode."""
         self._cast_factors.clear()
         return super().train(mode)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ShapeGroupedLoRAGenerator:
         self._cast_factors.clear()
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 

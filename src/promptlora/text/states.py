@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
@@ -34,6 +34,7 @@ _PRELOADED_TOGETHER = 256
 _LARGEST = torch.finfo(torch.float16).max
 
 
+@runtime_checkable
 class StatesConfig(Protocol):
     """Which states are read: what :class:`PromptStates` takes from ``HyperNetworkConfig``."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from promptlora.text import PromptStates
 from promptlora.train.config import TrainConfig
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What the loop asks for."""
 
