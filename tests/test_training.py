@@ -228,17 +228,17 @@ def test_the_loss_is_that_of_the_whole_model_with_the_adapters_on(make_trainer):
 def test_each_prompt_is_encoded_once_a_batch_and_run_through_the_base_once_a_run(make_trainer, monkeypatch):
     encoded: list[int] = []
     through: Counter[str] = Counter()
-    forward, load = HyperNetwork.forward, PromptStates._load
+    encode, load = HyperNetwork.encode, PromptStates._load
 
-    def counted(self, prompt_states, mask, **options):
+    def counted(self, prompt_states, mask):
         encoded.append(prompt_states.shape[0])
-        return forward(self, prompt_states, mask, **options)
+        return encode(self, prompt_states, mask)
 
     def counted_load(self, prompts):
         through.update(prompts)
         return load(self, prompts)
 
-    monkeypatch.setattr(HyperNetwork, "forward", counted)
+    monkeypatch.setattr(HyperNetwork, "encode", counted)
     monkeypatch.setattr(PromptStates, "_load", counted_load)
     trainer = make_trainer(margin_every=5)
     for _ in range(5):
@@ -246,6 +246,10 @@ def test_each_prompt_is_encoded_once_a_batch_and_run_through_the_base_once_a_run
     assert encoded == [2] * 5 + [2]  # two prompts for six rows, and no second time for the margin but gibberish
     assert through.pop("say a") == through.pop("say b") == 1
     assert set(through.values()) == {1}
+    encoded.clear()
+    contrasting = make_trainer(folder="contrasting", margin_every=5, regularization={"contrastive": 0.5})
+    contrasting.train_step()
+    assert encoded == [2, 2]  # the prompts once, and the other wordings of their tasks
 
 
 @pytest.mark.parametrize("source", ["hidden", "embeddings"])

@@ -5,6 +5,7 @@ from promptlora.data.batches import Batches as Batches
 from promptlora.data.batches import Shown as Shown
 from promptlora.data.batches import ids_and_labels as ids_and_labels
 from promptlora.data.batches import make_batch as make_batch
+from promptlora.data.batches import rows_by_task as rows_by_task
 from promptlora.data.config import DataConfig as DataConfig
 from promptlora.data.order import Group as Group
 from promptlora.data.order import RowOrder as RowOrder

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from promptlora.data import Batch
+from promptlora.hypernet.encoder import Encoded
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.lora import LoRAWeights
 from promptlora.losses.contrastive import contrastive_loss
@@ -34,13 +35,24 @@ class AdapterWriter:
         self.module, self.plain, self.states, self.dtype = module, plain, states, dtype
         self.device = next(plain.parameters()).device
 
-    def adapters(self, batch: Batch) -> LoRAWeights:
-        """One adapter for each prompt of a batch, with gradients."""
+    def encode(self, batch: Batch) -> Encoded:
+        """What the hypernetwork reads in a batch's prompts, with gradients."""
         if not self.plain.config.generated:  # without an encoder, only the number of prompts matters
             nothing = torch.zeros(len(batch.prompts), 1, 1, device=self.device)
-            static: LoRAWeights = self.module(nothing, nothing[..., 0] == 0, **self._options(batch))
-            return static
-        lora: LoRAWeights = self.module(*self.states.batch(batch.prompts), **self._options(batch))
+            return self.plain.encode(nothing, nothing[..., 0] == 0)
+        return self.plain.encode(*self.states.batch(batch.prompts))
+
+    def adapters(self, batch: Batch, encoded: Encoded) -> LoRAWeights:
+        """One adapter for each prompt of a batch, with gradients.
+
+        The call goes through ``module``, so that several processes sum the gradients of all its parameters, those that
+        :meth:`encode` used included.
+
+        Args:
+            batch: The batch.
+            encoded: What :meth:`encode` gave for it.
+        """
+        lora: LoRAWeights = self.module(encoded, **self._options(batch))
         return lora
 
     @torch.no_grad()
@@ -49,12 +61,17 @@ class AdapterWriter:
         lora: LoRAWeights = self.plain(*self.states.batch(texts), **self._options(batch))
         return lora.detach()
 
-    def contrast(self, batch: Batch) -> Tensor:
-        """The contrastive loss between the contexts of a batch's prompts and of another wording of each task."""
+    def contrast(self, batch: Batch, encoded: Encoded) -> Tensor:
+        """The contrastive loss between the contexts of a batch's prompts and of another wording of each task.
+
+        Args:
+            batch: The batch; its ``pairs`` are the other wordings.
+            encoded: What :meth:`encode` gave for its prompts.
+        """
         numbers = {task: number for number, task in enumerate(dict.fromkeys(batch.tasks))}
         groups = torch.tensor([numbers[task] for task in batch.tasks] * 2, device=self.device)
-        contexts = self.plain.context(*self.states.batch([*batch.prompts, *batch.pairs]))
-        return contrastive_loss(contexts, groups)
+        pairs = self.plain.context(*self.states.batch(batch.pairs))
+        return contrastive_loss(torch.cat([encoded.context, pairs]), groups)
 
     def _options(self, batch: Batch) -> dict[str, Any]:
         """What the hypernetwork is told besides the prompts: the dtype, and which prompts are in the context."""

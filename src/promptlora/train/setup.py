@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from promptlora.data import Batches, Row, Shown, render_inputs, tasks_answered_in_letters, tokenize_rows
+from promptlora.data import (
+    Batches,
+    Row,
+    Shown,
+    TaskOrder,
+    render_inputs,
+    rows_by_task,
+    tasks_answered_in_letters,
+    tokenize_rows,
+)
 from promptlora.errors import PromptError
 from promptlora.host import Host
 from promptlora.hypernet.network import HyperNetwork
@@ -92,17 +100,26 @@ def make_batches(
     size: dict[str, int] = {
         "prompts_per_batch": config.prompts_per_batch, "rows_per_prompt": config.rows_per_prompt, "seed": config.seed,
     }  # fmt: skip
-    common: dict[str, Any] = {
+    order = None  # by rows
+    if options.order == "tasks":
+        order = TaskOrder(
+            rows_by_task(examples),
+            [example.length for example in examples],
+            sources=data.sources,
+            weights=options.weights,
+            pools={example.task: example.pool for example in examples if example.pool},
+            cluster=options.cluster,
+            **size,
+        )
+    batches = Batches(
+        examples,
+        data.prompts,
+        pad=int(tokenizer.pad_token_id or 0),
+        shown=shown,
+        render=render,
+        order=order,
+        prompt_tokens=lengths,
         **size,
-        "pad": int(tokenizer.pad_token_id or 0),
-        "shown": shown,
-        "render": render,
-        "prompt_tokens": lengths,
-    }
-    if options.order == "rows":
-        return Batches(examples, data.prompts, **common), left_out
-    batches = Batches.by_tasks(
-        examples, data.prompts, sources=data.sources, weights=options.weights, cluster=options.cluster, **common
     )
     return batches, left_out
 

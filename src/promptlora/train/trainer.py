@@ -201,8 +201,8 @@ class Trainer:
         return sum_over(self.accelerator, values)
 
     def adapters(self, batch: Batch) -> LoRAWeights:
-        """The adapters of a batch's prompts."""
-        return self.writer.adapters(batch)
+        """The adapters of a batch's prompts, with gradients."""
+        return self.writer.adapters(batch, self.writer.encode(batch))
 
     def train_step(self) -> StepMetrics:
         """One optimizer step on the next batch.
@@ -218,7 +218,7 @@ class Trainer:
         batches = self._loader.load(self.step)
         if self._sharded:  # all processes run a sharded base together: each needs the same states at the same time
             for batch in batches:
-                self.states.batch(batch.prompts)
+                self.states.batch([*batch.prompts, *batch.pairs])
         weights = [self.objective.weight(batch) for batch in batches]
         first = self.accelerator.process_index * config.accumulate
         mine = range(first, first + config.accumulate)
@@ -230,13 +230,14 @@ class Trainer:
             generator = self._generator(part)
             # Gradients of the parts add up; they are shared with the other processes after the last one.
             with nullcontext() if part == mine[-1] else self.accelerator.no_sync(self.hypernetwork):
-                lora = self.adapters(batch)
+                encoded = self.writer.encode(batch)
+                lora = self.writer.adapters(batch, encoded)
                 loss = self.objective.loss(batch, lora, generator)
                 losses.append(loss.detach() * weight)
                 if penalty.l2:
                     loss = loss + weight_penalty(lora, l2=penalty.l2)
                 if penalty.contrastive and self.plain.encoder is not None:
-                    loss = loss + penalty.contrastive * self.writer.contrast(batch)
+                    loss = loss + penalty.contrastive * self.writer.contrast(batch, encoded)
                 self.accelerator.backward(loss * weight * self.accelerator.num_processes)
             loras[part] = lora.detach()
         (value,) = self._sum([float(torch.stack(losses).sum())])  # the one wait for the device before the norms
