@@ -120,8 +120,8 @@ class HyperNetwork(nn.Module):
 
     def forward(
         self,
-        prompt_states: Float[Tensor, "prompts tokens *layers state"],
-        prompt_mask: Bool[Tensor, "prompts tokens"],
+        prompt_states: Float[Tensor, "prompts tokens *layers state"] | Encoded,
+        prompt_mask: Bool[Tensor, "prompts tokens"] | None = None,
         in_context: Bool[Tensor, " prompts"] | bool = False,
         *,
         generated: bool = True,
@@ -131,13 +131,17 @@ class HyperNetwork(nn.Module):
 
         Args:
             prompt_states: The states that ``PromptStates.batch`` gives, with an axis of all layers of the base where
-                ``config.source`` is ``layers``.
-            prompt_mask: True where a token is real.
+                ``config.source`` is ``layers``; or what :meth:`encode` gave for them.
+            prompt_mask: True where a token is not padding; not needed with the result of :meth:`encode`.
             in_context: Whether the base also has each prompt in its context; no effect without ``config.context_flag``.
             generated: False gives the static part alone.
             dtype: Of the adapters, cast for all projections of a shape at once; by default that of the parameters.
         """
-        encoded = self.encode(prompt_states, prompt_mask)
+        if isinstance(prompt_states, Encoded):
+            encoded = prompt_states
+        else:
+            assert prompt_mask is not None
+            encoded = self.encode(prompt_states, prompt_mask)
         return self.write(encoded, in_context, generated=generated, dtype=dtype)
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:

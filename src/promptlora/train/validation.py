@@ -42,17 +42,14 @@ class Validation:
         hypernetwork.eval()
         try:
             with torch.no_grad():
-                encoded = states.batch([self.prompts[task] for task in self.tasks])
+                encoded = hypernetwork.encode(*states.batch([self.prompts[task] for task in self.tasks]))
                 dtype = self.base.model.dtype
-                lora = hypernetwork(*encoded, dtype=dtype)
-                shown_lora = (
-                    hypernetwork(*encoded, dtype=dtype, in_context=True)
-                    if self.config.hypernetwork.context_flag
-                    else lora
-                )
-                static = (
-                    hypernetwork(*encoded, dtype=dtype, generated=False) if self.config.hypernetwork.static else None
-                )
+                lora = hypernetwork.write(encoded, dtype=dtype)
+                shown_lora, static = lora, None
+                if self.config.hypernetwork.context_flag:
+                    shown_lora = hypernetwork.write(encoded, True, dtype=dtype)
+                if self.config.hypernetwork.static:
+                    static = hypernetwork.write(encoded, generated=False, dtype=dtype)
         finally:
             hypernetwork.train(training)
         generated = self.config.hypernetwork.generated
