@@ -17,7 +17,8 @@ from typing import Any
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.errors import ConfigError, one_line
 from promptlora.signals import stopping
-from promptlora.ui.studio import Limits, Studio
+from promptlora.ui.studio import Studio
+from promptlora.ui.values import Limits
 
 
 def check_address(host: str, port: int) -> None:
@@ -74,7 +75,8 @@ def serve(
         import uvicorn
         from fastapi import FastAPI
 
-        from promptlora.ui.page import KEYS, build_page
+        from promptlora.ui.page import build_page
+        from promptlora.ui.script import HEAD
         from promptlora.ui.style import CSS
 
         exports = Path(folder) / "adapters"
@@ -89,7 +91,7 @@ def serve(
             server_port=port,
             theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate", **_as_fonts(gr, fonts)),
             css=CSS,
-            head=KEYS,
+            head=HEAD,
             footer_links=[],
             ssr_mode=False,
             enable_monitoring=False,
