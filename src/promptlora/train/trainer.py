@@ -28,6 +28,7 @@ from promptlora.hypernet.network import HyperNetwork
 from promptlora.lora import LoRAWeights
 from promptlora.losses import weight_penalty
 from promptlora.models import base_fingerprint
+from promptlora.schedule import learning_rate_factor
 from promptlora.settings import to_dict
 from promptlora.signals import stopping
 from promptlora.train.adapters import AdapterWriter
@@ -50,7 +51,7 @@ from promptlora.train.logs import RunLog
 from promptlora.train.objectives import Objective, Reconstruct
 from promptlora.train.processes import any_of, start_accelerator, sum_over
 from promptlora.train.reading import TrainingData, read_training_data
-from promptlora.train.schedule import learning_rate_factor, make_optimizer, norm_and_clip
+from promptlora.train.schedule import make_optimizer, norm_and_clip
 from promptlora.train.setup import (
     Pair,
     Say,
