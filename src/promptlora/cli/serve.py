@@ -83,7 +83,7 @@ def serve(
         from promptlora.server.settings import Settings
 
         settings = Settings(
-            model_name=model_name or _name(model, lm.model.config.name_or_path),
+            model_name=model_name or _name(model, str(lm.model.config.name_or_path)),
             api_keys=keys,
             local=is_loopback(listener),
             adapters_only=adapters_only,
@@ -122,7 +122,8 @@ def _ready(url: str, model: str, adapters_only: bool, keys: bool, as_json: bool)
         sys.stdout.flush()
         return
     if adapters_only:
-        path, body = "adapters", {"prompt": "Answer in Spanish."}
+        path = "adapters"
+        body: dict[str, object] = {"prompt": "Answer in Spanish."}
     else:
         messages = [{"role": "system", "content": "Answer in Spanish."}, {"role": "user", "content": "Good morning"}]
         path, body = "chat/completions", {"model": "promptlora", "messages": messages}

@@ -29,6 +29,7 @@ from promptlora.server.settings import Settings
 T = TypeVar("T")
 WRITER = "promptlora"  # the model that writes an adapter for the system message
 STORED = "adapter:"
+_NO_FIELD = PromptField.model_validate({})
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -159,7 +160,7 @@ class Service:
             ApiError: An unknown model, or a field that does not go with it.
             PromptError: A prompt that is empty or too long.
         """
-        field = field or PromptField()
+        field = field or _NO_FIELD
         if model == WRITER:
             prompt = system if field.prompt is None else field.prompt
             if prompt is None and field.examples:
