@@ -1,7 +1,6 @@
 """Requests with an adapter each, run as one mixed batch; and the adapters of prompts, in memory and on disk."""
 
 from promptlora.engine.cache import AdapterCache as AdapterCache
-from promptlora.engine.cache import AdapterEntry as AdapterEntry
 from promptlora.engine.engine import Engine as Engine
 from promptlora.engine.engine import EngineStats as EngineStats
 from promptlora.engine.requests import EngineError as EngineError
@@ -10,3 +9,4 @@ from promptlora.engine.requests import QueueFull as QueueFull
 from promptlora.engine.requests import Sampling as Sampling
 from promptlora.engine.requests import Ticket as Ticket
 from promptlora.engine.requests import TokenLogprob as TokenLogprob
+from promptlora.engine.storage import AdapterEntry as AdapterEntry
