@@ -23,7 +23,7 @@ from promptlora.errors import ConfigError, DataError, LoRAError, PromptError, Pr
 log = logging.getLogger("promptlora.server")
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+_CODES = {400: "invalid_value", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
 # What a client may have meant by a field that is refused, added to the message.
 _HINTS = {
@@ -67,6 +67,7 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
+        message = message.encode("utf-8", "replace").decode()  # it can show text that is not Unicode
         self.status, self.message, self.param, self.code = status, message, param, code
         self.headers = dict(headers or {})
 

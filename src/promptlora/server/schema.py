@@ -8,17 +8,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MOST_ANSWERS = 8
 MOST_TOP_LOGPROBS = 20
 _INT64 = (1 << 63) - 1
 
+
+def _unicode(text: str) -> str:
+    """Refuse half of a surrogate pair, which JSON can write and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start} is half of a surrogate pair; expected Unicode text") from error
+    return text
+
+
+Unicode = Annotated[str, AfterValidator(_unicode)]
 EmptyList = Annotated[list[Any], Field(max_length=0)]
 EmptyDict = Annotated[dict[str, Any], Field(max_length=0)]
 Zero = Annotated[float, Field(ge=0, le=0)]
-Text = Annotated[str, Field(min_length=1)]
-Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Text = Annotated[Unicode, Field(min_length=1)]
+Stop = Annotated[Unicode, Field(min_length=1, max_length=256)]
 Stops = Annotated[list[Stop], Field(max_length=4)]
 Ids = Annotated[list[Annotated[int, Field(ge=0, le=_INT64)]], Field(min_length=1)]
 
@@ -35,7 +46,7 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     type: Literal["text"] = Field(description="Parts of other kinds (images, audio, files) are refused.")
-    text: str
+    text: Unicode
 
 
 class Message(BaseModel):
@@ -44,7 +55,7 @@ class Message(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] | None = None
+    content: Unicode | list[Part] | None = None
     name: str | None = Field(None, description="Not read.")
     tool_calls: EmptyList | None = None
     function_call: None = None
@@ -53,7 +64,7 @@ class Message(BaseModel):
 class Example(Strict):
     """An input of a task and the output that is wanted."""
 
-    input: str
+    input: Unicode
     output: Text
 
 
@@ -140,7 +151,7 @@ class ChatRequest(Request):
 class CompletionRequest(Request):
     """``POST /v1/completions``."""
 
-    prompt: str | Ids | Annotated[list[str | Ids], Field(min_length=1, max_length=64)] = Field(
+    prompt: Unicode | Ids | Annotated[list[Unicode | Ids], Field(min_length=1, max_length=64)] = Field(
         description="A text to continue, its token ids, or a list of either. It is not the prompt of an adapter: that goes "
         "into `promptlora.prompt`."
     )
