@@ -171,7 +171,7 @@ def test_a_client_that_goes_frees_its_row(served, client):
             with pytest.raises(openai.APITimeoutError):
                 chat(client.with_options(timeout=0.2), **options)
         until = time.monotonic() + 20
-        while served.service.engine.stats.running and time.monotonic() < until:
+        while served.service.engine.stats.cancelled == before.cancelled and time.monotonic() < until:
             time.sleep(0.02)
         after = served.service.engine.stats
         assert after.running == after.waiting == 0
@@ -202,7 +202,7 @@ def test_max_tokens_has_two_names_and_the_newer_one_wins(client):
 def test_an_answer_is_cut_to_what_the_base_takes(served, client):
     answer = chat(client, text=" ".join(["w3"] * 490), max_tokens=4096)
     assert answer.usage.total_tokens <= 512
-    with pytest.raises(openai.BadRequestError, match="512|511") as caught:
+    with pytest.raises(openai.BadRequestError, match="at most 511") as caught:
         chat(client, text=" ".join(["w3"] * 600))
     assert caught.value.code == "context_length_exceeded"
 
@@ -390,11 +390,15 @@ def test_a_full_queue_is_429_with_the_time_to_wait(served):
     lm = served.lm
     with serving(lm, max_batch=1, max_waiting=1) as small, small.client() as client:
         asked = {"max_tokens": 400, "stop": "no such text", "stream": True}
-        streams = [chat(client, **asked)]
-        next(iter(streams[0]))
-        with pytest.raises(openai.RateLimitError) as caught:
-            for _ in range(4):
+        streams = []
+
+        def fill() -> None:
+            while len(streams) < 6:
                 streams.append(chat(client, **asked))
+
+        with pytest.raises(openai.RateLimitError) as caught:
+            fill()
+        assert len(streams) >= 2
         assert int(caught.value.response.headers["retry-after"]) >= 1
         assert caught.value.code == "queue_full"
         for stream in streams:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
 
 from promptlora.engine import AdapterEntry
 from promptlora.lora import LoRAWeights
@@ -48,14 +49,14 @@ def described(entry: AdapterEntry) -> Adapter:
 
 
 def peft_zip(lora: LoRAWeights, pad_rank: int | str | None) -> bytes:
-    """The PEFT folder of an adapter as a zip file; the same adapter gives the same bytes."""
+    """The PEFT folder of an adapter as a zip file."""
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory(prefix="promptlora-peft-") as place:
         folder = Path(place) / "adapter"
         lora.save_peft(folder, pad_rank=pad_rank)
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
             for file in sorted(folder.iterdir()):
-                archive.writestr(zipfile.ZipInfo(file.name, (1980, 1, 1, 0, 0, 0)), file.read_bytes())
+                archive.write(file, file.name)
     return packed.getvalue()
 
 
@@ -68,7 +69,7 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["Adapters"])
 
     @router.post("/adapters", response_model=Adapter, responses=_JOB)
-    async def create_adapter(request: Request, response: Response, body: AdapterRequest) -> Any:
+    async def create_adapter(request: Request, body: AdapterRequest) -> Any:
         """Write the adapter of a prompt, or return the one that is there; with `rows` or `inputs` refine it in a job."""
         owner = request.state.owner
         if body.steps is not None and not body.rows and not body.inputs:
@@ -76,8 +77,8 @@ def routes(service: Service) -> APIRouter:
         entry = await service.write(owner, body.prompt, body.examples, body.in_context)
         if not body.rows and not body.inputs:
             return described(entry)
-        response.status_code = 202
-        return job_answer(service.jobs.start(owner, refining(service, owner, body, entry)))
+        job = service.jobs.start(owner, refining(service, owner, body, entry))
+        return JSONResponse(job_answer(job).model_dump(), status_code=202)
 
     @router.get("/adapters", response_model=AdapterList)
     async def list_adapters(request: Request) -> AdapterList:
