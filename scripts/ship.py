@@ -111,7 +111,9 @@ def main() -> None:
     target = shipped_hypernetwork()
     if arguments.prompts:
         lm = PromptLoRA.from_pretrained()
-        known = training_prompts(read_training_data(config), lm.states, two_parts=lm.hypernetwork.config.two_parts)
+        data = read_training_data(config)
+        two_parts = lm.hypernetwork.config.two_parts
+        known = training_prompts(data.own_prompts, data.heldout_prompts, lm.states, two_parts=two_parts)
         if known is None:
             sys.exit("validation.tasks: 0. Expected held-out tasks. Fix: set it.")
         known.write(target / PROMPTS_FILE)

@@ -14,6 +14,7 @@ from promptlora.adapt.prompt_lora import shipped_hypernetwork
 from promptlora.errors import CheckpointError, ConfigError
 from promptlora.hypernet.distance import PromptDistance, TrainingPrompts, describe
 from promptlora.hypernet.network import PROMPTS_FILE, HyperNetwork
+from tests.training_helpers import toy_rows
 
 
 def some(seed: int, count: int, width: int = 6) -> torch.Tensor:
@@ -104,3 +105,15 @@ def test_the_weights_of_the_package(smollm: Any) -> None:
 
 def test_a_hypernetwork_that_keeps_no_prompts_says_nothing(lm: PromptLoRA) -> None:
     assert lm.distances("Write a title.") is None
+
+
+def test_training_keeps_its_prompts(make_trainer: Any) -> None:
+    rows = [{**row, "split": split} for row in toy_rows(4, 3) for split in ("train", "eval")]
+    trainer = make_trainer(rows=rows, steps=1, validation={"tasks": 1, "rows": 2, "every": 1})
+    known = HyperNetwork.from_pretrained(trainer.run()).training_prompts
+    assert known is not None
+    assert len(known.prompts) == 3
+    assert len(known.heldout) == 1
+    held = trainer.validation.prompts.values()
+    described = describe(*trainer.states.batch(list(held)), two_parts=False)
+    assert known.distances(described)[0].distance == pytest.approx(float(known.heldout[0]), abs=1e-4)

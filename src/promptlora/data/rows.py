@@ -173,7 +173,7 @@ def check_rows(rows: Sequence[Row]) -> list[Row]:
     for number, row in enumerate(rows):
         if not isinstance(row, Row):
             raise DataError(f"rows[{number}]: a {type(row).__name__}. Expected a promptlora.data.Row. Fix: make one.")
-        checked.append(_row(vars(row), f"rows[{number}]"))
+        checked.append(make_row(vars(row), f"rows[{number}]", True))
     if not checked:
         raise DataError("rows: there is none. Expected one or more rows. Fix: pass some.")
     return checked

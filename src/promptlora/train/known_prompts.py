@@ -9,24 +9,24 @@ from torch import Tensor
 
 from promptlora.hypernet.distance import TrainingPrompts, describe
 from promptlora.text import PromptStates
-from promptlora.train.reading import TrainingData
 
 _TOGETHER = 32
 
 
-def training_prompts(data: TrainingData, states: PromptStates, *, two_parts: bool) -> TrainingPrompts | None:
-    """The descriptions of each training task's own prompt, and how far those of held-out tasks are from them.
+def training_prompts(
+    trained: Sequence[str], heldout: Sequence[str], states: PromptStates, *, two_parts: bool
+) -> TrainingPrompts | None:
+    """The descriptions of the prompts of a run, and how far those of held-out tasks are from them.
 
     Args:
-        data: The rows and prompts of a run.
+        trained: The own prompt of each training task.
+        heldout: The prompts of the tasks that are held out.
         states: The states of prompts.
         two_parts: ``HyperNetworkConfig.two_parts``.
 
     Returns:
         None for a run without held-out tasks: nothing says then what is far.
     """
-    trained = [several[0] for several in data.prompts.values()]
-    heldout = list(dict.fromkeys(row.prompt for row in data.held))
     if len(trained) < 2 or not heldout:
         return None
     return TrainingPrompts.fit(_described(trained, states, two_parts), _described(heldout, states, two_parts))
