@@ -111,13 +111,13 @@ class Bench:
         scores = {measure: next(iter(of.values())) for measure, of in task_scores(rows, answers).items()}
         return {**scores, "tokens": fmean(self.lm.count_tokens(inputs, [shown] * len(inputs))), "answers": answers}
 
-    def refined(self, rows: Sequence[Row], lora: LoRAWeights, **learned: Any) -> dict[str, Any]:
+    def refined(self, scored: Sequence[Row], lora: LoRAWeights, **learned: Any) -> dict[str, Any]:
         """The same of an adapter that is refined first, with what is recorded of it and the seconds."""
         started, cpu = time.perf_counter(), time.process_time()
-        better = self.lm.refine(lora, rows[0].prompt, seed=self.options.seed, **learned)
+        better = self.lm.refine(lora, scored[0].prompt, seed=self.options.seed, **learned)
         spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
         (record,) = better.provenance
-        return {**self.answered(rows, better), **spent, "record": record}
+        return {**self.answered(scored, better), **spent, "record": record}
 
 
 def fresh_lora(lm: PromptLoRA, seed: int) -> LoRAWeights:
