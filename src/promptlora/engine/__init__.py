@@ -1,5 +1,10 @@
 """Requests with an adapter each, run as one mixed batch; and the adapters of prompts, in memory and on disk."""
 
+# ruff: noqa: E402 (without the extra, what follows cannot be imported)
+from promptlora.extras import need
+
+need("serve", "cachetools", "psutil")
+
 from promptlora.engine.cache import AdapterCache as AdapterCache
 from promptlora.engine.engine import Engine as Engine
 from promptlora.engine.engine import EngineStats as EngineStats

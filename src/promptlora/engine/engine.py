@@ -7,6 +7,7 @@ done. It knows requests, text and time; what runs a step is ``batch``.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import queue
 import threading
@@ -40,7 +41,8 @@ from promptlora.settings import whole
 
 T = TypeVar("T")
 
-_KV_TOKENS = 1024  # places of the key-value cache for each request of a full batch, if nothing else is asked for
+_KV_TOKENS = 512  # places of the key-value cache for each request of a full batch, if nothing else is asked for
+_KV_LONGEST = 8192  # places that one request may have then, if the base takes as many
 _SMOOTHING = 0.1  # weight of the newest request in the mean time that a request takes
 _log = logging.getLogger(__name__)
 
@@ -123,7 +125,8 @@ class Engine:
         max_waiting: Most requests that wait.
         max_prefill_tokens: Most input tokens of newcomers that one step reads, so that running answers do not stall.
         cache: Where adapters are kept; by default 256 MB of memory and no disk.
-        kv_tokens: Places of the key-value cache, for all requests together; by default 1024 for each of ``max_batch``.
+        kv_tokens: Places of the key-value cache, for all requests together; by default 512 for each of ``max_batch``, and
+            at least 8192 or as many as the base takes.
 
     Raises:
         ConfigError: A number below 1, or a key-value cache that does not fit in memory.
@@ -149,17 +152,17 @@ class Engine:
             whole(name, value)
         backend_of(lm.tokenizer)
         self.lm, self.max_batch, self.max_waiting = lm, max_batch, max_waiting
+        positions = int(getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 31)
+        if kv_tokens is None:  # a key-value cache is memory that is taken at once
+            kv_tokens = max(_KV_TOKENS * max_batch, min(positions, _KV_LONGEST))
         self.cache = AdapterCache(lm) if cache is None else cache
         self._batch = Batch(
             lm.host,
             max_batch=max_batch,
             max_prefill_tokens=max_prefill_tokens,
-            kv_tokens=_KV_TOKENS * max_batch if kv_tokens is None else kv_tokens,
+            kv_tokens=kv_tokens,
         )
-        self._longest = self._batch.kv_capacity
-        positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
-        if positions is not None:
-            self._longest = min(self._longest, int(positions))
+        self._longest = min(self._batch.kv_capacity, positions)
         self._vocabulary = int(lm.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
         ends: Any = getattr(lm.model.generation_config, "eos_token_id", None)
         self._ends = tuple(int(end) for end in (ends if isinstance(ends, list) else [] if ends is None else [ends]))
@@ -179,6 +182,7 @@ class Engine:
         self._ending: str | None = None  # "drain" or "drop" once the thread is to end
         self._thread = threading.Thread(target=self._run, name="promptlora-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close, drain=False)  # no thread runs the model while the interpreter ends
 
     def __enter__(self) -> Engine:
         return self
@@ -314,10 +318,11 @@ class Engine:
             drain: Finish the requests that run or wait first; False cancels them.
             timeout: Seconds after which those that still run are cancelled.
         """
-        with self._lock:
-            self._closing = True
         if threading.current_thread() is self._thread:
             raise EngineError("engine: closed from its own thread. Expected another one.")
+        atexit.unregister(self.close)
+        with self._lock:
+            self._closing = True
         self._inbox.put(lambda: self._end("drain" if drain else "drop"))
         self._thread.join(timeout if drain else None)
         if self._thread.is_alive():
@@ -403,17 +408,19 @@ class Engine:
 
     def _sweep(self) -> None:
         """Let requests go that were cancelled, abandoned, or are past their deadline."""
-        now = time.monotonic()
-        for request in [one for one in self._running.values() if one.over(now)]:
-            self._batch.remove(request.name)
-            del self._running[request.name]
-            self._finish(request, request.over(now))
-        if any(request.over(now) for request in self._waiting):
-            over = [request for request in self._waiting if request.over(now)]
-            self._waiting = deque(request for request in self._waiting if not request.over(now))
+        now = time.monotonic()  # each is asked once: another thread may cancel it meanwhile
+        for request, reason in [(one, one.over(now)) for one in self._running.values()]:
+            if reason is not None:
+                self._batch.remove(request.name)
+                del self._running[request.name]
+                self._finish(request, reason)
+        asked = [(one, one.over(now)) for one in self._waiting]
+        over = [(one, reason) for one, reason in asked if reason is not None]
+        if over:
+            self._waiting = deque(one for one, reason in asked if reason is None)
             self._dequeued(len(over))
-            for request in over:
-                self._finish(request, request.over(now))
+            for request, reason in over:
+                self._finish(request, reason)
 
     def _dequeued(self, number: int) -> None:
         with self._lock:
@@ -493,10 +500,9 @@ class Engine:
         text = "" if request.text is None else request.text.finish()
         return Piece(text, (), None if request.sampling.logprobs is None else (), reason)
 
-    def _finish(self, request: _Request, how: Piece | FinishReason | Exception | None) -> None:
+    def _finish(self, request: _Request, how: Piece | FinishReason | Exception) -> None:
         """Give out the last piece, and count."""
         piece = self._last(request, how) if isinstance(how, str) else how
-        assert piece is not None
         reason = piece.finish_reason if isinstance(piece, Piece) else "failed"
         kinds = {"cancelled": {"cancelled": 1}, "deadline": {"expired": 1}, "failed": {"failed": 1}}
         self._count(finished=1, **kinds.get(reason or "", {}))
