@@ -13,6 +13,7 @@ import torch
 
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.engine import Engine, EngineError, Piece, QueueFull, Sampling, Ticket
+from promptlora.engine.text import TextStream
 from promptlora.errors import ConfigError, LoRAError, ModelError, PromptError
 from promptlora.lora import LoRAWeights
 from promptlora.text import encode_chat, pad_rows, render_chat
@@ -232,6 +233,34 @@ def test_a_stop_text_ends_the_answer_before_it(one):
         assert len(found) < 30
         settled(engine)
         assert engine.stats.kv_tokens == 0
+
+
+@pytest.mark.real
+def test_text_comes_in_whole_characters_and_stops_across_tokens(smollm):
+    tokenizer = smollm[1]
+    whole = "Größe 🙂 naïve — ok, done.\n\nEND of it"
+    ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    stream = TextStream(tokenizer)
+    pieces = [stream.add(i) for i in ids]
+    assert "".join(pieces) + stream.finish() == whole
+    assert not any("\ufffd" in piece for piece in pieces)
+    for stop in (("done.\n\nE",), ("nothing", "\n\nEN"), ("🙂",), ("it",), ("G",)):
+        stream, found = TextStream(tokenizer, stop), ""
+        for i in ids:
+            found += stream.add(i)
+            assert whole.startswith(found)
+            if stream.stopped:
+                break
+        assert stream.stopped
+        assert found == whole[: min(whole.index(s) for s in stop if s in whole)]
+        assert stream.add(ids[0]) == stream.finish() == ""
+    stream = TextStream(tokenizer, ("END of time",))  # held back, and given out at the end
+    found = "".join(stream.add(i) for i in ids)
+    assert found + stream.finish() == whole
+    half = tokenizer("🙂", add_special_tokens=False)["input_ids"][:1]
+    stream = TextStream(tokenizer)
+    assert stream.add(half[0]) == ""
+    assert stream.finish() == tokenizer.decode(half)
 
 
 def test_the_end_token_ends_the_answer_without_text(one):

@@ -7,11 +7,11 @@ need("serve", "cachetools", "psutil")
 
 from promptlora.engine.cache import AdapterCache as AdapterCache
 from promptlora.engine.engine import Engine as Engine
-from promptlora.engine.engine import EngineStats as EngineStats
 from promptlora.engine.requests import EngineError as EngineError
 from promptlora.engine.requests import Piece as Piece
 from promptlora.engine.requests import QueueFull as QueueFull
 from promptlora.engine.requests import Sampling as Sampling
 from promptlora.engine.requests import Ticket as Ticket
 from promptlora.engine.requests import TokenLogprob as TokenLogprob
+from promptlora.engine.stats import EngineStats as EngineStats
 from promptlora.engine.storage import AdapterEntry as AdapterEntry
