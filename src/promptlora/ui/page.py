@@ -114,7 +114,7 @@ def build_page(studio: Studio) -> gr.Blocks:
             text("look_status")
             which = add("which", gr.Dropdown(choices=[], label="Input", elem_id="which", visible="hidden"))
             with gr.Column(elem_id="look-panel"):
-                with gr.Row(equal_height=False):
+                with gr.Row(equal_height=False, elem_id="glance"):
                     text("likely", min_width=300)
                     changes = text("changes", min_width=300, js_on_load=CLICKS)
                 with gr.Row():

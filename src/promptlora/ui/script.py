@@ -24,16 +24,18 @@ element.addEventListener("click", event => {
 """
 
 # The address after "#" holds what links.py reads. A draft is kept as it is typed; "run" is added once there are answers.
+# Nothing is written before the page has been restored from the address that it was opened with.
 HEAD = """<script>
 document.addEventListener("keydown", event => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.closest("#prompt, #inputs"))
     document.getElementById("go").click();
 });
+window.promptlora = {address: location.hash, restored: false};
 (() => {
   const shown = element => element && element.offsetParent !== null;
   const write = () => {
     const prompt = document.querySelector("#prompt textarea"), state = new URLSearchParams();
-    if (!prompt) return;
+    if (!prompt || !window.promptlora.restored) return;
     state.set("prompt", prompt.value);
     for (const box of document.querySelectorAll("#inputs textarea")) if (shown(box)) state.append("input", box.value);
     state.set("longest", document.querySelector("#longest input[type=number]").value);
@@ -54,5 +56,8 @@ document.addEventListener("keydown", event => {
 </script>"""
 
 # Run by Gradio when the page is loaded: what restore() gets, and what follows it.
-ADDRESS = "() => [location.hash]"
-RERUN = "() => { if (new URLSearchParams(location.hash.slice(1)).get('run')) document.getElementById('go').click(); }"
+ADDRESS = "() => [window.promptlora.address]"
+RERUN = """() => {
+  window.promptlora.restored = true;
+  if (new URLSearchParams(window.promptlora.address.slice(1)).get("run")) document.getElementById("go").click();
+}"""

@@ -261,11 +261,15 @@ class Studio:
         Raises:
             PromptError: As for :meth:`adapter`.
         """
-        pair = LoRAWeights.stack([self.adapter(one).lora for one in (prompt, other)])
+        prompts = (self.check_prompt(prompt), self.check_prompt(other))
+        pair = LoRAWeights.stack([self.adapter(one).lora for one in prompts])
         if self._reference is None:
             self._reference = self.lm.adapt([text for text, _ in MAP])
-        prompts = (self.check_prompt(prompt), self.check_prompt(other))
-        space = adapter_space(LoRAWeights.stack([self._reference, pair]), [*(text for text, _ in MAP), *prompts])
+        others = [i for i, (text, _) in enumerate(MAP) if text not in prompts]
+        space = adapter_space(
+            LoRAWeights.stack([self._reference.select(others), pair]),
+            [*(MAP[i][0] for i in others), *prompts],
+        )
         count = len(inputs)
         found = self.lm.generate(
             [*inputs, *inputs],
@@ -278,6 +282,6 @@ class Studio:
             inputs=tuple(inputs),
             answers=tuple(zip(found[:count], found[count:], strict=True)),
             space=space,
-            groups=(*(task for _, task in MAP), "", ""),
+            groups=(*(MAP[i][1] for i in others), "", ""),
             cosine=float(space.cosine[-2, -1]),
         )

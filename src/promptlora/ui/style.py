@@ -13,13 +13,15 @@ CSS = (
     + """
 .gradio-container main.fillable,.gradio-container main{max-width:1240px!important;width:100%!important;margin:0 auto!important;padding:0!important}
 .gradio-container .app{padding:1rem!important}
-.gradio-container{--body-text-color-subdued:#5b6878;--block-info-text-color:#5b6878;--pl-gain:#0a7d48;--pl-loss:#b93a0b;--pl-base:#6e7781;--pl-hot:#1f6feb;--button-primary-background-fill:#1f6feb;--button-primary-background-fill-hover:#1a5fd0}
-.dark .gradio-container{--body-text-color-subdued:#a3b0c2;--block-info-text-color:#a3b0c2;--pl-gain:#56d397;--pl-loss:#ff9a70;--pl-base:#9198a1;--pl-hot:#6cb0ff}
+.gradio-container{--body-text-color-subdued:#5b6878;--block-info-text-color:#5b6878;--pl-gain:#0a7d48;--pl-loss:#b93a0b;--pl-base:#6e7781;--pl-hot:#0b57d0;--button-primary-background-fill:#1f6feb;--button-primary-background-fill-hover:#1a5fd0}
+.dark .gradio-container{--body-text-color-subdued:#a3b0c2;--block-info-text-color:#a3b0c2;--pl-gain:#56d397;--pl-loss:#ff9a70;--pl-base:#9198a1;--pl-hot:#7cb0ff}
 .html-container{padding:0!important}
 .pl-head h1{font-size:1.7rem;line-height:1.2;margin:.2rem 0}.pl-head p{margin:.15rem 0;max-width:46rem}
 .pl-soft,.pl-soft *{color:var(--body-text-color-subdued)!important;font-weight:400}
 h2.pl-title{font-size:1.2rem;margin:1rem 0 .1rem}.pl-lead{margin:.1rem 0;color:var(--body-text-color-subdued)}
 .pl-status{margin:0;padding:.45rem .7rem;border-left:4px solid var(--border-color-primary);background:var(--background-fill-secondary);border-radius:4px;overflow-wrap:anywhere}
+.html-container.pending{opacity:1!important}.wrap.minimal{opacity:1!important;background:none!important;pointer-events:none;height:100%;width:100%}
+.wrap.minimal .progress-text{position:absolute;inset:.5rem .8rem auto auto!important;transform:none!important;z-index:2;margin:0;padding:0;background:none;color:var(--body-text-color-subdued);font:400 .85rem system-ui,sans-serif}
 .pl-busy{border-color:var(--pl-hot)}.pl-done{border-color:var(--pl-gain)}.pl-error{border-color:var(--pl-loss)}
 .pl-error::before{content:"Not done: ";font-weight:600}
 .pl-block{border:1px solid var(--border-color-primary);border-radius:8px;margin:.6rem 0;overflow:hidden}
@@ -38,7 +40,7 @@ button.pl-token,button.pl-thumb{cursor:pointer;background:none}button.pl-token:h
 :is(.pl-token,.pl-thumb)[aria-pressed=true]{outline:2px solid var(--pl-hot)}
 .pl-thumbs{display:flex;flex-wrap:wrap;gap:6px}.pl-thumb{border:1px solid var(--border-color-primary);border-radius:6px;padding:.35rem .45rem;color:var(--body-text-color)}
 .pl-thumb span{display:flex;gap:6px;justify-content:center}.pl-thumb small{font-size:.75rem}
-.pl-figure{overflow-x:auto}.pl-figure svg{max-width:100%;height:auto;min-width:min(var(--least),max-content)}
+.pl-figure{overflow-x:auto}.pl-figure svg{max-width:100%;height:auto;min-width:var(--least)}
 .pl-maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(19rem,100%),1fr));gap:.5rem;align-items:start}
 svg[data-row],[data-at]{cursor:pointer}
 .pl-flow svg{transition:none}.pl-flow :is(rect,path,circle){transition:d .35s,x .35s,y .35s,width .35s,stroke-width .35s}
@@ -68,6 +70,7 @@ thead .pl-pair{font-weight:400}.pl-second{color:var(--pl-hot)}
 .pl-wide tr.pl-key{outline:1px solid var(--pl-hot);outline-offset:-1px}
 .gradio-container:not(:has(.pl-answers:not([data-done=false]))) :is(#look-section,#effect-section,#compare-section){display:none!important}
 .gradio-container:not(:has(#look-status .pl-status)) #look-section,#look-panel:not(:has(.pl-walk)){display:none!important}
+#glance{flex-wrap:wrap}#glance>*{min-width:min(300px,100%)!important}:is(#measure,#compare){max-width:16rem}
 #which input{padding-right:1.8rem!important;text-overflow:ellipsis}
 footer{display:none!important}
 button:focus-visible,textarea:focus-visible,input:focus-visible,a:focus-visible{outline:2px solid var(--pl-hot)!important;outline-offset:1px}
