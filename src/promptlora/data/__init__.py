@@ -14,6 +14,7 @@ from promptlora.data.rows import Row as Row
 from promptlora.data.rows import check_rows as check_rows
 from promptlora.data.rows import first_of_each_task as first_of_each_task
 from promptlora.data.rows import hold_out as hold_out
+from promptlora.data.rows import make_row as make_row
 from promptlora.data.rows import of_split as of_split
 from promptlora.data.rows import one_prompt_a_task as one_prompt_a_task
 from promptlora.data.rows import read_paraphrases as read_paraphrases

@@ -40,6 +40,16 @@ class TrainingData:
     sources: list[list[str]] = field(default_factory=list)
     prompts: dict[str, list[str]] = field(default_factory=dict)
 
+    @property
+    def own_prompts(self) -> list[str]:
+        """The own prompt of each task that is trained on."""
+        return [several[0] for several in self.prompts.values()]
+
+    @property
+    def heldout_prompts(self) -> list[str]:
+        """The prompts of the tasks that are held out."""
+        return list(dict.fromkeys(row.prompt for row in self.held))
+
 
 def read_training_data(config: TrainConfig, rows: Sequence[Row] | None = None) -> TrainingData:
     """Read the rows of a run; nothing for ``reconstruct``, which takes adapters.

@@ -28,6 +28,7 @@ from promptlora.hypernet.network import HyperNetwork
 from promptlora.lora import LoRAWeights
 from promptlora.losses import weight_penalty
 from promptlora.models import base_fingerprint
+from promptlora.schedule import learning_rate_factor
 from promptlora.settings import to_dict
 from promptlora.signals import stopping
 from promptlora.train.adapters import AdapterWriter
@@ -45,12 +46,13 @@ from promptlora.train.checkpoints import (
 from promptlora.train.config import TrainConfig, check_sources
 from promptlora.train.failures import not_finite
 from promptlora.train.instruments import Instruments
+from promptlora.train.known_prompts import training_prompts
 from promptlora.train.loading import PartsLoader
 from promptlora.train.logs import RunLog
 from promptlora.train.objectives import Objective, Reconstruct
 from promptlora.train.processes import any_of, start_accelerator, sum_over
 from promptlora.train.reading import TrainingData, read_training_data
-from promptlora.train.schedule import learning_rate_factor, make_optimizer, norm_and_clip
+from promptlora.train.schedule import make_optimizer, norm_and_clip
 from promptlora.train.setup import (
     Pair,
     Say,
@@ -121,6 +123,7 @@ class Trainer:
         self.model, self.tokenizer = model, tokenizer
         if model.device.type != device.type:
             raise ModelError(f"the base is on {model.device}; expected {device}; use model.to")
+        self._own_prompts, self._heldout_prompts = data.own_prompts, data.heldout_prompts
         self.base = Host.for_training(model, tokenizer, config.hypernetwork.first_layer)
         self.injector = self.base.injector
         try:
@@ -373,6 +376,10 @@ class Trainer:
                     break
         if self.step >= self.config.steps:
             path = self.folder / FINAL_FOLDER
+            if self.config.hypernetwork.generated:  # in every process: a sharded base needs all of them
+                self.plain.training_prompts = training_prompts(
+                    self._own_prompts, self._heldout_prompts, self.states, two_parts=self.config.hypernetwork.two_parts
+                )
             if self.accelerator.is_main_process:
                 self.plain.save_pretrained(path, overwrite=True)
             self.accelerator.wait_for_everyone()

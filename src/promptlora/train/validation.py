@@ -61,9 +61,13 @@ class Validation:
             "validation_in_context": self.loss(shown_lora, self.right, in_context=True) if shown else None,
         }
 
-    @torch.no_grad()
     def loss(self, lora: LoRAWeights, adapter_of: dict[str, int], *, in_context: bool = False) -> float:
         """The loss where a task's rows have adapter ``adapter_of[task]``."""
+        return fmean(self.by_task(lora, adapter_of, in_context=in_context).values())
+
+    @torch.no_grad()
+    def by_task(self, lora: LoRAWeights, adapter_of: dict[str, int], *, in_context: bool = False) -> dict[str, float]:
+        """As :meth:`loss`, of each task."""
         losses: dict[str, list[float]] = defaultdict(list)
         read = [
             (self.base.render(e.text, self.prompts[e.task]) if in_context else e.input_ids, e.answers[0], e.task)
@@ -77,4 +81,4 @@ class Validation:
             each = sft_loss(hidden, labels, self.base.lm_head, row_weight="row", reduce=False)
             for (_, _, task), value in zip(chosen, each.tolist(), strict=True):
                 losses[task].append(value)
-        return fmean(fmean(values) for values in losses.values())
+        return {task: fmean(values) for task, values in losses.items()}
