@@ -131,7 +131,9 @@ def measure(options: argparse.Namespace, route: str, tokens: int) -> dict[str, A
 
 def slope(cases: Sequence[dict[str, Any]], chunk: int) -> float | None:
     """Bytes for each token between the fewest and the most tokens; chunks count from more than one on."""
-    ran = [c for c in cases if "rise_bytes" in c and (c["tokens"] > chunk or c["route"] not in ("chunked", "recomputed"))]
+    ran = [
+        c for c in cases if "rise_bytes" in c and (c["tokens"] > chunk or c["route"] not in ("chunked", "recomputed"))
+    ]
     if len(ran) < 2:
         return None
     low, high = min(ran, key=lambda c: c["tokens"]), max(ran, key=lambda c: c["tokens"])
