@@ -27,7 +27,7 @@ from promptlora.signals import stopping
 if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA
 
-_LR = {True: 3e-2, False: 2e-3}  # of cores alone, and of A and B
+_LR = {True: 5e-3, False: 1e-3}  # of cores alone, and of A and B
 _MOST_INVENTED = 512
 STOPPED = "it was stopped, and the best so far is returned"
 
