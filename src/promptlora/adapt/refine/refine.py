@@ -78,12 +78,12 @@ def refine_adapters(
             else:
                 tasks = [Task(t, *keep_back(t, i, settings.seed)) for t, i in zip(texts, taught, strict=True)]
         if not tasks:
-            outcomes = [Outcome(values, "given") for values in movable.start[: len(texts)]]
+            outcomes, stopped = [Outcome(values, "given") for values in movable.start[: len(texts)]], True
         else:
-            outcomes = Refinement(lm.host, tasks, movable, list(started), settings).run(on_step, stop)
+            refinement = Refinement(lm.host, tasks, movable, list(started), settings)
+            outcomes, stopped = refinement.run(on_step, stop), refinement.stopped
             if unlabelled is not None and labelled is None:
                 _fall_back(lm, tasks, movable, outcomes)
-        stopped = stop()
     result = movable.lora(torch.stack([outcome.values for outcome in outcomes])).detach()
     shared = {
         "hypernetwork": weights_digest(lm.hypernetwork),
