@@ -273,6 +273,10 @@ def summary(report: dict[str, Any], kv_bytes: int, clock: str) -> dict[str, Any]
             "time_relative_to_generate": {arm: round(value, 3) for arm, value in ratio.items()},
             "tokens_per_second": {arm: round(options["output_tokens"] / one, 2) for arm, one in of_one.items()},
             "throughput_of_generate": round(1 / ratio["adapters"], 3),
+            "adapters_relative_to": {
+                arm: round(statistics.median(a / b for a, b in zip(seconds["adapters"], seconds[arm], strict=True)), 3)
+                for arm in ("context", "prefix cache", "generate context")
+            },
             "first_token_ms": {
                 arm: {
                     q: round(1e3 * statistics.median(each[arm]["first_token"][q] for each in rounds))
