@@ -1,114 +1,37 @@
 """``Engine``: a queue of requests, each with its own adapter, run as one mixed batch by one thread.
 
-The thread owns the batch. Other threads put requests, cancellations and work into its inbox, and read pieces from tickets.
-Between two steps the model is free: other calls to the same ``PromptLoRA`` get their turn, and one piece of other work is
-done. It knows requests, text and time; what runs a step is ``batch``.
+This is what others call; ``worker`` is what the thread does. Between two steps the model is free: other calls to the same
+``PromptLoRA`` get their turn. It knows requests and adapters; nothing of steps.
 """
 
 from __future__ import annotations
 
-import logging
-import queue
+import atexit
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from typing import Any, TypeVar
 
 from promptlora.adapt.prompt_lora import PromptLoRA
-from promptlora.engine.batch import Batch, Token
+from promptlora.engine.batch import Batch
 from promptlora.engine.cache import AdapterCache
-from promptlora.engine.requests import (
-    EngineError,
-    FinishReason,
-    Outbox,
-    Piece,
-    QueueFull,
-    Sampling,
-    Ticket,
-    TokenLogprob,
-)
+from promptlora.engine.requests import EngineError, QueueFull, Sampling, Ticket
+from promptlora.engine.stats import Counters, EngineStats
 from promptlora.engine.storage import AdapterEntry
-from promptlora.engine.text import TextStream, backend_of
+from promptlora.engine.text import backend_of
+from promptlora.engine.worker import Request, Worker
 from promptlora.engine.writing import Task, single, write_adapter
-from promptlora.errors import LoRAError, PromptError, one_line
+from promptlora.errors import LoRAError, PromptError
 from promptlora.lora import LoRAWeights
 from promptlora.settings import whole
 
 T = TypeVar("T")
 
-_KV_TOKENS = 1024  # places of the key-value cache for each request of a full batch, if nothing else is asked for
-_SMOOTHING = 0.1  # weight of the newest request in the mean time that a request takes
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """What the engine does and has done.
-
-    Attributes:
-        running: Requests in the batch.
-        waiting: Requests in the queue.
-        finished: Requests that have ended, whatever the reason.
-        cancelled: Those of them that were cancelled or abandoned.
-        expired: Those of them that ran into their deadline.
-        failed: Those of them that ended with an error.
-        prompt_tokens: Tokens of the inputs of all requests that have run.
-        reused_tokens: Those of them whose keys and values were there already.
-        generated_tokens: Tokens that were generated.
-        steps: Forward passes.
-        step_seconds: Time of all forward passes, waiting for the model's turn included.
-        adapters: Adapters in memory.
-        adapter_bytes: Their bytes.
-        slot_bytes: Bytes of the slots that adapters are copied into while they run.
-        adapters_written: Adapters that the hypernetwork wrote.
-        adapters_hit: Requests for an adapter that was there.
-        adapters_not_kept: Adapters that could not be written to disk.
-        kv_tokens: Places of the key-value cache that running requests hold.
-        kv_capacity: Places that it has.
-    """
-
-    running: int = 0
-    waiting: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    expired: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    reused_tokens: int = 0
-    generated_tokens: int = 0
-    steps: int = 0
-    step_seconds: float = 0.0
-    adapters: int = 0
-    adapter_bytes: int = 0
-    slot_bytes: int = 0
-    adapters_written: int = 0
-    adapters_hit: int = 0
-    adapters_not_kept: int = 0
-    kv_tokens: int = 0
-    kv_capacity: int = 0
-
-
-class _Request:
-    """One request between its submission and its last piece."""
-
-    def __init__(
-        self, name: str, ids: tuple[int, ...], adapter: LoRAWeights | None, sampling: Sampling, expires: float | None
-    ) -> None:
-        self.name, self.ids, self.adapter, self.sampling, self.expires = name, ids, adapter, sampling, expires
-        self.outbox = Outbox()
-        self.text: TextStream | None = None
-        self.cancelled = False
-        self.began = 0.0
-
-    def over(self, now: float) -> FinishReason | None:
-        """Why the request ends without another token; None if it goes on."""
-        if self.cancelled:
-            return "cancelled"
-        return "deadline" if self.expires is not None and now >= self.expires else None
+_KV_TOKENS = 512  # places of the key-value cache for each request of a full batch, if nothing else is asked for
+_KV_LONGEST = 8192  # places that one request may have then, if the base takes as many
 
 
 class Engine:
@@ -123,7 +46,8 @@ class Engine:
         max_waiting: Most requests that wait.
         max_prefill_tokens: Most input tokens of newcomers that one step reads, so that running answers do not stall.
         cache: Where adapters are kept; by default 256 MB of memory and no disk.
-        kv_tokens: Places of the key-value cache, for all requests together; by default 1024 for each of ``max_batch``.
+        kv_tokens: Places of the key-value cache, for all requests together; by default 512 for each of ``max_batch``, and
+            at least 8192 or as many as the base takes.
 
     Raises:
         ConfigError: A number below 1, or a key-value cache that does not fit in memory.
@@ -149,36 +73,27 @@ class Engine:
             whole(name, value)
         backend_of(lm.tokenizer)
         self.lm, self.max_batch, self.max_waiting = lm, max_batch, max_waiting
+        positions = int(getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 31)
+        if kv_tokens is None:  # a key-value cache is memory that is taken at once
+            kv_tokens = max(_KV_TOKENS * max_batch, min(positions, _KV_LONGEST))
         self.cache = AdapterCache(lm) if cache is None else cache
-        self._batch = Batch(
+        batch = Batch(
             lm.host,
             max_batch=max_batch,
             max_prefill_tokens=max_prefill_tokens,
-            kv_tokens=_KV_TOKENS * max_batch if kv_tokens is None else kv_tokens,
+            kv_tokens=kv_tokens,
         )
-        self._longest = self._batch.kv_capacity
-        positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
-        if positions is not None:
-            self._longest = min(self._longest, int(positions))
+        self._longest = min(batch.kv_capacity, positions)
         self._vocabulary = int(lm.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
         ends: Any = getattr(lm.model.generation_config, "eos_token_id", None)
-        self._ends = tuple(int(end) for end in (ends if isinstance(ends, list) else [] if ends is None else [ends]))
-        # A SimpleQueue may be put to by a finalizer at any moment, in the middle of a call of this class too.
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # of what follows; never held while the model runs
-        self._stats = EngineStats(kv_capacity=self._batch.kv_capacity)
-        self._in_queue = 0
-        self._closing = False
-        self._request_seconds = 1.0
+        ends = [int(end) for end in (ends if isinstance(ends, list) else [] if ends is None else [ends])]
+        self._counters = Counters(EngineStats(kv_capacity=batch.kv_capacity))
+        self._worker = Worker(batch, lm.tokenizer, ends, max_batch, self._counters)
         self._writing: dict[str, Task[AdapterEntry]] = {}
         self._names = count()
-        # Of the engine's thread alone:
-        self._waiting: deque[_Request] = deque()
-        self._running: dict[str, _Request] = {}
-        self._tasks: deque[Task[Any]] = deque()
-        self._ending: str | None = None  # "drain" or "drop" once the thread is to end
-        self._thread = threading.Thread(target=self._run, name="promptlora-engine", daemon=True)
+        self._thread = threading.Thread(target=self._worker.run, name="promptlora-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close, drain=False)  # no thread runs the model while the interpreter ends
 
     def __enter__(self) -> Engine:
         return self
@@ -191,10 +106,8 @@ class Engine:
     @property
     def stats(self) -> EngineStats:
         """Counters of this moment."""
-        with self._lock:
-            return replace(
-                self._stats, waiting=self._in_queue, adapters=len(self.cache), adapter_bytes=self.cache.nbytes
-            )
+        kept = {"adapters": len(self.cache), "adapter_bytes": self.cache.nbytes}
+        return replace(self._counters.now, waiting=self._worker.in_queue, **kept)
 
     @property
     def longest(self) -> int:
@@ -236,27 +149,19 @@ class Engine:
                 "Fix: use select and to."
             )
         expires = None if deadline is None else time.monotonic() + deadline
-        request = _Request(f"{next(self._names)}", given, adapter, sampling, expires)
-        with self._lock:
-            if self._closing:
-                raise EngineError("engine: closed. Expected an open one.")
-            if self._in_queue >= self.max_waiting:
-                after = max(0.5, min(60.0, self._request_seconds / self.max_batch))
+        request = Request(f"{next(self._names)}", given, adapter, sampling, expires)
+        worker = self._worker
+        with worker.lock:
+            worker.refuse_if_closing()
+            if worker.in_queue >= self.max_waiting:
+                after = max(0.5, min(60.0, worker.request_seconds / self.max_batch))
                 raise QueueFull(
-                    f"queue: {self._in_queue} requests wait. Expected fewer than {self.max_waiting}. "
+                    f"queue: {worker.in_queue} requests wait. Expected fewer than {self.max_waiting}. "
                     f"Fix: try again in {after:.1f} s.",
                     after,
                 )
-            self._in_queue += 1
-            self._inbox.put(lambda: self._waiting.append(request))
-        inbox = self._inbox
-
-        def cancel() -> None:
-            if not request.outbox.ended:
-                request.cancelled = True
-                inbox.put(_look)
-
-        return Ticket(request.outbox, cancel, len(given))
+            worker.accept(request)
+        return Ticket(request.outbox, lambda: worker.cancel(request), len(given))
 
     def between_steps(self, work: Callable[[], T]) -> Future[T]:
         """Run something on the engine's thread between two steps; it should be short, since all answers wait for it.
@@ -267,8 +172,8 @@ class Engine:
             EngineError: The engine is closed.
         """
         task = Task(single(work))
-        with self._lock:
-            self._give(task)
+        with self._worker.lock:
+            self._worker.take(task)
         return task.future
 
     def adapter(
@@ -295,14 +200,14 @@ class Engine:
             self._count_adapter("hit")
             mine.set_result(found)
             return mine
-        with self._lock:
+        with self._worker.lock:
             task = self._writing.get(key)
             if task is None:
                 pieces = write_adapter(
                     self.lm, self.cache, key, prompt, tuple(examples), in_context, self._count_adapter
                 )
                 task = self._writing[key] = Task(pieces)
-                self._give(task)
+                self._worker.take(task)
         task.future.add_done_callback(lambda _: self._written(key))
         task.future.add_done_callback(lambda done: _pass_on(done, mine))
         return mine
@@ -314,203 +219,25 @@ class Engine:
             drain: Finish the requests that run or wait first; False cancels them.
             timeout: Seconds after which those that still run are cancelled.
         """
-        with self._lock:
-            self._closing = True
         if threading.current_thread() is self._thread:
             raise EngineError("engine: closed from its own thread. Expected another one.")
-        self._inbox.put(lambda: self._end("drain" if drain else "drop"))
+        atexit.unregister(self.close)
+        with self._worker.lock:
+            self._worker.closing = True
+        self._worker.end("drain" if drain else "drop")
         self._thread.join(timeout if drain else None)
         if self._thread.is_alive():
-            self._inbox.put(lambda: self._end("drop"))
+            self._worker.end("drop")
             self._thread.join()
 
     # --- helpers of these calls ----------------------------------------------------------------------------
 
-    def _give(self, task: Task[Any]) -> None:
-        """Put work into the inbox; with the lock held, so that none follows the end."""
-        if self._closing:
-            raise EngineError("engine: closed. Expected an open one.")
-        self._inbox.put(lambda: self._tasks.append(task))
-
     def _written(self, key: str) -> None:
-        with self._lock:
+        with self._worker.lock:
             self._writing.pop(key, None)
 
-    def _count(self, **more: float) -> None:
-        with self._lock:
-            self._stats = replace(self._stats, **{name: getattr(self._stats, name) + n for name, n in more.items()})
-
     def _count_adapter(self, what: str) -> None:
-        self._count(**{{"hit": "adapters_hit", "written": "adapters_written"}.get(what, "adapters_not_kept"): 1})
-
-    # --- the engine's thread -------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        error: BaseException = EngineError("engine: closed. Expected an open one.")
-        try:
-            while self._ending != "drop":
-                self._read_inbox()
-                self._sweep()
-                self._admit()
-                if self._running:
-                    self._step()
-                if self._tasks:
-                    task = self._tasks.popleft()
-                    if not task.advance():
-                        self._tasks.append(task)  # the others first: a short prompt does not wait for a long one
-                elif self._ending and not (self._running or self._waiting):
-                    break
-        except BaseException as failure:  # a fault of the engine itself: nobody waits for ever
-            _log.exception("engine: its thread has ended")
-            error = EngineError(f"engine: its thread has ended ({one_line(failure)})")
-            error.__cause__ = failure
-        finally:
-            self._shut(error)
-
-    def _shut(self, error: BaseException) -> None:
-        with self._lock:
-            self._closing = True
-        while True:
-            try:
-                self._inbox.get_nowait()()
-            except queue.Empty:
-                break
-        closed = self._ending is not None
-        for request in [*self._running.values(), *self._waiting]:
-            request.outbox.put(self._last(request, "cancelled") if closed else error)
-        self._running.clear()
-        self._waiting.clear()
-        for task in self._tasks:
-            task.abandon(error)
-        self._tasks.clear()
-        self._batch.close()
-        with self._lock:
-            self._in_queue = 0
-            self._stats = replace(self._stats, running=0, kv_tokens=0)
-
-    def _end(self, how: str) -> None:
-        self._ending = how if self._ending != "drop" else "drop"
-
-    def _read_inbox(self) -> None:
-        """Do what others have asked for; wait for it where there is nothing else to do."""
-        if not (self._running or self._waiting or self._tasks or self._ending):
-            self._inbox.get()()
-        while True:
-            try:
-                self._inbox.get_nowait()()
-            except queue.Empty:
-                return
-
-    def _sweep(self) -> None:
-        """Let requests go that were cancelled, abandoned, or are past their deadline."""
-        now = time.monotonic()
-        for request in [one for one in self._running.values() if one.over(now)]:
-            self._batch.remove(request.name)
-            del self._running[request.name]
-            self._finish(request, request.over(now))
-        if any(request.over(now) for request in self._waiting):
-            over = [request for request in self._waiting if request.over(now)]
-            self._waiting = deque(request for request in self._waiting if not request.over(now))
-            self._dequeued(len(over))
-            for request in over:
-                self._finish(request, request.over(now))
-
-    def _dequeued(self, number: int) -> None:
-        with self._lock:
-            self._in_queue -= number
-
-    def _admit(self) -> None:
-        """Let the requests that have waited longest join the batch."""
-        while self._waiting and len(self._running) < self.max_batch:
-            request = self._waiting.popleft()
-            self._dequeued(1)
-            request.began = time.monotonic()
-            request.text = TextStream(self.lm.tokenizer, request.sampling.stop)
-            try:
-                self._batch.add(request.name, request.ids, request.adapter, request.sampling, self._ends)
-            except Exception as error:  # an adapter that does not fit the model is this request's fault alone
-                self._finish(request, error)
-                continue
-            self._running[request.name] = request
-            self._count(prompt_tokens=len(request.ids))
-
-    def _step(self) -> None:
-        began = time.perf_counter()
-        try:
-            tokens = self._batch.step()
-        except Exception as error:  # out of memory, a host that was closed: these requests fail, the engine goes on
-            _log.exception("engine: a step failed")
-            failed = list(self._running.values())
-            self._running.clear()
-            self._batch.clear()
-            for request in failed:
-                ended = EngineError(f"engine: a step failed ({one_line(error)})")
-                ended.__cause__ = error
-                self._finish(request, ended)
-            return
-        for token in tokens:
-            self._deliver(self._running[token.request_id], token)
-        with self._lock:
-            self._stats = replace(
-                self._stats,
-                running=len(self._running),
-                steps=self._stats.steps + 1,
-                step_seconds=self._stats.step_seconds + time.perf_counter() - began,
-                generated_tokens=self._stats.generated_tokens + len(tokens),
-                reused_tokens=self._batch.reused_tokens,
-                slot_bytes=self._batch.slot_bytes,
-                kv_tokens=self._batch.kv_tokens,
-            )
-
-    def _deliver(self, request: _Request, token: Token) -> None:
-        """Give out one token; a stop text ends the request here and now."""
-        text = request.text
-        assert text is not None
-        ready = "" if token.ended == "stop" else text.add(token.chosen.token_id)
-        reason: FinishReason | None = None
-        if text.stopped:
-            reason = "stop"
-            if token.ended is None:
-                self._batch.remove(request.name)
-        elif token.ended is not None:
-            ready += text.finish()
-            reason = "stop" if token.ended == "stop" or text.stopped else "length"
-        logprobs = None if request.sampling.logprobs is None else (self._logprob(token),)
-        piece = Piece(ready, (token.chosen.token_id,), logprobs, reason)
-        if reason is None:
-            request.outbox.put(piece)
-        else:
-            del self._running[request.name]
-            self._finish(request, piece)
-
-    def _logprob(self, token: Token) -> TokenLogprob:
-        chosen = token.chosen
-        decode = self.lm.tokenizer.decode
-        top = tuple((i, str(decode([i])), value) for i, value in chosen.top)
-        return TokenLogprob(chosen.token_id, str(decode([chosen.token_id])), float(chosen.logprob or 0.0), top)
-
-    def _last(self, request: _Request, reason: FinishReason) -> Piece:
-        text = "" if request.text is None else request.text.finish()
-        return Piece(text, (), None if request.sampling.logprobs is None else (), reason)
-
-    def _finish(self, request: _Request, how: Piece | FinishReason | Exception | None) -> None:
-        """Give out the last piece, and count."""
-        piece = self._last(request, how) if isinstance(how, str) else how
-        assert piece is not None
-        reason = piece.finish_reason if isinstance(piece, Piece) else "failed"
-        kinds = {"cancelled": {"cancelled": 1}, "deadline": {"expired": 1}, "failed": {"failed": 1}}
-        self._count(finished=1, **kinds.get(reason or "", {}))
-        if request.began and reason in ("stop", "length"):
-            spent = time.monotonic() - request.began
-            with self._lock:
-                self._request_seconds += _SMOOTHING * (spent - self._request_seconds)
-        with self._lock:
-            self._stats = replace(self._stats, running=len(self._running), kv_tokens=self._batch.kv_tokens)
-        request.outbox.put(piece)
-
-
-def _look() -> None:
-    """Wake the engine's thread, which then looks at all requests."""
+        self._counters.add(**{{"hit": "adapters_hit", "written": "adapters_written"}.get(what, "adapters_not_kept"): 1})
 
 
 def _pass_on(done: Future[T], to: Future[T]) -> None:
