@@ -109,6 +109,7 @@ def test_a_line_for_people_with_an_example_that_works_and_keys(toy_base, network
     assert "key-of" not in server.line + errors
 
 
+@pytest.mark.nightly
 def test_a_kill_while_adapters_are_written_leaves_none_that_is_damaged(toy_base, network, tmp_path):
     arguments = (toy_base, "--hypernetwork", network, "--json", "--adapters-only", "--adapter-dir", tmp_path / "kept")
     with process(*arguments) as server:

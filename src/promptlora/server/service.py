@@ -71,7 +71,6 @@ class Service:
         self.started = int(time.time())
         self.special = frozenset(int(each) for each in lm.tokenizer.all_special_ids)
         self.fingerprint = f"promptlora-{__version__}-{str(lm.host.fingerprint.get('weights', ''))[:8]}"
-        self.context = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="promptlora-text")
 
     def close(self, timeout: float | None = None) -> None:
@@ -117,7 +116,9 @@ class Service:
             ApiError: There is none, or the owner has none of that id.
         """
         allowed = _KEY.fullmatch(key) is not None and (owner == NOBODY or self.owners.owns(owner, key))
-        entry = await self.aside(self.cache.get, key) if allowed else None
+        entry = self.cache.remembered(key) if allowed else None
+        if entry is None and allowed:
+            entry = await self.aside(self.cache.get, key)
         if entry is None:
             raise ApiError(
                 404,
