@@ -166,8 +166,8 @@ class CompletionRequest(Request):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return self.prompt  # type: ignore[return-value]
+            return [self.prompt]
+        return self.prompt
 
 
 # --- answers -----------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.address import check_address as check_address
 from promptlora.errors import ConfigError
 from promptlora.signals import stopping
-from promptlora.ui.studio import Limits, Studio
+from promptlora.ui.studio import Studio
+from promptlora.ui.values import Limits
 
 
 def serve(
@@ -56,7 +57,8 @@ def serve(
         import uvicorn
         from fastapi import FastAPI
 
-        from promptlora.ui.page import KEYS, build_page
+        from promptlora.ui.page import build_page
+        from promptlora.ui.script import HEAD
         from promptlora.ui.style import CSS
 
         exports = Path(folder) / "adapters"
@@ -71,7 +73,7 @@ def serve(
             server_port=port,
             theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate", **_as_fonts(gr, fonts)),
             css=CSS,
-            head=KEYS,
+            head=HEAD,
             footer_links=[],
             ssr_mode=False,
             enable_monitoring=False,
