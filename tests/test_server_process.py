@@ -182,6 +182,10 @@ def test_the_shipped_model_answers_as_generate_does(smollm):
             for prompt, text in zip(prompts, texts, strict=True):
                 answer = chat(client, text=text, system=prompt).choices[0].message.content
                 assert answer.strip() == served.alone(text, prompt)
+                (distance,) = lm.distances(prompt)
+                made = httpx.post(f"{served.url}/v1/adapters", json={"prompt": prompt}).json()
+                assert (made["distance"], made["far"]) == (distance.distance, distance.far)
+                assert httpx.get(f"{served.url}/v1/adapters/{made['id']}").json() == made
     finally:
         lm.close()
 

@@ -66,7 +66,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Serve OpenAI's API: the system message of a request becomes an adapter, and the model never reads it."""
-    need("serve", "fastapi", "uvicorn", "prometheus_client")
+    need("serve", "fastapi", "uvicorn", "prometheus_client", "cachetools")
     from promptlora.address import bind, is_loopback, url_of
     from promptlora.files import check_output
     from promptlora.server.security import check_keys, read_keys

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cachetools import LRUCache
+
 from promptlora import __version__
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.engine import AdapterCache, AdapterEntry, Engine
+from promptlora.hypernet.distance import PromptDistance
 from promptlora.lora import LoRAWeights
 from promptlora.server.errors import ApiError
 from promptlora.server.jobs import Jobs
@@ -30,6 +33,7 @@ T = TypeVar("T")
 WRITER = "promptlora"  # the model that writes an adapter for the system message
 STORED = "adapter:"
 _NO_FIELD = PromptField.model_validate({})
+_DISTANCES = 65_536  # that are remembered
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -71,6 +75,7 @@ class Service:
         self.started = int(time.time())
         self.special = frozenset(int(each) for each in lm.tokenizer.all_special_ids)
         self.fingerprint = f"promptlora-{__version__}-{str(lm.host.fingerprint.get('weights', ''))[:8]}"
+        self._distances: LRUCache[str, PromptDistance | None] = LRUCache(_DISTANCES)
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="promptlora-text")
 
     def close(self, timeout: float | None = None) -> None:
@@ -108,6 +113,17 @@ class Service:
     def own(self, owner: str, key: str) -> bool:
         """Let an owner use an adapter from now on; whether it could not before."""
         return owner != NOBODY and self.owners.grant(owner, key)
+
+    async def measure(self, key: str, prompt: str) -> PromptDistance | None:
+        """How far the prompt of an adapter is from the training prompts; None where the hypernetwork does not say."""
+        if key not in self._distances:
+            found = await self.aside(self.lm.distances, prompt)
+            self._distances[key] = found[0] if found else None
+        return self._distances.get(key)
+
+    def distance(self, key: str) -> PromptDistance | None:
+        """What :meth:`measure` found, if it is known."""
+        return self._distances.get(key)
 
     async def find(self, owner: str, key: str) -> AdapterEntry:
         """A stored adapter.
