@@ -82,6 +82,7 @@ def serve(
         most_bytes=max_body * 1000,
         most_tokens=max_tokens,
         deadline=deadline,
+        most_requests=max(1024, 2 * (max_batch + max_waiting)),
     )
     listener = bind(host, port)  # before the model is loaded, which takes a while
     try:

@@ -21,7 +21,7 @@ from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.engine import AdapterCache, AdapterEntry, Engine
 from promptlora.hypernet.distance import PromptDistance
 from promptlora.lora import LoRAWeights
-from promptlora.server.errors import ApiError
+from promptlora.server.errors import ApiError, too_many
 from promptlora.server.jobs import Jobs
 from promptlora.server.metrics import Metrics
 from promptlora.server.owners import Owners
@@ -75,6 +75,7 @@ class Service:
         self.started = int(time.time())
         self.special = frozenset(int(each) for each in lm.tokenizer.all_special_ids)
         self.fingerprint = f"promptlora-{__version__}-{str(lm.host.fingerprint.get('weights', ''))[:8]}"
+        self._writing = 0  # requests that wait for an adapter
         self._distances: LRUCache[str, PromptDistance | None] = LRUCache(_DISTANCES)
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="promptlora-text")
 
@@ -101,10 +102,16 @@ class Service:
 
         Raises:
             PromptError: A prompt that is empty or too long.
+            ApiError: Many requests wait for new adapters already.
         """
         pairs = [(example.input, example.output) for example in examples]
-        future = self.engine.adapter(prompt, pairs, in_context)
-        entry = await asyncio.shield(asyncio.wrap_future(future))  # others may wait for it too
+        if self._writing >= self.settings.most_writes:
+            raise too_many("requests wait for new adapters", 5)
+        self._writing += 1
+        try:
+            entry = await asyncio.wrap_future(self.engine.adapter(prompt, pairs, in_context))
+        finally:
+            self._writing -= 1
         # Its last owner may have deleted it between the two lines above.
         if self.own(owner, entry.key) and await self.aside(self.cache.get, entry.key) is None:
             await self.aside(self.cache.put, entry)
