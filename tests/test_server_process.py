@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -173,7 +174,7 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(capsys):
 
 
 @pytest.mark.real
-def test_the_shipped_model_answers_as_generate_does(smollm):
+def test_the_shipped_model_answers_as_generate_does(smollm, capsys):
     lm = PromptLoRA(*smollm, _shipped())
     try:
         prompts = ["Classify the sentiment as positive or negative.", "Write the plural of the noun."]
@@ -186,6 +187,12 @@ def test_the_shipped_model_answers_as_generate_does(smollm):
                 made = httpx.post(f"{served.url}/v1/adapters", json={"prompt": prompt}).json()
                 assert (made["distance"], made["far"]) == (distance.distance, distance.far)
                 assert httpx.get(f"{served.url}/v1/adapters/{made['id']}").json() == made
+            page = (Path(__file__).parent.parent / "docs" / "serve.md").read_text()
+            script = page.split("```python\n")[1].split("```")[0].replace("http://127.0.0.1:8421", served.url)
+            exec(script, {})
+            printed = capsys.readouterr().out.splitlines()
+            assert printed[0] == "positive"
+            assert re.fullmatch(r"\d+ tokens read, \d+ saved", printed[1])
     finally:
         lm.close()
 

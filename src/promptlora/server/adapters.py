@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 
 from promptlora.engine import AdapterEntry
 from promptlora.hypernet.distance import PromptDistance
@@ -112,7 +113,7 @@ def routes(service: Service) -> APIRouter:
         """The adapter as a zip of a PEFT folder, which PEFT and vLLM load."""
         entry = await service.find(request.state.owner, id)
         rank = int(pad_rank) if pad_rank and pad_rank.isdecimal() else pad_rank
-        packed = await service.aside(peft_zip, entry.lora, rank)
+        packed = await run_in_threadpool(peft_zip, entry.lora, rank)
         name = f'attachment; filename="adapter-{entry.key[:12]}.zip"'
         return Response(packed, media_type="application/zip", headers={"Content-Disposition": name})
 

@@ -6,6 +6,7 @@ It knows prompts, adapters and owners; nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cachetools import LRUCache
+from starlette.concurrency import run_in_threadpool
 
 from promptlora import __version__
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.engine import AdapterCache, AdapterEntry, Engine
+from promptlora.errors import OutputError
 from promptlora.hypernet.distance import PromptDistance
 from promptlora.lora import LoRAWeights
 from promptlora.server.errors import ApiError, too_many
@@ -29,6 +32,7 @@ from promptlora.server.schema import Example, PromptField
 from promptlora.server.security import NOBODY
 from promptlora.server.settings import Settings
 
+log = logging.getLogger("promptlora.server")
 T = TypeVar("T")
 WRITER = "promptlora"  # the model that writes an adapter for the system message
 STORED = "adapter:"
@@ -114,8 +118,15 @@ class Service:
             self._writing -= 1
         # Its last owner may have deleted it between the two lines above.
         if self.own(owner, entry.key) and await self.aside(self.cache.get, entry.key) is None:
-            await self.aside(self.cache.put, entry)
+            await self.aside(self.store, entry)
         return entry
+
+    def store(self, entry: AdapterEntry) -> None:
+        """Keep an adapter; on a full disk in memory alone."""
+        try:
+            self.cache.put(entry)
+        except OutputError as error:
+            log.warning("%s", error)
 
     def own(self, owner: str, key: str) -> bool:
         """Let an owner use an adapter from now on; whether it could not before."""
@@ -124,7 +135,7 @@ class Service:
     async def measure(self, key: str, prompt: str) -> PromptDistance | None:
         """How far the prompt of an adapter is from the training prompts; None where the hypernetwork does not say."""
         if key not in self._distances:
-            found = await self.aside(self.lm.distances, prompt)
+            found = await run_in_threadpool(self.lm.distances, prompt)  # it may wait for the model's turn
             self._distances[key] = found[0] if found else None
         return self._distances.get(key)
 
