@@ -12,6 +12,7 @@ from promptlora.data.order import TaskOrder as TaskOrder
 from promptlora.data.rows import Row as Row
 from promptlora.data.rows import first_of_each_task as first_of_each_task
 from promptlora.data.rows import hold_out as hold_out
+from promptlora.data.rows import make_row as make_row
 from promptlora.data.rows import one_prompt_a_task as one_prompt_a_task
 from promptlora.data.rows import read_paraphrases as read_paraphrases
 from promptlora.data.rows import read_rows as read_rows

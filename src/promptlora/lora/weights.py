@@ -18,7 +18,7 @@ from torch import Tensor
 
 from promptlora.errors import LoRAError, PromptLoRAError
 from promptlora.lora.forms import Form, Free, Shared, concatenated, summed
-from promptlora.lora.storage import read_forms, read_metadata_projections, read_scaling, write_forms
+from promptlora.lora.storage import read_forms, read_metadata_projections, read_provenance, read_scaling, write_forms
 from promptlora.projections import Projection
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         index: Row to stored adapter; None is one row for each stored adapter, in order.
         projections: Where the names live in the base model; only exports of fused modules need it.
         base_model: Hub id or path of the base, which exports name; None where it is not known.
+        provenance: What is known of how each stored adapter came about, as values that JSON takes.
 
     Raises:
         LoRAError: Matrices that do not fit together; the message names the projection.
@@ -52,6 +53,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         index: Sequence[int] | None = None,
         projections: Sequence[Projection] | None = None,
         base_model: str | None = None,
+        provenance: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         if not matrices:
             raise LoRAError("matrices is empty: expected at least one projection name with its A and B")
@@ -64,6 +66,11 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         self.projections = tuple(projections) if projections is not None else None
         self.base_model = base_model
         self.stored_adapters = _adapters(self._forms)
+        self._provenance = None if provenance is None else tuple(map(dict, provenance))
+        if self._provenance is not None and len(self._provenance) != self.stored_adapters:
+            raise LoRAError(
+                f"provenance: {len(self._provenance)} entries for {self.stored_adapters} adapters. Expected one each."
+            )
         self.index = tuple(range(self.stored_adapters)) if index is None else _whole_numbers(index)
         for i in self.index:
             if not 0 <= i < self.stored_adapters:
@@ -141,6 +148,11 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return self._forms
 
     @property
+    def provenance(self) -> tuple[dict[str, Any], ...]:
+        """How each selected adapter came about (``PromptLoRA.refine`` records it); empty where nothing is known."""
+        return tuple({} if self._provenance is None else self._provenance[i] for i in self.index)
+
+    @property
     def is_shared(self) -> bool:
         """Whether every projection has factors that all adapters share and a core for each."""
         return all(isinstance(form, Shared) for form in self._forms.values())
@@ -184,7 +196,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         """The selected adapters in the free form, each with an A and a B; itself where it has that form."""
         if all(isinstance(form, Free) for form in self._forms.values()):
             return self
-        return LoRAWeights(dict(self.items()), self.scaling, **self._origin())
+        return LoRAWeights(dict(self.items()), self.scaling, provenance=self.provenance, **self._origin())
 
     def delta(self, name: str) -> Tensor:
         """The dense update ``A @ B * scaling``, ``[adapters, in, out]``, of one projection."""
@@ -196,7 +208,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     def _map(self, change: Callable[[Form], Form], scaling: float) -> LoRAWeights:
         """The same selection of changed forms, so that a shared adapter is changed and kept once."""
         forms = {name: change(form) for name, form in self._forms.items()}
-        return LoRAWeights(forms, scaling, index=self.index, **self._origin())
+        return LoRAWeights(forms, scaling, index=self.index, provenance=self._provenance, **self._origin())
 
     def select(self, rows: int | Sequence[int]) -> LoRAWeights:
         """Choose adapters by row, by reference: nothing is copied.
@@ -215,7 +227,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             if not -self.adapters <= row < self.adapters:
                 raise LoRAError(f"select({row}): there are {self.adapters} adapters (0 … {self.adapters - 1})")
         index = [self.index[row] for row in chosen]
-        return LoRAWeights(self._forms, self.scaling, index=index, **self._origin())
+        return LoRAWeights(self._forms, self.scaling, index=index, provenance=self._provenance, **self._origin())
 
     @staticmethod
     def stack(loras: Sequence[LoRAWeights]) -> LoRAWeights:
@@ -241,7 +253,8 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
                         f"{list(A)}, {list(B)} as in the first"
                     )
             matrices[name] = concatenated(forms)
-        return LoRAWeights(matrices, first.scaling, **first._origin())
+        provenance = [entry for lora in loras for entry in lora.provenance]
+        return LoRAWeights(matrices, first.scaling, provenance=provenance, **first._origin())
 
     @staticmethod
     def combine(loras: Sequence[LoRAWeights], weights: Sequence[float] | None = None) -> LoRAWeights:
@@ -307,8 +320,9 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         A row is written for each row of the selection, shared factors once; :attr:`projections` are written along.
         """
         write_forms(
-            Path(path), {name: self.chosen(name) for name in self}, self.scaling, self.projections, self.base_model
-        )
+            Path(path), {name: self.chosen(name) for name in self}, self.scaling, self.projections, self.base_model,
+            self.provenance if any(self.provenance) else None,
+        )  # fmt: skip
 
     @classmethod
     def load(cls, path: str | Path) -> LoRAWeights:
@@ -321,7 +335,10 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         try:
             projections = read_metadata_projections(metadata, forms)
             base_model = metadata.get("base_model")
-            return cls(forms, read_scaling(metadata), projections=projections, base_model=base_model)
+            provenance = read_provenance(metadata, next(iter(forms.values())).adapters)
+            return cls(
+                forms, read_scaling(metadata), projections=projections, base_model=base_model, provenance=provenance
+            )
         except PromptLoRAError as error:
             raise LoRAError(f"{path}: {error}") from error
 

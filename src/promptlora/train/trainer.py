@@ -36,6 +36,7 @@ from promptlora.lora.geometry import Spread, spread
 from promptlora.losses import weight_penalty
 from promptlora.losses.contrastive import contrastive_loss
 from promptlora.models import load_base
+from promptlora.schedule import learning_rate_factor
 from promptlora.settings import to_dict
 from promptlora.signals import stopping
 from promptlora.teacher import OnlineTeacher, TeacherCache, check_same_tokenizer
@@ -54,7 +55,7 @@ from promptlora.train.config import TrainConfig
 from promptlora.train.instruments import QUIET, margin_shift
 from promptlora.train.objectives import Distill, Objective, Reconstruct, Sft
 from promptlora.train.reading import TrainingData, read_training_data
-from promptlora.train.schedule import learning_rate_factor, make_optimizer, norm_and_clip
+from promptlora.train.schedule import make_optimizer, norm_and_clip
 from promptlora.train.validation import Validation
 
 if TYPE_CHECKING:

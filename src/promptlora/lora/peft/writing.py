@@ -28,6 +28,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 METADATA = "promptlora.peft/1"
+PROVENANCE = "promptlora.provenance"
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -94,7 +95,10 @@ def save_peft(
     tensors, metadata = _tensors(written)
     config = _config(report, written, _base_name(lora, base_model_name, model), model)
     with creating_folder(Path(path), overwrite=overwrite) as folder:
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt", METADATA: metadata})
+        notes = {"format": "pt", METADATA: metadata}
+        if lora.provenance[0]:
+            notes[PROVENANCE] = json.dumps(lora.provenance)
+        save_file(tensors, folder / WEIGHTS_FILE, metadata=notes)
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         size = sum(file.stat().st_size for file in folder.iterdir())
     return replace(report, bytes=size)
