@@ -68,9 +68,9 @@ thead .pl-pair{font-weight:400}.pl-second{color:var(--pl-hot)}
 .pl-bar.pl-base{background:var(--pl-base)}.pl-bar.pl-adapted{background:var(--pl-hot);box-shadow:none}
 .pl-gain{color:var(--pl-gain)}.pl-loss{color:var(--pl-loss)}
 .pl-wide tr.pl-key{outline:1px solid var(--pl-hot);outline-offset:-1px}
-.gradio-container:not(:has(.pl-answers:not([data-done=false]))) :is(#look-section,#effect-section,#compare-section){display:none!important}
+.gradio-container:not(:has(.pl-answers:not([data-done=false]))) :is(#look-section,#effect-section,#compare-section,#refine-section){display:none!important}
 .gradio-container:not(:has(#look-status .pl-status)) #look-section,#look-panel:not(:has(.pl-walk)){display:none!important}
-#glance{flex-wrap:wrap}#glance>*{min-width:min(300px,100%)!important}:is(#measure,#compare){max-width:16rem}
+#glance{flex-wrap:wrap}#glance>*{min-width:min(300px,100%)!important}:is(#measure,#compare,#refine){max-width:16rem}
 #which input{padding-right:1.8rem!important;text-overflow:ellipsis}
 footer{display:none!important}
 button:focus-visible,textarea:focus-visible,input:focus-visible,a:focus-visible{outline:2px solid var(--pl-hot)!important;outline-offset:1px}
