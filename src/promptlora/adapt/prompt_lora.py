@@ -22,6 +22,7 @@ from promptlora.adapt.scoring import score_rows
 from promptlora.adapt.streaming import stream_ids, stream_text
 from promptlora.errors import CheckpointError, ConfigError, LoRAError, PromptError
 from promptlora.host import Host
+from promptlora.hypernet.distance import PromptDistance, describe
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.lora import LoRAWeights
@@ -200,6 +201,28 @@ class PromptLoRA:
             vectors = self.hypernetwork.config.vectors if generated else 0.0
         lora.base_model = self.model.config.name_or_path or None
         return add_function_vectors(self.host, lora, texts, vectors)
+
+    @torch.no_grad()
+    def distances(self, prompts: str | Sequence[str]) -> list[PromptDistance] | None:
+        """How far each prompt is from the prompts that the hypernetwork was trained on.
+
+        A far prompt is unlike all that training showed, and its adapter should be checked before it is used. A near one is
+        no promise: over held-out tasks the distance hardly tells how much an adapter helps (docs/results.md).
+
+        Args:
+            prompts: One prompt or several, without examples.
+
+        Returns:
+            One for each prompt; None where the hypernetwork's folder says nothing of its training prompts.
+
+        Raises:
+            PromptError: An empty prompt, or one longer than the encoder takes.
+        """
+        known = self.hypernetwork.training_prompts
+        if known is None:
+            return None
+        states, mask = self.states.batch([prompts] if isinstance(prompts, str) else list(prompts))
+        return known.distances(describe(states, mask, self.hypernetwork.config.two_parts))
 
     def refine(
         self,

@@ -142,11 +142,41 @@ def read_rows(source: str | Path, split: str = "", *, labelled: bool = True, pro
         rows.append(make_row(values, where, labelled))
     if not rows:
         raise DataError(f"{source}: it holds no row; expected some, each with prompt, input and outputs")
+    return of_split(rows, source, split)
+
+
+def of_split(rows: Sequence[Row], source: str | Path, split: str) -> list[Row]:
+    """The rows whose split is this, and those without a split; all of them where ``split`` is empty.
+
+    Args:
+        rows: The rows.
+        source: Where they come from, for the message.
+        split: The split.
+
+    Raises:
+        DataError: No row is left.
+    """
     kept = [row for row in rows if not split or not row.split or row.split == split]
     if not kept:
         splits = sorted({row.split for row in rows})
         raise DataError(f"{source}: no row with split={split!r} among {len(rows)}; it has {splits}")
     return kept
+
+
+def check_rows(rows: Sequence[Row]) -> list[Row]:
+    """Rows that were made in a program, checked by the rules for rows of files.
+
+    Raises:
+        DataError: No row, something that is not a :class:`Row`, or a row that lacks something; its number is given.
+    """
+    checked = []
+    for number, row in enumerate(rows):
+        if not isinstance(row, Row):
+            raise DataError(f"rows[{number}]: a {type(row).__name__}. Expected a promptlora.data.Row. Fix: make one.")
+        checked.append(make_row(vars(row), f"rows[{number}]", True))
+    if not checked:
+        raise DataError("rows: there is none. Expected one or more rows. Fix: pass some.")
+    return checked
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:

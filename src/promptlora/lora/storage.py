@@ -100,11 +100,11 @@ def read_provenance(metadata: Mapping[str, str], adapters: int, key: str = "prov
     """
     if key not in metadata:
         return None
-    entries = parse_json(metadata[key], key, LoRAError)
+    entries: Any = parse_json(metadata[key], key, LoRAError)
     fits = isinstance(entries, list) and len(entries) == adapters and all(isinstance(entry, dict) for entry in entries)
     if not fits:
         raise LoRAError(f"{key} is {repr(entries)[:80]}; expected a list of {adapters} objects, one for each adapter")
-    return entries
+    return list(entries)
 
 
 def read_metadata_projections(metadata: Mapping[str, str], forms: Mapping[str, Form]) -> list[Projection] | None:

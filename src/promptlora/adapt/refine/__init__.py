@@ -5,4 +5,5 @@ The base and the hypernetwork stay as they are. ``PromptLoRA.refine`` is the way
 
 from promptlora.adapt.refine.loop import RefineStep as RefineStep
 from promptlora.adapt.refine.refine import refine_adapters as refine_adapters
+from promptlora.adapt.refine.rows import group_rows as group_rows
 from promptlora.adapt.refine.settings import RefineSettings as RefineSettings

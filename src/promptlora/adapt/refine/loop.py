@@ -242,7 +242,7 @@ class Refinement:
             for at, (number, _) in enumerate(self.who)
             for item in self.tasks[number].kept or self.tasks[number].items
         ]
-        losses = self._losses(rows)[0].tolist()
+        losses = [loss if math.isfinite(loss) else math.inf for loss in self._losses(rows)[0].tolist()]
         first: dict[int, int] = {}
         for at, (number, _) in enumerate(self.who):
             if number not in first or losses[at] < losses[first[number]]:

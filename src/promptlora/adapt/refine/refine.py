@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _LR = {True: 3e-2, False: 2e-3}  # of cores alone, and of A and B
 _MOST_INVENTED = 512
-STOPPED = "stopped on request"
+STOPPED = "it was stopped, and the best so far is returned"
 
 
 def refine_adapters(
@@ -85,29 +85,32 @@ def refine_adapters(
                 _fall_back(lm, tasks, movable, outcomes)
         stopped = stop()
     result = movable.lora(torch.stack([outcome.values for outcome in outcomes])).detach()
-    digest = weights_digest(lm.hypernetwork)
-    records = []
-    for number, outcome in enumerate(outcomes):
-        note = "; ".join(filter(None, (notes[number], outcome.note, STOPPED if stopped else "")))
-        if note:
-            warnings.warn(f"refine: {texts[number].strip()[:40]!r}: {note}.", stacklevel=3)
-        records.append(
-            {
-                "prompt": texts[number],
-                "hypernetwork": digest,
-                "rows": 0 if labelled is None else len(labelled[number]),
-                "inputs": 0 if unlabelled is None else len(unlabelled[number]),
-                "kept_back": len(tasks[number].kept) if tasks else 0,
-                "steps": settings.steps,
-                "best_step": outcome.step,
-                "start": outcome.start,
-                "seed": settings.seed,
-                "lr": settings.lr,
-                "loss_before": outcome.first,
-                "loss_after": outcome.score,
-                "note": note,
-            }
-        )
+    shared = {
+        "hypernetwork": weights_digest(lm.hypernetwork),
+        "steps": settings.steps,
+        "seed": settings.seed,
+        "lr": settings.lr,
+        "stopped": stopped,
+    }
+    records: list[dict[str, Any]] = [
+        {
+            "prompt": text,
+            "rows": 0 if labelled is None else len(labelled[number]),
+            "inputs": 0 if unlabelled is None else len(unlabelled[number]),
+            "kept_back": len(tasks[number].kept) if tasks else 0,
+            "start": outcome.start,
+            "best_step": outcome.step,
+            "loss_before": outcome.first,
+            "loss_after": outcome.score,
+            "note": "; ".join(filter(None, (notes[number], outcome.note))),
+            **shared,
+        }
+        for number, (text, outcome) in enumerate(zip(texts, outcomes, strict=True))
+    ]
+    for record in records:
+        said = "; ".join(filter(None, (record["note"], STOPPED if stopped else "")))
+        if said:
+            warnings.warn(f"refine: {record['prompt'].strip()[:40]!r}: {said}.", stacklevel=3)
     return LoRAWeights(
         result.stored, result.scaling, projections=result.projections, base_model=lora.base_model, provenance=records
     )
@@ -155,7 +158,7 @@ def _starts(
     wanted = ["given", *(start for start in settings.starts if start != "given")] if settings.starts else ["given"]
     if "static" in wanted and not lm.hypernetwork.config.static:
         raise ConfigError("starts: this hypernetwork has no static part. Expected other starts. Fix: leave static out.")
-    found = {start: made[start]() for start in wanted}
+    found = {start: made[start]().detach() for start in wanted}
     try:
         LoRAWeights.stack(list(found.values()))
     except LoRAError as error:

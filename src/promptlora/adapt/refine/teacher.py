@@ -6,6 +6,7 @@ It knows the host and texts; the adapters that learn are not its matter.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -30,13 +31,15 @@ def group_inputs(prompts: Sequence[str], inputs: Sequence[str] | Sequence[Sequen
     Raises:
         DataError: Inputs that are not texts, or fewer than two of them.
     """
-    given = None if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Sequence) else list(inputs)
+    given: list[Any] | None = None
+    if not isinstance(inputs, (str, bytes)) and isinstance(inputs, Sequence):
+        given = list(inputs)
     if given is None:
         raise DataError(f"inputs: a {type(inputs).__name__}. Expected a list of texts. Fix: pass inputs=[text, …].")
     if all(isinstance(text, str) for text in given):
         lists = [[str(text) for text in given] for _ in prompts]
     else:
-        lists = [[] if isinstance(each, str) else list(each) for each in given]
+        lists = [list(each) if isinstance(each, (list, tuple)) else [each] for each in given]
         if len(lists) != len(prompts):
             raise DataError(
                 f"inputs: {len(lists)} lists for {len(prompts)} prompts. Expected one list of texts for each."
