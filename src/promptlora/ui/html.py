@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from html import escape
 
 from promptlora.adapt.refine import RefineStep
+from promptlora.hypernet.distance import PromptDistance
 from promptlora.inspect.ablation import Ablation
 from promptlora.inspect.curves import Curve, curves
 from promptlora.inspect.drawing import heat_map, point_map, visible_text, without_style
@@ -30,7 +31,7 @@ def size(nbytes: int) -> str:
 
 
 def status(text: str, kind: str = "idle") -> str:
-    """One line about what goes on: ``idle``, ``busy``, ``done`` or ``error``; read out by screen readers."""
+    """One line about what goes on: ``idle``, ``busy``, ``done``, ``near``, ``warn`` or ``error``; read out by screen readers."""
     role = "alert" if kind == "error" else "status"
     return f'<p class="pl-status pl-{kind}" role="{role}" data-kind="{kind}">{safe(text)}</p>'
 
@@ -44,9 +45,12 @@ def written(one: Written, kept: int, capacity: int) -> str:
     )
 
 
-def nearness(distance: object) -> str:
-    """How near the prompt is to the prompts of training; nothing where the model cannot say."""
-    return "" if distance is None else status(str(distance))
+def nearness(distance: PromptDistance | None) -> str:
+    """How far the prompt is from the prompts of training, with a warning when it is far; nothing where that is not known."""
+    if distance is None:
+        return ""
+    told = str(distance) if distance.far else f"{distance} A near prompt is no promise of a good answer."
+    return status(told, "warn" if distance.far else "near")
 
 
 _WHO = (

@@ -19,6 +19,7 @@ from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.adapt.refine import RefineStep
 from promptlora.adapt.streaming import Row, stream_rows
 from promptlora.errors import AttentionError, DataError, PromptError
+from promptlora.hypernet.distance import PromptDistance
 from promptlora.inspect import AttentionCapture, adapter_space, capture_ids, encode_text, template_tokens, token_texts
 from promptlora.inspect.ablation import Ablation, ablate
 from promptlora.inspect.life import change_at_tokens
@@ -157,10 +158,10 @@ class Studio:
         )
         return tuple(zip(found[:count], found[count:], strict=True))
 
-    def distance(self, prompt: str) -> object:
-        """How far the prompt is from those of training; None where the model cannot say."""
-        ask = getattr(self.lm, "distance", None)
-        return None if ask is None else ask(prompt)
+    def distance(self, prompt: str) -> PromptDistance | None:
+        """How far the prompt is from those of training; None where the hypernetwork cannot say."""
+        found = self.lm.distances(prompt)
+        return None if found is None else found[0]
 
     def _archive(self, key: str) -> Path:
         return self.folder / f"promptlora-{key}.zip"

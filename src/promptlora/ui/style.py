@@ -23,6 +23,7 @@ h2.pl-title{font-size:1.2rem;margin:1rem 0 .1rem}.pl-lead{margin:.1rem 0;color:v
 .html-container.pending{opacity:1!important}.wrap.minimal{opacity:1!important;background:none!important;pointer-events:none;height:100%;width:100%}
 .wrap.minimal .progress-text{position:absolute;inset:.5rem .8rem auto auto!important;transform:none!important;z-index:2;margin:0;padding:0;background:none;color:var(--body-text-color-subdued);font:400 .85rem system-ui,sans-serif}
 .pl-busy{border-color:var(--pl-hot)}.pl-done{border-color:var(--pl-gain)}.pl-error{border-color:var(--pl-loss)}
+.pl-warn{border-color:var(--pl-loss)}.pl-warn::before{content:"Warning: ";font-weight:600}
 .pl-error::before{content:"Not done: ";font-weight:600}
 .pl-block{border:1px solid var(--border-color-primary);border-radius:8px;margin:.6rem 0;overflow:hidden}
 .pl-input{white-space:pre-wrap;margin:0;padding:.5rem .8rem;background:var(--background-fill-secondary);font-size:1rem;font-weight:600;overflow-wrap:anywhere;max-height:9rem;overflow-y:auto}
