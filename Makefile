@@ -37,7 +37,7 @@ unit: $(READY)
 	$(BIN)/pytest -q --jaxtyping-packages=promptlora,beartype.beartype tests/test_encoder.py tests/test_heads.py tests/test_hypernetwork.py tests/test_losses.py
 
 test-ui: $(READY) ## the web page alone, in a real browser (apt-get install chromium)
-	$(BIN)/pytest -q tests/test_ui.py
+	$(BIN)/pytest -q tests/test_ui.py tests/test_ui_browser.py
 
 nightly: $(READY) ## the long tests: the whole stress test, ten times; every file format against 2,000 damaged files
 	$(BIN)/pytest -q -m nightly --timeout=3600
