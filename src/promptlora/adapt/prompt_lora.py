@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -23,10 +24,11 @@ from promptlora.errors import CheckpointError, ConfigError, LoRAError, PromptErr
 from promptlora.host import Host
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.injection import HookBasedLoRAInjector
-from promptlora.lora import LoRAWeights
-from promptlora.models import Progress, base_fingerprint, describe_mismatch, load_base
+from promptlora.lora import AdapterOrigin, LoRAWeights
+from promptlora.models import EMBEDDED_ID, EMBEDDED_NOTE, Progress, base_fingerprint, describe_mismatch, load_base
+from promptlora.reading import is_dir
 from promptlora.settings import whole
-from promptlora.text import encode_chat, pad_rows, render_chat, with_examples
+from promptlora.text import ChatExport, encode_chat, pad_rows, render_chat, with_examples
 
 Chat = str | Sequence[dict[str, str]]
 Examples = Sequence[tuple[str, str]]  # of input and output
@@ -69,6 +71,8 @@ class PromptLoRA:
                 "(force=True)"
             )
         self.hypernetwork = hypernetwork
+        self.hypernetwork_name: str | None = None  # told by the cards of exports
+        self.chat_export = ChatExport(tokenizer)
         self.host = Host(model, tokenizer, hypernetwork.projections)
         try:
             expected = {} if force else hypernetwork.embedder
@@ -134,7 +138,10 @@ class PromptLoRA:
         )
         where: Any = model.get_input_embeddings().weight
         network = network.to(where.device).requires_grad_(False)
-        return cls(model, tokenizer, network, force=force)
+        made = cls(model, tokenizer, network, force=force)
+        given = str(hypernetwork or f"the one in promptlora {version('promptlora')}")
+        made.hypernetwork_name = Path(given).resolve().name if is_dir(Path(given)) else given  # no path of this machine
+        return made
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the hypernetwork with a card that names this base; see ``HyperNetwork.push_to_hub``."""
@@ -178,8 +185,10 @@ class PromptLoRA:
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise PromptError("no prompt was given; expected at least one")
+        given = list(texts)
+        several: list[Any] = [[]] * len(texts)
         if examples is not None:
-            several: list[Any] = [examples] if isinstance(prompts, str) else list(examples)
+            several = [examples] if isinstance(prompts, str) else list(examples)
             if len(several) != len(texts):
                 raise PromptError(
                     f"examples: {len(several)} lists for {len(texts)} prompts. Expected one list of pairs for each. Fix: pass "
@@ -197,8 +206,20 @@ class PromptLoRA:
         ).to(device=self.host.device)
         if vectors is None:
             vectors = self.hypernetwork.config.vectors if generated else 0.0
+        lora = add_function_vectors(self.host, lora, texts, vectors)
         lora.base_model = self.model.config.name_or_path or None
-        return add_function_vectors(self.host, lora, texts, vectors)
+        lora.stored_origins = tuple(
+            AdapterOrigin(
+                prompt,
+                tuple((question, answer) for question, answer in pairs),
+                in_context,
+                self.hypernetwork_name,
+                EMBEDDED_NOTE if lora.base_model == EMBEDDED_ID else "",
+                self.chat_export,
+            )
+            for prompt, pairs in zip(given, several, strict=True)
+        )
+        return lora
 
     # --- inputs to answers -----------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ It knows the file's keys and metadata; what the matrices mean is ``LoRAWeights``
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from promptlora.errors import LoRAError
 from promptlora.files import replacing_file
 from promptlora.lora.forms import Form, Free, Shared
+from promptlora.lora.origin import AdapterOrigin, origins_to_json
 from promptlora.projections import Projection, read_projections
 from promptlora.reading import is_file, parse_json, read_tensors
 
@@ -30,6 +31,7 @@ def write_forms(
     scaling: float,
     projections: tuple[Projection, ...] | None,
     base_model: str | None = None,
+    origins: Sequence[AdapterOrigin | None] = (),
 ) -> None:
     """Write forms to one file, whole or not at all."""
     tensors = {
@@ -43,6 +45,8 @@ def write_forms(
         metadata["projections"] = json.dumps([asdict(projection) for projection in projections])
     if base_model is not None:
         metadata["base_model"] = base_model
+    if any(origin is not None for origin in origins):
+        metadata["origins"] = origins_to_json(origins)
     with replacing_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 

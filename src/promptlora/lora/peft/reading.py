@@ -19,8 +19,9 @@ from torch import Tensor
 
 from promptlora.errors import LoRAError, PromptLoRAError, one_line
 from promptlora.lora import LoRAWeights
+from promptlora.lora.origin import origins_of_json
 from promptlora.lora.peft.physical import Block, ModuleLoRA, recover
-from promptlora.lora.peft.writing import CONFIG_FILE, METADATA, PREFIX, WEIGHTS_FILE
+from promptlora.lora.peft.writing import CONFIG_FILE, METADATA, ORIGIN, PREFIX, WEIGHTS_FILE
 from promptlora.projections import ROLES, Projection, check_names, read_projection
 from promptlora.reading import check_finite, is_file, parse_json, read_json, read_tensors
 from promptlora.settings import whole
@@ -64,8 +65,8 @@ def load_peft(path: str | Path, *, projections: Sequence[Projection] | None = No
     """
     folder = Path(path)
     config = _read_config(folder)
-    pairs, note = _read_weights(folder)
-    blocks = _read_note(folder, note)
+    pairs, metadata = _read_weights(folder)
+    blocks = _read_note(folder, metadata.get(METADATA))
     if projections is None and blocks:
         projections = [block.projection for block in blocks]
     patterns = _Patterns(folder / CONFIG_FILE, config)
@@ -93,6 +94,7 @@ def load_peft(path: str | Path, *, projections: Sequence[Projection] | None = No
         scaling,
         projections=projections if projections is not None else used,
         base_model=named if isinstance(named, str) else None,
+        origins=origins_of_json(metadata.get(ORIGIN), 1, f"{folder / WEIGHTS_FILE}: its note {ORIGIN}"),
     )
 
 
@@ -201,8 +203,8 @@ def _scale(folder: Path, config: dict[str, Any], patterns: _Patterns, module: st
 # --- the weights -------------------------------------------------------------------------------------
 
 
-def _read_weights(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], str | None]:
-    """Module to A ``[in, rank]`` and B ``[rank, out]``, and our own note if the file has one."""
+def _read_weights(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
+    """Module to A ``[in, rank]`` and B ``[rank, out]``, and the metadata, with our own notes if the file has some."""
     path = folder / WEIGHTS_FILE
     if not is_file(path):
         if is_file(folder / "adapter_model.bin"):
@@ -211,7 +213,6 @@ def _read_weights(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], str |
             )
         raise LoRAError(f"{folder}: no {WEIGHTS_FILE}; expected a PEFT folder")
     tensors, metadata = read_tensors(path, LoRAError, fix="write the adapter again")
-    note = metadata.get(METADATA)
     halves: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
@@ -230,7 +231,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], str |
         if pair["A"].shape[1] != pair["B"].shape[0]:
             raise LoRAError(f"{path}: {module} has rank {pair['A'].shape[1]} in lora_A, {pair['B'].shape[0]} in lora_B")
         pairs[module] = (pair["A"], pair["B"])
-    return pairs, note
+    return pairs, metadata
 
 
 def _read_note(folder: Path, note: str | None) -> list[Block]:
