@@ -1,7 +1,7 @@
 """How many answers change with the system turn: the template's default one, an empty one (as ``generate`` writes), or none.
 
-``python benchmarks/system_turn.py`` answers the 120 inputs of ``user_prompts.jsonl`` under each turn (greedy, at most 24
-tokens): the base with the prompt in its context, the adapter alone, and the adapter with the prompt in the context. It
+``python benchmarks/system_turn.py`` answers the first input of each of the 60 prompts of ``user_prompts.jsonl`` under each
+turn (greedy, at most 16 tokens): the base with the prompt in its context, the adapter alone, and the adapter with the prompt in the context. It
 counts the answers that differ between two turns, and the checks that pass under each. Results:
 ``benchmarks/results/system_turn.json``.
 """
@@ -21,7 +21,7 @@ from promptlora.text.chat import SYSTEM_TURNS
 from runs import RESULTS, console, positive, told, write_json
 from user_prompts import passes, read_prompts
 
-MAX_NEW_TOKENS = 24
+MAX_NEW_TOKENS = 16
 BATCH = 20
 
 
@@ -29,7 +29,6 @@ def answers(
     lm: PromptLoRA,
     rows: list[tuple[str, str]],
     lora: LoRAWeights | None,
-    index: list[int],
     shown: bool,
     system_turn: str,
 ) -> list[str]:
@@ -43,7 +42,7 @@ def answers(
     for start in track(range(0, len(rows), BATCH), system_turn, console=console):
         some = order[start : start + BATCH]
         ids, mask = pad_rows([encoded[i] for i in some], lm.host.pad, left=True)
-        given = None if lora is None else [index[i] for i in some]
+        given = None if lora is None else some
         output = lm.host.generate(ids, mask, lora, given, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         texts = lm.tokenizer.batch_decode(output, skip_special_tokens=True)
         for i, text in zip(some, texts, strict=True):
@@ -59,10 +58,9 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     lm = PromptLoRA.from_pretrained(options.hypernetwork, device="cpu", progress=console.print)
     items = read_prompts()
-    rows = [(item["prompt"], one["input"]) for item in items for one in item["inputs"]]
-    checks = [one["check"] for item in items for one in item["inputs"]]
     prompts = [item["prompt"] for item in items]
-    index = [prompts.index(prompt) for prompt, _ in rows]
+    rows = [(item["prompt"], item["inputs"][0]["input"]) for item in items]
+    checks = [item["inputs"][0]["check"] for item in items]
     conditions = {
         "base, prompt in context": (None, True),
         "adapter": (lm.adapt(prompts), False),
@@ -71,7 +69,7 @@ def main() -> int:
     results = {}
     for name, (lora, shown) in conditions.items():
         console.print(name)
-        given = {turn: answers(lm, rows, lora, index, shown, turn) for turn in SYSTEM_TURNS}
+        given = {turn: answers(lm, rows, lora, shown, turn) for turn in SYSTEM_TURNS}
         results[name] = {
             "changed": {
                 f"{one}, {other}": sum(a != b for a, b in zip(given[one], given[other], strict=True))

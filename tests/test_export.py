@@ -155,7 +155,7 @@ def test_generate_names_its_folder_after_the_prompt(lm, tmp_path, monkeypatch, c
     chat = [{"role": "user", "content": "well?"}]
     found = loaded.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     assert found == render_chat(lm.tokenizer, "well?", "Say yes.")
-    assert "Hypernetwork: hypernetwork." in (folder / "README.md").read_text()  # its name, not its path
+    assert "Hypernetwork: hypernetwork (SHA-256" in (folder / "README.md").read_text()  # its name, not its path
     assert main(arguments) == 2  # it is not overwritten
     assert "exists already" in capsys.readouterr().err
 

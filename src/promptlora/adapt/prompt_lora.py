@@ -6,9 +6,9 @@ training, metrics or servers.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from promptlora.adapt.adapted_base import AdaptedBase
 from promptlora.adapt.function_vectors import add_function_vectors
 from promptlora.errors import CheckpointError, PromptError
 from promptlora.host import Host
-from promptlora.hypernet.network import HyperNetwork
+from promptlora.hypernet.hub import is_hub_id
+from promptlora.hypernet.network import WEIGHTS_FILE, HyperNetwork
 from promptlora.lora import AdapterOrigin, LoRAWeights
 from promptlora.models import EMBEDDED_ID, EMBEDDED_NOTE, Progress, base_fingerprint, describe_mismatch, load_base
-from promptlora.reading import is_dir
 from promptlora.text import with_examples
 
 Examples = Sequence[tuple[str, str]]  # of input and output
@@ -31,6 +31,17 @@ Examples = Sequence[tuple[str, str]]  # of input and output
 def shipped_hypernetwork() -> Path:
     """The folder of the hypernetwork that comes with the package, trained for the embedded base."""
     return Path(str(resources.files("promptlora"))) / "pretrained"
+
+
+def _name(hypernetwork: str | Path | None) -> str:
+    """What cards of adapters call a hypernetwork: a Hub id, or the name of a folder and a hash of its weights."""
+    if hypernetwork is not None and is_hub_id(hypernetwork):
+        return str(hypernetwork)
+    folder = Path(hypernetwork) if hypernetwork else shipped_hypernetwork()
+    with (folder / WEIGHTS_FILE).open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    name = folder.resolve().name if hypernetwork else "the one in the package"
+    return f"{name} (SHA-256 of its weights {digest[:12]}…)"
 
 
 class PromptLoRA(AdaptedBase):
@@ -117,8 +128,7 @@ class PromptLoRA(AdaptedBase):
         where: Any = model.get_input_embeddings().weight
         network = network.to(where.device).requires_grad_(False)
         made = cls(model, tokenizer, network, force=force)
-        given = str(hypernetwork or f"the one in promptlora {version('promptlora')}")
-        made.hypernetwork_name = Path(given).resolve().name if is_dir(Path(given)) else given  # no path of this machine
+        made.hypernetwork_name = _name(hypernetwork)
         return made
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:

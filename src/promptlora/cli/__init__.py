@@ -17,15 +17,16 @@ from promptlora.cli.chat import chat
 from promptlora.cli.console import fail
 from promptlora.cli.demo import demo
 from promptlora.cli.evaluate import evaluate
+from promptlora.cli.generate import generate
 from promptlora.cli.inspect import inspect
 from promptlora.cli.plot import plot
+from promptlora.cli.run import run
 from promptlora.cli.synth import synth
 from promptlora.cli.targets import targets
 from promptlora.cli.teach import teach
 from promptlora.cli.train import train
 from promptlora.cli.ui import ui
 from promptlora.cli.wordings import wordings
-from promptlora.cli.write import generate, run
 from promptlora.errors import PromptLoRAError, one_line
 
 _NO_MEMORY = "not enough memory for this; choose a smaller model, batch or rank"

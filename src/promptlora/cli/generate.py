@@ -1,4 +1,4 @@
-"""``promptlora generate`` and ``promptlora run``: write an adapter; show what it does to one input."""
+"""``promptlora generate``: write the adapter of a prompt as a folder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from promptlora.cli.console import (
     MOST_ROWS,
-    MOST_TOKENS,
     Base,
     Device,
     Dtype,
@@ -22,7 +20,6 @@ from promptlora.cli.console import (
     Json,
     Prompt,
     PromptFile,
-    err,
     load,
     out,
     print_json,
@@ -101,62 +98,3 @@ def generate(
         out.print(f"{escape(str(folder / 'README.md'))} tells how to load it", highlight=False, soft_wrap=True)
         if compress:
             out.print(f"relative error of the update: {report.relative_error:.2e}", highlight=False)
-
-
-def run(
-    text: Annotated[str, typer.Argument(help="The input.", metavar="INPUT")],
-    prompt: Prompt = None,
-    prompt_file: PromptFile = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer in tokens.")] = 64,
-    hypernetwork: Hypernetwork = None,
-    base: Base = None,
-    dtype: Dtype = "float32",
-    device: Device = "auto",
-    force: Force = False,
-    json: Json = False,
-) -> None:
-    """Answer one input four ways: base and adapted, each without and with the prompt in context.
-
-    Example: **promptlora run --prompt "Extract the name of the city from the sentence." "She flew to Paris on Monday."**
-    """
-    instruction = read_prompt(prompt, prompt_file)
-    lm = load(hypernetwork, base, dtype, device, force, prompts=[instruction])
-    with working("writing the adapter") as say:
-        started = time.perf_counter()
-        lora = lm.adapt(instruction)
-        seconds = time.perf_counter() - started
-        beside = lm.adapt(instruction, in_context=True)
-        say("answering")
-        answers = {
-            "base": lm.generate(text, max_new_tokens=max_new_tokens),
-            "in_context": lm.generate(text, in_context=instruction, max_new_tokens=max_new_tokens),
-            "adapted": lm.generate(text, lora, max_new_tokens=max_new_tokens),
-            "adapted_in_context": lm.generate(text, beside, in_context=instruction, max_new_tokens=max_new_tokens),
-        }
-        read = lm.count_tokens([text, text], [None, instruction])
-    if json:
-        print_json(
-            {
-                "prompt": instruction,
-                "input": text,
-                **answers,
-                "tokens_read": {
-                    "base": read[0],
-                    "in_context": read[1],
-                    "adapted": read[0],
-                    "adapted_in_context": read[1],
-                },
-                "adapter": {"seconds": seconds, "bytes": lora.nbytes, "rank": lora.rank, "projections": len(lora)},
-            }
-        )
-        return
-    table = Table(show_lines=True)
-    table.add_column("who")
-    table.add_column("tokens read", justify="right")
-    table.add_column("answer", overflow="fold")
-    table.add_row("base", str(read[0]), escape(answers["base"]))
-    table.add_row("base, prompt in context", str(read[1]), escape(answers["in_context"]))
-    table.add_row("adapted", str(read[0]), escape(answers["adapted"]))
-    table.add_row("adapted, prompt in context", str(read[1]), escape(answers["adapted_in_context"]))
-    out.print(table)
-    err.print(f"adapter written in {seconds:.2f} s, {size(lora.nbytes)}", highlight=False)
