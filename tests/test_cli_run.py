@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -78,6 +81,22 @@ def test_rows_are_read_from_csv(tmp_path):
     (tmp_path / "rows.csv").write_text("prompt,input\nSay yes.,well?\n")
     with pytest.raises(DataError, match=r"rows.csv:2: outputs=None"):
         read_rows(tmp_path / "rows.csv")
+
+
+# --- start-up ------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_starts_without_pytorch_and_reads_inputs_without_it(tmp_path):
+    """Help, versions and wrong options are told at once; PyTorch and transformers take seconds to import."""
+    (tmp_path / "a.txt").write_text("x\n")
+    code = (
+        "import sys\nfrom promptlora.cli import main\nmain(['--help'])\nmain(['synth', '--list'])\n"
+        f"from promptlora.data.inputs import read_inputs\nread_inputs(__import__('pathlib').Path({str(tmp_path / 'a.txt')!r}))\n"
+        "heavy = {'torch', 'transformers', 'numpy'} & set(sys.modules)\nassert not heavy, heavy\n"
+        "import os\nassert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120, env=environment)
 
 
 # --- run ---------------------------------------------------------------------------------------------
