@@ -23,8 +23,8 @@ import openai
 import pytest
 
 from promptlora import PromptLoRA
-from promptlora.text.padding import pad_rows
 from promptlora.text import encode_chat, render_chat
+from promptlora.text.padding import pad_rows
 from tests.vllm_helpers import BASE, VLLM, WHERE_VLLM, Sidecar
 
 pytestmark = [
