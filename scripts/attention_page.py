@@ -27,6 +27,7 @@ from torch import Tensor  # noqa: E402
 from promptlora.adapt.prompt_lora import PromptLoRA  # noqa: E402
 from promptlora.inspect import (  # noqa: E402
     AttentionCapture,
+    Fold,
     TokenLife,
     ablate,
     adapter_space,
@@ -34,8 +35,11 @@ from promptlora.inspect import (  # noqa: E402
     capture_attention,
     change_map,
     find_token,
+    flow_figure,
     heat_map,
+    most_changed,
     point_map,
+    template_tokens,
     token_life,
     token_texts,
     visible_text,
@@ -85,6 +89,11 @@ def _figure(name: str, words: str) -> str:
     return f"![{words}](figures/attention-{name}.svg)"
 
 
+def _open_figure(name: str, words: str) -> str:
+    """A figure that is a link to itself: opened alone, it answers clicks."""
+    return f"[{_figure(name, words)}](figures/attention-{name}.svg)"
+
+
 def _holds(true: bool, sentence: str) -> None:
     """Stop where the page would say what is not so."""
     if not true:
@@ -131,6 +140,8 @@ def base_part(lm: PromptLoRA, figures: dict[str, str]) -> tuple[str, float]:
         mark=(at, cat), cell=(34, 26),
     )  # fmt: skip
     figures["row"] = bars(side.weights.tolist(), tokens, f"Where '{TOKEN}' looks, layer {LAYER}, head {HEAD}")
+    lives = [token_life(capture, i, LAYER, HEAD) for i in range(len(tokens))]
+    figures["flow"] = flow_figure(lives, Fold.of(tokens, [False] * len(tokens)), at)
     hidden, width, heads, layers = len(side.x), len(side.q), 9, len(capture.base.layers)
     _holds(part.q.shape[0] == heads == 3 * len(set(part.key_heads)), "nine query heads, three key heads")
     first = float(side.weights[0])
@@ -250,6 +261,11 @@ That sum is the vector of `{TOKEN}` from here on, and it carries something of th
 then the next layer makes its x of it, and so on. The length
 was {float(side.residual_before.norm()):.2f}, what was added has length {float(side.out.norm()):.2f}, and the new length is {float(layer.residual_after[at].norm()):.2f}.
 
+The whole way of `{TOKEN}` through this head in one picture; the numbers in the boxes are the lengths of the vectors. Open the picture by itself
+and click another word: the picture moves to that word's numbers.
+
+{_open_figure("flow", f"Diagram: x of {TOKEN} becomes q, meets the keys, the weights mix the values, o adds the result to the residual stream")}
+
 This is all that attention does, in every layer and every head. After the last layer the vector of the last token, `mat`, is compared with every
 token of the vocabulary, by a dot product again, and a softmax makes probabilities of the results. The most likely continuations: {guesses}.
 """
@@ -307,10 +323,17 @@ def adapter_part(lm: PromptLoRA, figures: dict[str, str]) -> tuple[str, float, s
     _holds(gained > 0.3, "in one head the words of the sentence gain much")
     side = life.adapted
     assert side is not None
-    layers, table = change_map(capture.base, adapted)
+    fold = Fold.of(capture.tokens, template_tokens(lm, TEXT))
+    rows = [fold.groups[place][0] for place in fold.single]
+    figures["flow-adapter"] = flow_figure(
+        [token_life(capture, i, number, head) for i in rows], fold, rows.index(at)
+    )  # fmt: skip
+    layers, table = change_map(capture.base, adapted, at)
+    most_layer, most_head = most_changed(capture, at)
+    most = float(table[layers.index(most_layer), most_head])
     names = [f"layer {n}" for n in layers]
     figures["change"] = heat_map(
-        table, names, [str(h) for h in range(table.shape[1])], "Change of attention by the adapter", across="head"
+        table, names, [str(h) for h in range(table.shape[1])], "Change of attention at the last token", across="head"
     )
     figures["steered"] = bars(
         life.base.weights.tolist(), [f"{i} {visible_text(t)}" for i, t in enumerate(life.tokens)],
@@ -371,8 +394,14 @@ The weights still add up to 1 ({float(life.base.weights.sum()):.3f} and {float(s
 
 {_changes(life)}
 
-All heads of all layers at once. The number is the *Jensen–Shannon distance* between the weights with and without the adapter: 0 when
-they are equal, 1 when they have nothing in common.
+The same head drawn as before, base in grey and adapted in colour; the tokens that the template writes stand together:
+
+{_open_figure("flow-adapter", "Diagram: the last token in the base and in the adapted model")}
+
+All heads of all layers at once, for the weights of the last token. The number is the *Jensen–Shannon distance* between the weights with and
+without the adapter: 0 when they are equal, 1 when they have nothing in common. By this number, the head that the adapter changes most at this
+token is head {most_head} of layer {most_layer}, with {most:.3f}. "Changes most" means the same on the command line and on the page of `promptlora ui`: both
+open this head for this input.
 
 {_figure("change", "Heat map of the change of attention, layers by heads")}
 
@@ -466,9 +495,10 @@ promptlora inspect --space prompts.txt -o space.html  # the space of adapters; a
 promptlora ui --open                                  # all of it in the browser, with sliders
 ```
 
-The page of `promptlora ui`, after a click on its first example: the answers, and the head that the adapter changes most.
+The page of `promptlora ui`, after a click on its first example: the answers, the first words that each model finds likely, and the head that the
+adapter changes most at the last token.
 
-![The page of promptlora ui: answers of base, base with the prompt in context, and adapted; heat maps](figures/ui-desktop.png)
+![The page of promptlora ui: four answers to each input; first words; heat maps](figures/ui-desktop.png)
 
 Or in Python:
 

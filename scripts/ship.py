@@ -1,9 +1,11 @@
 """Put a trained hypernetwork into the package, with its model card.
 
     python scripts/ship.py runs/shipped/final --config configs/shipped.toml
+    python scripts/ship.py --prompts --config configs/shipped.toml
     python scripts/ship.py --card --config configs/shipped.toml --report benchmarks/results/unseen_tasks.md
 
-The weights are stored in bfloat16. The second form writes the card alone, with the measured table.
+The weights are stored in bfloat16. The second form adds what tells near prompts from far ones to weights that are there
+already; it needs the training data. The third form writes the card alone, with the measured table.
 """
 
 from __future__ import annotations
@@ -11,14 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
+from promptlora import PromptLoRA
 from promptlora.adapt.prompt_lora import shipped_hypernetwork
-from promptlora.hypernet.network import HyperNetwork
+from promptlora.hypernet.network import PROMPTS_FILE, HyperNetwork
 from promptlora.settings import load_toml
 from promptlora.train.config import TrainConfig
+from promptlora.train.known_prompts import training_prompts
+from promptlora.train.reading import read_training_data
 
 SOURCES = """\
 3,564 training tasks:
@@ -96,18 +102,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="a trained hypernetwork, such as runs/shipped/final")
     parser.add_argument("--config", type=Path, required=True, help="the configuration of the run")
+    parser.add_argument("--prompts", action="store_true", help="write what is known of the training prompts alone")
     parser.add_argument("--card", action="store_true", help="write the card alone")
     parser.add_argument("--report", type=Path, help="the tables of benchmarks/unseen_tasks.py, for the card")
     parser.add_argument("--device", default="two CPU cores", help="what it was trained on, for the card")
     arguments = parser.parse_args()
     config = load_toml(TrainConfig, arguments.config)
     target = shipped_hypernetwork()
+    if arguments.prompts:
+        lm = PromptLoRA.from_pretrained()
+        data = read_training_data(config)
+        two_parts = lm.hypernetwork.config.two_parts
+        known = training_prompts(data.own_prompts, data.heldout_prompts, lm.states, two_parts=two_parts)
+        if known is None:
+            sys.exit("validation.tasks: 0. Expected held-out tasks. Fix: set it.")
+        known.write(target / PROMPTS_FILE)
+        return
     if arguments.card:
         run = json.loads((target / "run.json").read_text(encoding="utf-8"))
     else:
         if arguments.folder is None:
             parser.error("expected a folder, or --card")
         network = HyperNetwork.from_pretrained(arguments.folder)
+        if network.training_prompts is None and (target / PROMPTS_FILE).is_file():
+            sys.exit(
+                f"{arguments.folder}: no {PROMPTS_FILE}. Expected one. Fix: remove the package's, which is of other weights."
+            )
         last = (Path(config.output) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
         commit = subprocess.run(
             ["git", "log", "-1", "--format=%h", "--", "src/promptlora/train", "src/promptlora/hypernet"],

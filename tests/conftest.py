@@ -78,7 +78,9 @@ def make_trainer(tmp_path, toy_base):
 
     def trainer(rows: list[dict[str, Any]] | None = None, base_pair=None, folder: str = "run", **options) -> Trainer:
         data = options.pop("library", None) or write_jsonl(tmp_path / "rows.jsonl", rows or toy_rows())
-        made.append(Trainer(toy_config(tmp_path / folder, toy_base, data, **options), base_pair))
+        model, tokenizer = base_pair or (None, None)
+        config = toy_config(tmp_path / folder, "" if base_pair else toy_base, data, **options)
+        made.append(Trainer(config, model=model, tokenizer=tokenizer))
         return made[-1]
 
     yield trainer

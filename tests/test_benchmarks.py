@@ -22,6 +22,7 @@ from promptlora.lora import LoRAWeights
 from promptlora.models import base_fingerprint, load_base, load_meta
 from promptlora.settings import from_dict
 from tests.helpers import tiny_llama
+from tests.host_helpers import tiny_network as random_network
 from tests.training_helpers import write_jsonl
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -294,6 +295,40 @@ def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
         assert says in done.stderr.splitlines()[-1]
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_bench_of_refinement_resumes_and_compares_the_same_tasks(benches, toy_base, tmp_path, monkeypatch):
+    """Two tiny tasks: what is answered once is not answered again, and the differences are those of the tasks."""
+    refine, runs = benches("refine"), benches("runs")
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    random_network(load_base(str(toy_base), device="cpu")[0], head="core", context_flag=True).save_pretrained(
+        tmp_path / "network"
+    )
+    rows = [
+        {"task": f"t/{t}", "prompt": f"say {t}", "input": f"w{i} w{i + t}", "outputs": [f"w{t}"], "split": split}
+        for t in (1, 2)
+        for split, inputs in (("train", range(40)), ("eval", range(40, 46)))
+        for i in inputs
+    ]
+    data = write_jsonl(tmp_path / "held.jsonl", rows)
+    arguments = [
+        "--data", data, "-o", tmp_path / "out", "--rows", 4, "--eval-rows", 6, "--base", toy_base, "--hypernetwork", tmp_path / "network",
+    ]  # fmt: skip
+    assert refine.main([str(value) for value in arguments]) == 0
+    files = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.json")}
+    assert len(files) == 2
+    assert refine.main([str(value) for value in arguments]) == 0
+    assert {path: path.read_bytes() for path in files} == files
+    report = json.loads((tmp_path / "results" / "refine.json").read_text())
+    assert report["tasks"] == 2
+    assert {"generated, 0 steps", "refined, 4 rows, from fresh", "refined without labels, 32 inputs"} <= set(
+        report["rows"]
+    )
+    (gain,) = (one for one in report["differences"] if one["ours"] == refine.refined("generated", 4) and one["aim"])
+    strict = report["strict"]
+    gains = [strict[gain["ours"]][task] - strict[gain["theirs"]][task] for task in ("t/1", "t/2")]
+    assert gain["points"] == pytest.approx(sum(gains) / 2)
+    assert "its weights were not at hand" in (tmp_path / "results" / "refine.md").read_text()
 
 
 def test_ctrl_c_is_a_line_and_exit_code_130(benches, capfd):

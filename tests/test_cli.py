@@ -19,6 +19,7 @@ COMMANDS = (
     "run",
     "chat",
     "generate",
+    "refine",
     "eval",
     "train",
     "teach",

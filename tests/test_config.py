@@ -12,7 +12,7 @@ from promptlora.data.config import DataConfig
 from promptlora.errors import ConfigError, OutputError
 from promptlora.hypernet.config import HEAD_KINDS, PROMPT_SOURCES, HyperNetworkConfig
 from promptlora.settings import from_dict, load_toml, save_toml, to_dict
-from promptlora.train.config import BASE_DTYPES, OptimConfig, TrainConfig
+from promptlora.train.config import BASE_DTYPES, OptimConfig, TrainConfig, check_sources
 
 counts = st.integers(1, 1 << 12)
 above_zero = st.floats(1e-12, 1e12)
@@ -197,8 +197,9 @@ def test_bad_values_are_one_line_with_the_file(tmp_path, case):
     ("text", "expected"),
     [
         ('[data]\ntrain = "b"', "output is missing"),
-        ('output = "a"', "data is missing"),
+        ('output = "a"', "data.train is missing"),
         ('output = "a"\n[data]\nsplit = "x"', "data.train is missing"),
+        ('output = ""\n[data]\ntrain = "b"', "output is missing"),
         ('output = "a"\n[data]\ntrain = "b"\nparaphrase_share = -0.1', "paraphrase_share=-0.1"),
         ('output = "a"\n[data]\ntrain = "b"\nmax_input_tokens = 0', "max_input_tokens=0 in DataConfig"),
         ('output = "a"\ndata = []', "data=.*expected a table"),
@@ -207,7 +208,7 @@ def test_bad_values_are_one_line_with_the_file(tmp_path, case):
 def test_missing_keys_and_data_are_named(tmp_path, text, expected):
     (tmp_path / "run.toml").write_text(text)
     with pytest.raises(ConfigError, match=expected):
-        load_toml(TrainConfig, tmp_path / "run.toml")
+        check_sources(load_toml(TrainConfig, tmp_path / "run.toml"))
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path):

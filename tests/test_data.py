@@ -20,10 +20,12 @@ from promptlora.data import (
     Example,
     Row,
     Shown,
+    TaskOrder,
     one_prompt_a_task,
     read_paraphrases,
     read_rows,
     render_inputs,
+    rows_by_task,
     tokenize_rows,
 )
 from promptlora.data.config import DataConfig
@@ -473,8 +475,18 @@ def pooled_examples(tasks: int = 6, rows: int = 5, pool: str = "p") -> list[Exam
 def by_tasks(examples: list[Example], sources: list[list[str]] | None = None, **options) -> Batches:
     names = {e.task: [f"own {e.task}", f"other {e.task}"] for e in examples}
     shown = {key: options.pop(key) for key in list(options) if key.endswith(("share", "pairs", "_tokens"))}
-    values = {"prompts_per_batch": 4, "rows_per_prompt": 2, **options}
-    return Batches.by_tasks(examples, names, sources=sources or [list(names)], pad=0, shown=Shown(**shown), **values)
+    size = {"prompts_per_batch": 4, "rows_per_prompt": 2, "seed": 0}
+    size |= {key: options.pop(key) for key in size if key in options}
+    of_order = {key: options.pop(key) for key in ("weights", "cluster") if key in options}
+    order = TaskOrder(
+        rows_by_task(examples),
+        [example.length for example in examples],
+        sources=sources or [list(names)],
+        pools={example.task: example.pool for example in examples if example.pool},
+        **of_order,
+        **size,
+    )
+    return Batches(examples, names, pad=0, shown=Shown(**shown), order=order, **size, **options)
 
 
 def test_every_task_comes_up_equally_often_however_many_rows_it_has():

@@ -96,9 +96,16 @@ def test_a_batch_in_parts_gives_the_losses_of_the_whole(config_of, row_weight):
     check_same(path, whole)
 
 
-@pytest.mark.parametrize("options", [{}, {"shard_base": True}, {"row_weight": "token", "accumulate": 2}])
-def test_two_processes_train_to_the_losses_of_one(config_of, tmp_path, options):
-    with Trainer(config_of("one", **{**options, "accumulate": 1, "shard_base": False})) as trainer:
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({}, 1),
+        ({"shard_base": True, "regularization": {"contrastive": 0.5}}, 2),  # contexts are compared within a part
+        ({"row_weight": "token", "accumulate": 2}, 1),
+    ],
+)
+def test_two_processes_train_to_the_losses_of_one(config_of, tmp_path, options, parts):
+    with Trainer(config_of("one", **{**options, "accumulate": parts, "shard_base": False})) as trainer:
         trainer.run()
     done = torchrun(config_of("two", **options), tmp_path, "--json")
     assert done.returncode == 0, done.stderr[-3000:]

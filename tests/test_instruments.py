@@ -88,7 +88,8 @@ def steered(tmp_path) -> tuple[Trainer, list]:
     config = toy_config(tmp_path / "run", base, data, steps=60, margin_every=10, prompts_per_batch=4)
     trainer = Trainer(config)
     measured: list = []
-    trainer.run(on_step=measured.append)
+    trainer.callbacks.append(measured.append)
+    trainer.run()
     yield trainer, measured
     trainer.close()
 
@@ -111,7 +112,8 @@ def test_a_run_that_does_not_steer_is_warned_about(tmp_path):
     options = {"steps": 40, "margin_every": 5, "prompts_per_batch": 4, "optim": {"static_lr": 1e-1, "lr": 1e-6}}
     with Trainer(toy_config(tmp_path / "run", base, data, **options)) as trainer:
         warnings = []
-        trainer.run(on_step=lambda metrics: warnings.append(trainer.warning), until=30)
+        trainer.callbacks.append(lambda metrics: warnings.append(trainer.warning))
+        trainer.run(until=30)
     assert warnings[:15] == [None] * 15
     assert "the steering margin was below 0.02 nats in the last 3 measurements" in warnings[-1]
     with Trainer(toy_config(tmp_path / "run", base, data, **options)) as trainer:

@@ -54,7 +54,8 @@ def test_the_student_learns_what_the_prompt_in_context_does(make_trainer):
     )
     first = loss_at(trainer)
     measured = []
-    trainer.run(on_step=measured.append)
+    trainer.callbacks.append(measured.append)
+    trainer.run()
     assert loss_at(trainer) < first / 4
     assert measured[-1].margin > 1
 
@@ -125,7 +126,8 @@ def test_a_library_of_adapters_is_reconstructed_without_the_base(make_trainer, l
     monkeypatch.setattr(trainer.base, "hidden", lambda *a, **k: pytest.fail("the base ran"))
     assert loss_at(trainer) == pytest.approx(1.0)  # an update of zero is as far as the target is large
     measured = []
-    trainer.run(on_step=measured.append)
+    trainer.callbacks.append(measured.append)
+    trainer.run()
     assert loss_at(trainer) < 0.5
     assert measured[-1].margin > 0.3
 
@@ -194,7 +196,8 @@ def test_multi_task_lora_alone_has_no_encoder_and_learns_what_needs_no_prompt(ma
     assert trainer.plain.encoder is None
     assert {name.split(".")[1] for name, _ in trainer.plain.named_parameters()} == {"static_A", "static_B"}
     measured = []
-    final = trainer.run(on_step=measured.append)
+    trainer.callbacks.append(measured.append)
+    final = trainer.run()
     late = sum(metrics.loss for metrics in measured[-10:]) / 10
     # Blind to the prompt it is left with ln 2 for the letter, so with ln 2 / 2 a token of letter and end.
     assert math.log(2) / 2 < late < measured[0].loss / 3
@@ -237,7 +240,8 @@ def test_each_layer_may_have_the_context_of_its_own_states(make_trainer):
     assert states.shape[2] == 2
     assert trainer.plain.encoder(states, mask).shape == (2, 2, 32)
     measured = []
-    final = trainer.run(on_step=measured.append)
+    trainer.callbacks.append(measured.append)
+    final = trainer.run()
     assert measured[-1].margin > 1
     loaded = HyperNetwork.from_pretrained(final)
     with torch.no_grad():

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ import torch
 
 from promptlora.errors import CheckpointError, ConfigError, OutputError
 from promptlora.settings import save_toml
-from promptlora.train import Trainer, checkpoints
-from promptlora.train import trainer as loop
+from promptlora.train import Trainer, checkpoints, logs
 from promptlora.train.config import TrainConfig
 from tests.helpers import tiny_llama
 from tests.training_helpers import metric_lines, toy_config, toy_rows, word_tokenizer, write_jsonl
@@ -35,8 +35,8 @@ from promptlora.train import Trainer
 def show(metrics):
     print(metrics.step, flush=True)
     time.sleep(0.2)
-with Trainer(load_toml(TrainConfig, sys.argv[1])) as trainer:
-    trainer.run(resume=True, on_step=show)
+with Trainer(load_toml(TrainConfig, sys.argv[1]), callbacks=[show]) as trainer:
+    trainer.run(resume=True)
 """
 
 
@@ -89,8 +89,8 @@ def test_steps_after_the_checkpoint_are_done_again(config_of, whole):
         if metrics.step == 8:
             raise ZeroDivisionError
 
-    with Trainer(config_of("fallen")) as trainer, pytest.raises(ZeroDivisionError):
-        trainer.run(on_step=fall)
+    with Trainer(config_of("fallen"), callbacks=[fall]) as trainer, pytest.raises(ZeroDivisionError):
+        trainer.run()
     assert [path.name for path in trainer.checkpoints()] == ["step-3", "step-6"]
     assert len(metric_lines(trainer.folder)) == 8
     with Trainer(config_of("fallen")) as trainer:
@@ -206,11 +206,14 @@ def test_a_key_that_is_new_since_the_checkpoint_counts_as_its_default(config_of,
         trainer.resume()
 
 
-def test_another_base_is_refused(config_of, stopped):
-    other = (tiny_llama(torch.float32, seed=1), word_tokenizer())
+def test_another_base_is_refused(config_of):
+    config = replace(config_of("memory"), base="")
+    with Trainer(config, model=tiny_llama(torch.float32), tokenizer=word_tokenizer()) as trainer:
+        trainer.run(until=3)
     refused = pytest.raises(CheckpointError, match="written for another base")
-    with Trainer(config_of("stopped"), other) as trainer, refused:
-        trainer.resume()
+    other = tiny_llama(torch.float32, seed=1)
+    with Trainer(config, model=other, tokenizer=word_tokenizer()) as trainer, refused:
+        trainer.run(resume=True)
 
 
 def _cut(path: Path) -> None:
@@ -278,7 +281,7 @@ def test_leavings_of_a_killed_save_are_removed_and_other_files_kept(config_of, s
     with Trainer(config_of("stopped")) as trainer:
         trainer.run(resume=True, until=7)
     assert sorted(path.name for path in stopped.iterdir()) == [
-        ".keep", "metrics.jsonl", "step-6", "step-7", "step-notes", "tensorboard",
+        ".keep", "logs", "metrics.jsonl", "step-6", "step-7", "step-notes",
     ]  # fmt: skip
 
 
@@ -291,7 +294,7 @@ def test_no_space_left_while_saving_keeps_the_older_checkpoint(config_of, stoppe
         patch.setattr(checkpoints, "save_file", full)
         with pytest.raises(OutputError, match=r"step-9: cannot be written \(No space left on device\); free some"):
             trainer.run(resume=True)
-    assert sorted(path.name for path in stopped.iterdir()) == ["metrics.jsonl", "step-3", "step-6", "tensorboard"]
+    assert sorted(path.name for path in stopped.iterdir()) == ["logs", "metrics.jsonl", "step-3", "step-6"]
     with Trainer(config_of("stopped")) as trainer:
         trainer.run(resume=True)
         check_same(trainer, whole)
@@ -302,7 +305,7 @@ def test_no_space_left_for_metrics_is_one_line(config_of, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with Trainer(config_of("full")) as trainer:
-        monkeypatch.setattr(loop.json, "dumps", full)
+        monkeypatch.setattr(logs.json, "dumps", full)
         with pytest.raises(OutputError, match=r"full: cannot be written \(No space left on device\).*--resume"):
             trainer.run()
 

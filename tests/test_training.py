@@ -82,7 +82,8 @@ def test_the_prompt_decides_the_answer(make_trainer, options):
     """The key test: same inputs, only the prompt differs, and unseen inputs are answered as the prompt says."""
     trainer = make_trainer(steps=60, margin_every=60, checkpoint_every=100, **options)
     measured = []
-    final = trainer.run(on_step=measured.append)
+    trainer.callbacks.append(measured.append)
+    final = trainer.run()
     assert measured[-1].loss < math.log(2) / 2 + 0.1  # a LoRA blind to the prompt is left with ln 2 a letter
     assert measured[-1].margin > 1
     hypernetwork = HyperNetwork.from_pretrained(final)
@@ -227,17 +228,17 @@ def test_the_loss_is_that_of_the_whole_model_with_the_adapters_on(make_trainer):
 def test_each_prompt_is_encoded_once_a_batch_and_run_through_the_base_once_a_run(make_trainer, monkeypatch):
     encoded: list[int] = []
     through: Counter[str] = Counter()
-    forward, load = HyperNetwork.forward, PromptStates._load
+    encode, load = HyperNetwork.encode, PromptStates._load
 
-    def counted(self, prompt_states, mask, **options):
+    def counted(self, prompt_states, mask):
         encoded.append(prompt_states.shape[0])
-        return forward(self, prompt_states, mask, **options)
+        return encode(self, prompt_states, mask)
 
     def counted_load(self, prompts):
         through.update(prompts)
         return load(self, prompts)
 
-    monkeypatch.setattr(HyperNetwork, "forward", counted)
+    monkeypatch.setattr(HyperNetwork, "encode", counted)
     monkeypatch.setattr(PromptStates, "_load", counted_load)
     trainer = make_trainer(margin_every=5)
     for _ in range(5):
@@ -245,6 +246,10 @@ def test_each_prompt_is_encoded_once_a_batch_and_run_through_the_base_once_a_run
     assert encoded == [2] * 5 + [2]  # two prompts for six rows, and no second time for the margin but gibberish
     assert through.pop("say a") == through.pop("say b") == 1
     assert set(through.values()) == {1}
+    encoded.clear()
+    contrasting = make_trainer(folder="contrasting", margin_every=5, regularization={"contrastive": 0.5})
+    contrasting.train_step()
+    assert encoded == [2, 2]  # the prompts once, and the other wordings of their tasks
 
 
 @pytest.mark.parametrize("source", ["hidden", "embeddings"])
@@ -358,20 +363,21 @@ def test_a_prompt_that_is_too_long_is_said_before_the_first_step(make_trainer, t
 def test_hooks_are_released_on_every_path(tmp_path, toy_base, monkeypatch):
     pair = load_base(toy_base)
     data = write_jsonl(tmp_path / "rows.jsonl", toy_rows())
-    config = toy_config(tmp_path / "run", toy_base, data)
-    with Trainer(config, pair) as trainer:
+    config = toy_config(tmp_path / "run", "", data)
+    given = {"model": pair[0], "tokenizer": pair[1]}
+    with Trainer(config, **given) as trainer:
         assert hooks_of(pair[0]) > 0
         trainer.train_step()
     assert hooks_of(pair[0]) == 0
     trainer.close()  # twice does no harm
     with pytest.raises(ModelError, match="closed"):
         trainer.train_step()
-    with pytest.raises(ZeroDivisionError), Trainer(config, pair):
+    with pytest.raises(ZeroDivisionError), Trainer(config, **given):
         raise ZeroDivisionError
     assert hooks_of(pair[0]) == 0
-    monkeypatch.setattr(loop, "Batches", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(loop, "make_batches", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        Trainer(config, pair)
+        Trainer(config, **given)
     assert hooks_of(pair[0]) == 0
 
 
@@ -418,8 +424,9 @@ def test_a_nan_loss_stops_names_its_rows_and_keeps_the_last_good_checkpoint(make
 
     monkeypatch.setattr(objectives, "sft_loss", poisoned)
     steps: list[int] = []
+    trainer.callbacks.append(lambda metrics: steps.append(metrics.step))
     with pytest.raises(TrainingError, match="loss nan") as caught:
-        trainer.run(on_step=lambda metrics: steps.append(metrics.step))
+        trainer.run()
     says = str(caught.value)
     assert "task 't0' input 'w80 w81 w82'" in says
     assert says.count("task ") == 1  # the other rows of the batch are not to blame
@@ -457,7 +464,8 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt(make_
 def test_a_run_writes_checkpoints_metrics_tensorboard_and_the_hypernetwork(make_trainer):
     trainer = make_trainer(steps=8, checkpoint_every=2, keep_checkpoints=2)
     seen = []
-    final = trainer.run(on_step=seen.append)
+    trainer.callbacks.append(seen.append)
+    final = trainer.run()
     assert final == trainer.folder / "final"
     assert [path.name for path in trainer.checkpoints()] == ["step-6", "step-8"]
     assert not [path for path in trainer.folder.iterdir() if path.name.startswith(".")]  # nothing half-written
@@ -468,7 +476,7 @@ def test_a_run_writes_checkpoints_metrics_tensorboard_and_the_hypernetwork(make_
     written = HyperNetwork.from_pretrained(final)
     for name, value in trainer.plain.state_dict().items():
         assert written.state_dict()[name].equal(value)
-    events = EventAccumulator(str(trainer.folder / "tensorboard")).Reload()
+    events = EventAccumulator(str(trainer.folder / "logs" / "promptlora")).Reload()
     assert [event.step for event in events.Scalars("loss")] == list(range(1, 9))
     assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in lines])
     assert {"loss", "margin", "tokens_per_second", "lr", "trunk_norm", "head_norm"} <= set(events.Tags()["scalars"])
@@ -487,7 +495,8 @@ def test_signals_are_handled_in_a_run_and_as_before_after_it(make_trainer):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     inside = {}
     trainer = make_trainer(steps=2)
-    trainer.run(on_step=lambda _: inside.update({number: signal.getsignal(number) for number in before}))
+    trainer.callbacks.append(lambda _: inside.update({number: signal.getsignal(number) for number in before}))
+    trainer.run()
     assert all(inside[number] is not before[number] for number in before)
     assert {number: signal.getsignal(number) for number in before} == before
 
@@ -495,8 +504,9 @@ def test_signals_are_handled_in_a_run_and_as_before_after_it(make_trainer):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_ends_the_step_writes_a_checkpoint_and_raises(make_trainer, number):
     trainer = make_trainer(steps=8, checkpoint_every=100)
+    trainer.callbacks.append(lambda metrics: signal.raise_signal(number) if metrics.step == 4 else None)
     with pytest.raises(KeyboardInterrupt):
-        trainer.run(on_step=lambda metrics: signal.raise_signal(number) if metrics.step == 4 else None)
+        trainer.run()
     assert [path.name for path in trainer.checkpoints()] == ["step-4"]
     assert len(metric_lines(trainer.folder)) == 4
     assert not (trainer.folder / "final").exists()
@@ -510,8 +520,9 @@ def test_a_second_ctrl_c_stops_at_once(make_trainer):
         signal.raise_signal(signal.SIGINT)
         pytest.fail("went on")
 
+    trainer.callbacks.append(twice)
     with pytest.raises(KeyboardInterrupt):
-        trainer.run(on_step=twice)
+        trainer.run()
     assert trainer.checkpoints() == []
 
 

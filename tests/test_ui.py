@@ -39,11 +39,14 @@ from promptlora.inspect import (
     token_life,
     token_page,
 )
+from promptlora.inspect.life import change_at_tokens
 from promptlora.text import encode_chat, render_chat
 from promptlora.ui import Limits, Studio
 from promptlora.ui import html as fragments
 from promptlora.ui.examples import EXAMPLES
-from promptlora.ui.studio import SILENT, WRITTEN, Kept
+from promptlora.ui.kept import Kept
+from promptlora.ui.look import Place, no_softmax, walk
+from promptlora.ui.values import SILENT, WHO, WRITTEN, Inside
 
 from .architectures import CASES, build
 from .helpers import random_lora, token_ids
@@ -113,6 +116,8 @@ def test_rows_of_one_batch_are_what_generate_says(lm, studio):
     assert found.base[0] == lm.generate(text, max_new_tokens=6)
     assert found.in_context[0] == lm.generate(text, in_context=prompt, max_new_tokens=6)
     assert found.adapted[0] == lm.generate(text, lm.adapt(prompt), max_new_tokens=6)
+    beside = lm.adapt(prompt, in_context=True)
+    assert found.adapted_in_context[0] == lm.generate(text, beside, in_context=prompt, max_new_tokens=6)
     assert found.read[0] == tuple(lm.count_tokens([text, text], [None, prompt]))
     assert found.base[0] != found.adapted[0]
 
@@ -131,10 +136,10 @@ def test_an_input_may_have_several_lines(lm, studio):
 @pytest.mark.real
 def test_an_answer_that_was_cut_says_so(studio):
     *_, short = studio.answer("Write a title.", ["Tell me a long story."], 4)
-    assert short.cut == ((True, True, True),)
-    assert fragments.answers(short).count("cut at 4") == 3
+    assert short.cut == ((True,) * 4,)
+    assert fragments.answers(short).count("cut at 4") == 4
     before, *_ = studio.answer("Write a title.", ["Tell me a long story."], 4)
-    assert before.cut == ((False, False, False),)  # not yet
+    assert before.cut == ((False,) * 4,)  # not yet
     *_, whole = studio.answer("Write a title.", ["Good morning."], 16)
     assert whole.cut[0][0] is False  # it ended by itself
     assert fragments.answers(whole).count("cut at 16") == sum(whole.cut[0])
@@ -145,35 +150,36 @@ def test_a_layer_without_softmax_shows_what_it_has():
     model = build(case)
     with HookBasedLoRAInjector(model) as injector:
         capture = capture_ids(model, token_ids(1, 5)[0], injector, random_lora(injector.projections, dtype=model.dtype))
-    shown = fragments.no_softmax(capture, 0, 4)
+    shown = no_softmax(capture, 0, 4)
     assert "it has no softmax weights" in shown
     shares = capture.adapted[0].projections
     assert all(f"{role} {100 * float(shares[role].share[4]):.1f} %" in shown for role in ("q", "k", "v", "z", "o"))
     assert f"adapted {float(capture.adapted[0].out[4].norm()):.3f}" in shown
-    gated = fragments.walk(capture, token_life(capture, 4, 3, 0))
-    assert "<b>gate</b>" in gated
-    assert "<b>norm</b>" in gated
+    layers, change = change_at_tokens(capture.base, capture.adapted)
+    inside = Inside(tokens=capture.tokens, template=(False,) * 5, layers=tuple(layers), change=change, likely=())
+    assert "× gate" in walk(capture, inside, Place(4, 3, 0), folded=True)
+    assert shown in walk(capture, inside, Place(4, 0, 0), folded=True)
 
 
 @pytest.mark.real
 def test_an_iterator_that_is_dropped_gives_the_model_back(lm, studio):
-    pair = studio.adapter("Answer with one word.").pair
+    stack = studio.adapter("Answer with one word.").stack
     rows = encode_chat(lm.tokenizer, [render_chat(lm.tokenizer, "Tell me a story.")] * 2)
-    steps = stream_rows(lm.host, rows, pair, [SILENT, WRITTEN], max_new_tokens=90)
+    steps = stream_rows(lm.host, rows, stack, [SILENT, WRITTEN], max_new_tokens=90)
     next(steps)
     assert lm.host.turn.holder is None  # held by no one between two steps, so dropping it has nothing to give back
     steps.close()
 
 
 @pytest.mark.real
-def test_the_two_adapters_of_a_prompt_keep_the_shared_form(smollm, tmp_path):
+def test_the_adapters_of_a_prompt_keep_the_shared_form(smollm, tmp_path):
     """What the shipped hypernetwork writes: cores between factors that both adapters have, one of them all zeros."""
     shipped = PromptLoRA(*smollm, HyperNetwork.from_pretrained(shipped_hypernetwork()).requires_grad_(False))
     try:
         written = Studio(shipped, tmp_path, base_name="a/base").adapter("Write a title.")
-        assert written.pair.is_shared
-        assert written.pair.adapters == 2
-        assert all(not delta.any() for delta in (written.pair.select(SILENT).delta(name) for name in written.pair))
+        assert written.stack.is_shared
+        assert written.stack.adapters == 3
+        assert all(not delta.any() for delta in (written.stack.select(SILENT).delta(name) for name in written.stack))
         alone = shipped.adapt("Write a title.")
         assert all(torch.equal(written.lora.delta(name), alone.delta(name)) for name in alone)
     finally:
@@ -231,7 +237,7 @@ def _no_browser(why: str) -> Any:
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    for package in ("playwright", "gradio", "plotly"):
+    for package in ("playwright", "gradio"):
         if find_spec(package) is None:
             _no_browser(f"{package} is not installed (pip install 'promptlora[browser]')")
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -367,14 +373,14 @@ class Page:
         """Wait for the answers; who said what to each input."""
         self.tab.wait_for_selector("#status [data-kind=done]")
         said = self.tab.locator("#answers .pl-answer").evaluate_all("all => all.map(e => [e.dataset.who, e.innerText])")
-        return {who: [text for name, text in said if name == who] for who in ("base", "in_context", "adapted")}
+        return {who: [text for name, text in said if name == who] for who in WHO}
 
     def refused(self) -> str:
         return str(self.tab.locator("#status [data-kind=error]").inner_text())
 
     def walked(self) -> None:
         self.tab.wait_for_selector("#look-status [data-kind=done]")
-        self.tab.wait_for_selector("#map-difference .plotly .heatmaplayer image", state="attached")
+        self.tab.wait_for_selector("#walk .pl-map[data-map=difference] svg")
 
     def sums(self) -> list[float]:
         return [
@@ -427,10 +433,9 @@ def _shoot(page: Page, path: Path, last: str | None, first: str | None = None) -
 def test_the_first_click_shows_everything(visit, shots, smollm, tmp_path):
     """An example: three answers, the walk, other sliders, the ablation, a download that PEFT loads, three looks."""
     page = visit()
-    for panel in ("#map-base", "#effect", "#which"):  # nothing empty is shown
+    for panel in ("#look-section", "#effect-section", "#compare-section", "#which"):  # nothing empty is shown
         assert not page.tab.locator(panel).is_visible()
     assert page.tab.locator("#stop").is_disabled()
-    assert page.tab.locator("#measure").is_disabled()
     page.longest(20)
     page.tab.get_by_role("button", name="Sentiment").click()
     said = page.ended()
@@ -440,7 +445,7 @@ def test_the_first_click_shows_everything(visit, shots, smollm, tmp_path):
     assert re.search(r"written in \d+\.\d\d s · \d+ kB · rank \d+", page.tab.inner_text("#status"))
 
     page.walked()
-    _shoot(page, shots / "ui-desktop.png", "#map-base")
+    _shoot(page, shots / "ui-desktop.png", "#walk .pl-maps")
     assert len(page.sums()) == 2
     walk = page.tab.locator("#walk .pl-walk")
     for name in ("layer", "head", "token"):  # by the keyboard
@@ -455,7 +460,6 @@ def test_the_first_click_shows_everything(visit, shots, smollm, tmp_path):
 
     page.tab.click("#measure")
     page.tab.wait_for_selector("#measure-status [data-kind=done]")
-    page.tab.wait_for_selector("#effect .plotly .heatmaplayer image", state="attached")
     assert page.tab.locator(".pl-ablation tbody tr").count() == 6
 
     with page.tab.expect_download() as download:
@@ -470,18 +474,15 @@ def test_the_first_click_shows_everything(visit, shots, smollm, tmp_path):
     page.tab.wait_for_function(
         "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).every(v => v < 60)"
     )
-    _shoot(page, shots / "ui-dark.png", "#map-base")
+    _shoot(page, shots / "ui-dark.png", "#walk .pl-maps")
     page.tab.emulate_media(color_scheme="light")
     page.tab.set_viewport_size({"width": 390, "height": 844})
     page.tab.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
-    page.tab.wait_for_function(
-        "document.querySelector('#map-base .main-svg').getBoundingClientRect().width <= innerWidth"
-    )
-    for part in ("#answers", "#walk", "#effect-table", "#go"):  # nothing is squeezed into a strip
+    for part in ("#answers", "#walk", "#effect", "#go"):  # nothing is squeezed into a strip
         assert page.tab.locator(part).bounding_box()["width"] > 150, part
-    for part in ("#walk .pl-wide", "#effect-table .pl-wide"):  # no column is beyond the edge
+    for part in ("#walk .pl-wide", "#effect .pl-wide"):  # no column is beyond the edge
         assert page.tab.locator(part).evaluate("e => e.scrollWidth <= e.clientWidth"), part
-    _shoot(page, shots / "ui-phone.png", "#map-base")
+    _shoot(page, shots / "ui-phone.png", "#walk .pl-maps")
 
 
 @pytest.mark.real
@@ -610,11 +611,11 @@ def test_what_is_shown_belongs_to_the_adapter_above(visit):
     page.fill("", ["Good morning."])
     page.start()
     assert "prompt is empty" in page.refused()
-    assert page.tab.locator("#effect-panel").is_visible()  # the old answers and their measure still stand
+    assert page.tab.locator("#effect .pl-ablation").is_visible()  # the old answers and their measure still stand
     page.fill("Write a title.", ["Tell me a long story."], 96)
     page.start()
     page.tab.wait_for_selector("#answers .pl-answers[data-done=false]")
-    for gone in ("#effect-panel", "#look-panel"):
+    for gone in ("#effect .pl-ablation", "#look-section"):
         assert not page.tab.locator(gone).is_visible()
     page.tab.click("#stop")
     page.tab.wait_for_selector("#status :text('stopped')")
@@ -700,7 +701,7 @@ def test_hostile_text_does_no_harm(visit):
     page.walked()
     assert page.sums() == pytest.approx([1.0, 1.0], abs=1e-9)
     assert page.tab.evaluate("window.hacked") is None
-    assert page.tab.locator("img[src=x], #answers script, #walk script, .plotly text a").count() == 0
+    assert page.tab.locator("img[src=x], #answers script, #walk script, #walk text a").count() == 0
 
     page.fill("Translate the sentence to Spanish.", ["Good morning."])
     page.start()

@@ -58,7 +58,7 @@ def _input(i: int) -> str:
     return " ".join(f"w{(7 * i + 3 * j) % 84}" for j in range(1 + i % 4))
 
 
-def toy_config(folder: Path, base: Path, rows: Path, **options: Any) -> TrainConfig:
+def toy_config(folder: Path, base: Path | str, rows: Path, **options: Any) -> TrainConfig:
     """Eight steps of two prompts by three rows on a tiny hypernetwork; options replace, nested tables included."""
     values: dict[str, Any] = {
         "output": str(folder),

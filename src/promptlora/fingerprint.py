@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 SAMPLE = "sample"  # the key of the sample; fingerprints of before have none
@@ -54,6 +54,15 @@ def base_fingerprint(model: PreTrainedModel) -> dict[str, str | int]:
         "weights": weights,
         SAMPLE: sample,
     }
+
+
+def weights_digest(module: nn.Module) -> str:
+    """A hash over every value of a module, 16 hex digits."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def describe_mismatch(expected: Mapping[str, str | int], found: Mapping[str, str | int]) -> str | None:

@@ -164,6 +164,14 @@ class Host:
         device: torch.device = weight.device
         return device
 
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """The ids that end an answer."""
+        generation: Any = self.model.generation_config
+        ends = None if generation is None else generation.eos_token_id
+        listed = ends if isinstance(ends, list) else [ends]
+        return frozenset(int(end) for end in (*listed, self.tokenizer.eos_token_id) if end is not None)
+
     @property
     def pad(self) -> int:
         """The id that fills batches up."""

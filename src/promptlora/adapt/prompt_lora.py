@@ -7,7 +7,7 @@ training, metrics or servers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.adapt.adapted_base import AdaptedBase
 from promptlora.adapt.function_vectors import add_function_vectors
+from promptlora.adapt.refine import RefineSettings, RefineStep, refine_adapters
 from promptlora.errors import CheckpointError, PromptError
 from promptlora.host import Host
+from promptlora.hypernet.distance import PromptDistance, describe
 from promptlora.hypernet.hub import is_hub_id
 from promptlora.hypernet.network import WEIGHTS_FILE, HyperNetwork
 from promptlora.lora import AdapterOrigin, LoRAWeights
 from promptlora.models import EMBEDDED_ID, EMBEDDED_NOTE, Progress, base_fingerprint, describe_mismatch, load_base
+from promptlora.settings import from_dict
 from promptlora.text import with_examples
 
 Examples = Sequence[tuple[str, str]]  # of input and output
@@ -195,16 +198,85 @@ class PromptLoRA(AdaptedBase):
         if vectors is None:
             vectors = self.hypernetwork.config.vectors if generated else 0.0
         lora = add_function_vectors(self.host, lora, texts, vectors)
-        lora.base_model = self.model.config.name_or_path or None
-        lora.stored_origins = tuple(
-            AdapterOrigin(
-                prompt,
-                tuple((question, answer) for question, answer in pairs),
-                in_context,
-                self.hypernetwork_name,
-                EMBEDDED_NOTE if lora.base_model == EMBEDDED_ID else "",
-                self.chat_export,
-            )
+        base = self.model.config.name_or_path or None
+        note = EMBEDDED_NOTE if base == EMBEDDED_ID else ""
+        origins = [
+            AdapterOrigin(prompt, tuple((x, y) for x, y in pairs), in_context, self.hypernetwork_name, note)
             for prompt, pairs in zip(given, several, strict=True)
-        )
-        return lora
+        ]
+        return LoRAWeights(
+            lora.stored, lora.scaling, projections=lora.projections, base_model=base,
+            provenance=[origin.to_dict() for origin in origins], chat=self.chat_export,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def distances(self, prompts: str | Sequence[str]) -> list[PromptDistance] | None:
+        """How far each prompt is from the prompts that the hypernetwork was trained on.
+
+        A far prompt is unlike all that training showed, and its adapter should be checked before it is used. A near one is
+        no promise: over held-out tasks the distance hardly tells how much an adapter helps (docs/results.md).
+
+        Args:
+            prompts: One prompt or several, without examples.
+
+        Returns:
+            One for each prompt; None where the hypernetwork's folder says nothing of its training prompts.
+
+        Raises:
+            PromptError: An empty prompt, or one longer than the encoder takes.
+        """
+        known = self.hypernetwork.training_prompts
+        if known is None:
+            return None
+        states, mask = self.states.batch([prompts] if isinstance(prompts, str) else list(prompts))
+        return known.distances(describe(states, mask, self.hypernetwork.config.two_parts))
+
+    def refine(
+        self,
+        lora: LoRAWeights,
+        prompts: str | Sequence[str],
+        *,
+        rows: Sequence[Any] | None = None,
+        inputs: Sequence[str] | Sequence[Sequence[str]] | int | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        on_step: Callable[[RefineStep], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        **settings: Any,
+    ) -> LoRAWeights:
+        """Take a few gradient steps from adapters, all of them together in one batch.
+
+        Only the adapters move. Each has its own loss, gradient clip and best step, so that its result is the same alone and
+        beside others, to rounding. From 8 rows on a quarter of them is kept back: the step with the lowest loss on these is
+        returned, which is never worse than ``lora`` by this measure. Ctrl-C returns the best so far with a warning; so does a
+        loss that is not finite. Other threads use the model between two steps.
+
+        Args:
+            lora: One adapter for each prompt, such as :meth:`adapt` writes.
+            prompts: Their prompts.
+            rows: What is learned: ``Row`` objects, dicts of ``input`` and ``outputs``, or pairs of input and output. Of
+                several prompts, each row names its ``prompt``.
+            inputs: Texts without labels: the base with the prompt in its context answers them, and the adapters learn its
+                distributions. One list for all prompts or one for each; a number has the base make so many up itself, which
+                is a makeshift. With ``rows`` as well, the rows only decide which step is best.
+            steps: Most steps; see ``RefineSettings``.
+            seed: The same seed gives the same adapters.
+            on_step: Called after each step.
+            should_stop: Asked before each step; True returns the best so far.
+            **settings: Further fields of ``RefineSettings``.
+
+        Returns:
+            As many adapters, whose ``provenance`` records prompt, rows, steps, seed and losses.
+
+        Raises:
+            DataError: Rows or inputs that cannot be used, or fewer than two for a prompt.
+            LoRAError: Not one adapter for each prompt, or adapters of another base.
+            ConfigError: Neither rows nor inputs, or a setting out of range.
+        """
+        chosen = {**settings, "seed": seed, **({} if steps is None else {"steps": steps})}
+        if "starts" in chosen:
+            chosen["starts"] = tuple(chosen["starts"])
+        return refine_adapters(
+            self, lora, prompts, rows=rows, inputs=inputs, settings=from_dict(RefineSettings, chosen), on_step=on_step,
+            should_stop=should_stop,
+        )  # fmt: skip

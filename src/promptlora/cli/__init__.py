@@ -20,7 +20,10 @@ from promptlora.cli.evaluate import evaluate
 from promptlora.cli.generate import generate
 from promptlora.cli.inspect import inspect
 from promptlora.cli.plot import plot
+from promptlora.cli.refine import refine
 from promptlora.cli.run import run
+from promptlora.cli.serve import EPILOG as SERVE_EXAMPLES
+from promptlora.cli.serve import serve
 from promptlora.cli.synth import synth
 from promptlora.cli.targets import targets
 from promptlora.cli.teach import teach
@@ -38,9 +41,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (demo, run, chat, generate, train, synth, wordings, teach, plot, targets, inspect, ui):
+for command in (demo, run, chat, generate, refine, train, synth, wordings, teach, plot, targets, inspect, ui):
     app.command()(command)
 app.command(name="eval")(evaluate)
+app.command(epilog=SERVE_EXAMPLES)(serve)
 
 
 @app.callback(invoke_without_command=True)

@@ -49,10 +49,12 @@ def inspect(
         str | None, typer.Option(help="Token to follow: its text or its number. Default: the last.")
     ] = None,
     layer: Annotated[
-        int | None, typer.Option(help="Layer, counted from 0. Default: where attention changes most.")
+        int | None,
+        typer.Option(help="Layer, counted from 0. Default: where the adapter changes the weights of the token most."),
     ] = None,
     head: Annotated[
-        int | None, typer.Option(help="Head, counted from 0. Default: where attention changes most.")
+        int | None,
+        typer.Option(help="Head, counted from 0. Default: where the adapter changes the weights of the token most."),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Use TEXT as it is, without the chat template.")] = False,
     ablate: Annotated[
@@ -80,6 +82,9 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Follow one token through attention, in the base and in the adapted model.
+
+    Without --layer and --head, the head is shown whose weights at this token differ most with and without the adapter, by the
+    Jensen–Shannon distance (0: equal, 1: nothing in common). The web page opens the same head.
 
     Example: **promptlora inspect --prompt "Name the animal." "The cat sat on the mat" --token cat --layer 12 --head 3**
 

@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from promptlora.cli.console import Json, err, finite, out, print_json, working
 from promptlora.files import check_output
 
 if TYPE_CHECKING:
     from promptlora.train import Trainer
-
-_SHOWN = {"margin": "margin", "gibberish_margin": "gibberish", "mean_margin": "mean", "validation_loss": "held out"}
 
 
 def train(
@@ -43,15 +39,21 @@ def train(
     Example: **promptlora train configs/shipped.toml**
     """
     first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
+    from promptlora.errors import ConfigError
     from promptlora.settings import load_toml
-    from promptlora.train.config import TrainConfig
+    from promptlora.train.config import TrainConfig, check_sources
 
-    values = load_toml(TrainConfig, config)  # a wrong file is told before anything is loaded
+    values = load_toml(TrainConfig, config)  # a wrong file is reported before anything is loaded
+    try:
+        check_sources(values)
+    except ConfigError as error:
+        raise ConfigError(f"{config}: {error}") from error
     check_output(Path(values.output), reuse=True)
     with working("loading PyTorch and transformers") as say:
         import torch
 
-        from promptlora.train import StepMetrics, Trainer
+        from promptlora.cli.training_bar import TrainingBar
+        from promptlora.train import Trainer
 
         if threads:
             torch.set_num_threads(threads)
@@ -62,45 +64,21 @@ def train(
                 say(line)
                 lines.append(line)
 
-        trainer = Trainer(values, progress=note)
+        bar = TrainingBar(until or values.steps, shown=first)
+        trainer = Trainer(values, callbacks=[bar], progress=note)
     for line in lines:
         err.print(line, highlight=False)
-    columns = (
-        TextColumn("step"),
-        MofNCompleteColumn(),
-        BarColumn(bar_width=20),
-        TextColumn("{task.fields[shown]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    last: dict[str, float | None] = {}
-    warned = False
-    with Progress(*columns, console=err, disable=not first) as progress:
-        bar = progress.add_task("", total=until or values.steps, shown="")
-
-        def show(metrics: StepMetrics) -> None:
-            nonlocal warned
-            last.update({name: value for name, value in vars(metrics).items() if value is not None})
-            text = f"loss {metrics.loss:.3f}  {metrics.tokens_per_second:.0f} tok/s"
-            for name, title in _SHOWN.items():
-                if name in last:
-                    text += f"  {title} {last[name]:+.3f}"
-            progress.update(bar, completed=metrics.step, shown=text)
-            if first and trainer.warning and not warned:
-                warned = True
-                progress.console.print(f"[yellow]warning:[/] {escape(trainer.warning)}", highlight=False)
-
-        try:
-            path = trainer.run(resume=resume, on_step=show, until=until, minutes=minutes)
-        except KeyboardInterrupt:  # of all processes at once, after the same step
-            err.print(f"stopped at step {trainer.step} with a checkpoint; go on with --resume", highlight=False)
-            _leave_together(trainer)
-            raise
+    try:
+        path = trainer.run(resume=resume, until=until, minutes=minutes)
+    except KeyboardInterrupt:  # in all processes, after the same step
+        err.print(f"stopped at step {trainer.step} with a checkpoint; continue with --resume", highlight=False)
+        _leave_together(trainer)
+        raise
     _leave_together(trainer)
     if not first:
         return
     if json:
-        print_json({"output": str(path), "processes": trainer.accelerator.num_processes, **last})
+        print_json({"output": str(path), "processes": trainer.accelerator.num_processes, **bar.last})
     else:
         out.print(f"{path}: step {trainer.step}", highlight=False)
 

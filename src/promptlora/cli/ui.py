@@ -26,11 +26,11 @@ def ui(
     device: Device = "auto",
     force: Force = False,
 ) -> None:
-    """Serve the web page: adapters from prompts, three answers side by side, attention.
+    """Serve the web page: adapters from prompts, four answers side by side, attention.
 
     Example: **promptlora ui --open**
     """
-    need("ui", "gradio", "plotly", "fastapi", "uvicorn")
+    need("ui", "gradio", "fastapi", "uvicorn")
     with working("loading the page's libraries"):
         from promptlora.models import EMBEDDED_ID
         from promptlora.ui.serving import check_address, serve

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from promptlora.data.batches import Shown as Shown
     from promptlora.data.batches import ids_and_labels as ids_and_labels
     from promptlora.data.batches import make_batch as make_batch
+    from promptlora.data.batches import rows_by_task as rows_by_task
     from promptlora.data.config import DataConfig as DataConfig
     from promptlora.data.order import Group as Group
     from promptlora.data.order import RowOrder as RowOrder
     from promptlora.data.order import TaskOrder as TaskOrder
     from promptlora.data.rows import Row as Row
+    from promptlora.data.rows import check_rows as check_rows
     from promptlora.data.rows import first_of_each_task as first_of_each_task
     from promptlora.data.rows import hold_out as hold_out
+    from promptlora.data.rows import make_row as make_row
+    from promptlora.data.rows import of_split as of_split
     from promptlora.data.rows import one_prompt_a_task as one_prompt_a_task
     from promptlora.data.rows import read_paraphrases as read_paraphrases
     from promptlora.data.rows import read_rows as read_rows
@@ -49,6 +53,10 @@ _HOME = {
     "render_inputs": "tokens",
     "tasks_answered_in_letters": "rows",
     "tokenize_rows": "tokens",
+    "of_split": "rows",
+    "make_row": "rows",
+    "check_rows": "rows",
+    "rows_by_task": "batches",
 }
 __all__ = sorted(_HOME)
 

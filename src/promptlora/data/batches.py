@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from promptlora.data.order import Group, Order, RowOrder, TaskOrder
+from promptlora.data.order import Group, Order, RowOrder
 from promptlora.data.tokens import Example
 from promptlora.losses import IGNORED
 from promptlora.text import pad_rows, with_examples
@@ -109,7 +109,7 @@ class Batches:
         pad: The padding id.
         shown: How rows are shown.
         render: Token ids of inputs; needed where they are not shown as the examples hold them.
-        order: What stands in each batch; by default :class:`RowOrder`.
+        order: Which rows make up each batch, such as a :class:`TaskOrder`; by default a :class:`RowOrder`.
         prompt_tokens: Tokens of each prompt, for the room that is left for examples; unknown ones count as none.
         seed: Seed of everything.
 
@@ -136,9 +136,7 @@ class Batches:
         self.prompts_per_batch, self.rows_per_prompt = prompts_per_batch, rows_per_prompt
         self.pad, self.seed = pad, seed
         self.prompt_tokens = prompt_tokens or {}
-        self.by_task: dict[str, list[int]] = defaultdict(list)
-        for i, example in enumerate(examples):
-            self.by_task[example.task].append(i)
+        self.by_task = rows_by_task(examples)
         self._added: dict[str, int] = {}  # tokens that a prompt adds to an input
         self.order: Order = order or RowOrder(
             self.by_task,
@@ -147,51 +145,6 @@ class Batches:
             rows_per_prompt=rows_per_prompt,
             seed=seed,
             added=self._tokens_of_context if self.shown.in_context_share else None,
-        )
-
-    @classmethod
-    def by_tasks(
-        cls,
-        examples: Sequence[Example],
-        prompts: Mapping[str, Sequence[str]],
-        *,
-        sources: Sequence[Sequence[str]],
-        weights: Sequence[float] = (),
-        cluster: int = 1,
-        prompts_per_batch: int,
-        rows_per_prompt: int,
-        pad: int,
-        shown: Shown | None = None,
-        render: Render | None = None,
-        prompt_tokens: Mapping[str, int] | None = None,
-        seed: int = 0,
-    ) -> Batches:
-        """Batches in which every task comes up equally often; see :class:`TaskOrder`."""
-        by_task: dict[str, list[int]] = defaultdict(list)
-        for i, example in enumerate(examples):
-            by_task[example.task].append(i)
-        order = TaskOrder(
-            by_task,
-            [example.length for example in examples],
-            sources=sources,
-            weights=weights,
-            pools={example.task: example.pool for example in examples if example.pool},
-            cluster=cluster,
-            prompts_per_batch=prompts_per_batch,
-            rows_per_prompt=rows_per_prompt,
-            seed=seed,
-        )
-        return cls(
-            examples,
-            prompts,
-            prompts_per_batch=prompts_per_batch,
-            rows_per_prompt=rows_per_prompt,
-            pad=pad,
-            shown=shown,
-            render=render,
-            order=order,
-            prompt_tokens=prompt_tokens,
-            seed=seed,
         )
 
     # --- what is drawn -----------------------------------------------------------------------------------
@@ -318,6 +271,14 @@ class Batches:
             in_context=tuple(one.in_context for one in drawn),
             pairs=tuple(pairs),
         )
+
+
+def rows_by_task(examples: Sequence[Example]) -> dict[str, list[int]]:
+    """Task to the numbers of its examples, as orders take it."""
+    by_task: dict[str, list[int]] = defaultdict(list)
+    for i, example in enumerate(examples):
+        by_task[example.task].append(i)
+    return dict(by_task)
 
 
 def ids_and_labels(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ class DataConfig:
 
     Attributes:
         train: A JSONL, JSONL.gz, CSV or Parquet file, a folder of them, or a Hugging Face dataset id; or a list of them. For
-            the objective ``reconstruct``: a JSONL file of ``{prompt, adapter}``, where adapter is a PEFT folder.
+            the objective ``reconstruct``: a JSONL file of ``{prompt, adapter}``, where adapter is a PEFT folder. Empty where
+            ``Trainer(rows=...)`` gets the rows themselves.
         weights: With ``order = "tasks"``: how many prompts of a batch come from each source of ``train``, relative to
             the others; empty: as many as the source has tasks.
         split: Keep rows whose ``split`` is this, where rows have one; an empty string keeps all.
@@ -41,7 +42,7 @@ class DataConfig:
         max_answer_tokens: Rows with a longer answer are counted and left out.
     """
 
-    train: str | tuple[str, ...]
+    train: str | tuple[str, ...] = ""
     weights: tuple[float, ...] = ()
     split: str = "train"
     paraphrases: str | tuple[str, ...] = ""

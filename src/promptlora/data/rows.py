@@ -37,7 +37,17 @@ class Row:
     pool: str = ""
 
 
-def _row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Row:
+def make_row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Row:
+    """A row from plain values, checked.
+
+    Args:
+        values: ``prompt``, ``input`` and ``outputs`` (a text or a list of them), and what else a row has.
+        where: What an error calls it.
+        labelled: It must have outputs.
+
+    Raises:
+        DataError: Values that do not make a row.
+    """
     for key in ("prompt", "input"):
         if not isinstance(values.get(key), str):
             raise DataError(f"{where}: {key}={repr(values.get(key))[:80]}; expected a text; add it to the row")
@@ -92,7 +102,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     return ((f"{path}:{number}", value) for number, _, value in json_lines(path, DataError))
 
 
-def read_rows(source: str | Path, split: str = "", *, labelled: bool = True) -> list[Row]:
+def read_rows(source: str | Path, split: str = "", *, labelled: bool = True, prompt: str | None = None) -> list[Row]:
     """Read rows from a JSONL, JSONL.gz, CSV or Parquet file, a folder of them, or a Hugging Face dataset id.
 
     Args:
@@ -100,6 +110,7 @@ def read_rows(source: str | Path, split: str = "", *, labelled: bool = True) -> 
         split: Keep rows whose ``split`` is this; rows without a split are always kept. For a dataset id it
             is the split that is loaded (``train`` when empty).
         labelled: Every row must have outputs; else a row may come without, and has none.
+        prompt: The prompt of rows that name none; by default each must name one.
 
     Raises:
         DataError: A missing file, a row that lacks something (the line is named), or no row left.
@@ -127,14 +138,46 @@ def read_rows(source: str | Path, split: str = "", *, labelled: bool = True) -> 
     for where, values in pairs:
         if not isinstance(values, Mapping):
             raise DataError(f"{where}: a {type(values).__name__}; expected an object with prompt, input and outputs")
-        rows.append(_row(values, where, labelled))
+        if prompt is not None and values.get("prompt") is None:
+            values = {**values, "prompt": prompt}
+        rows.append(make_row(values, where, labelled))
     if not rows:
         raise DataError(f"{source}: it holds no row; expected some, each with prompt, input and outputs")
+    return of_split(rows, source, split)
+
+
+def of_split(rows: Sequence[Row], source: str | Path, split: str) -> list[Row]:
+    """The rows whose split is this, and those without a split; all of them where ``split`` is empty.
+
+    Args:
+        rows: The rows.
+        source: Where they come from, for the message.
+        split: The split.
+
+    Raises:
+        DataError: No row is left.
+    """
     kept = [row for row in rows if not split or not row.split or row.split == split]
     if not kept:
         splits = sorted({row.split for row in rows})
         raise DataError(f"{source}: no row with split={split!r} among {len(rows)}; it has {splits}")
     return kept
+
+
+def check_rows(rows: Sequence[Row]) -> list[Row]:
+    """Rows that were made in a program, checked by the rules for rows of files.
+
+    Raises:
+        DataError: No row, something that is not a :class:`Row`, or a row that lacks something; its number is given.
+    """
+    checked = []
+    for number, row in enumerate(rows):
+        if not isinstance(row, Row):
+            raise DataError(f"rows[{number}]: a {type(row).__name__}. Expected a promptlora.data.Row. Fix: make one.")
+        checked.append(make_row(vars(row), f"rows[{number}]", True))
+    if not checked:
+        raise DataError("rows: there is none. Expected one or more rows. Fix: pass some.")
+    return checked
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:

@@ -22,6 +22,7 @@ from promptlora.evaluate.answers import ANSWERS_FILE, Answer, AnswerFile, read_a
 from promptlora.evaluate.conditions import CONDITIONS, DEFAULT_CONDITIONS, Condition
 from promptlora.evaluate.prompts import Prompts
 from promptlora.evaluate.report import Report, summarize
+from promptlora.fingerprint import weights_digest
 from promptlora.lora import LoRAWeights
 from promptlora.models import base_fingerprint
 from promptlora.settings import to_dict
@@ -240,7 +241,7 @@ class _Run:
             "seed": self.seed,
         }
         if any(CONDITIONS[name].adapter for name in self.conditions):
-            identity |= {"hypernetwork": _weights_digest(lm), "config": to_dict(self.config)}
+            identity |= {"hypernetwork": weights_digest(lm.hypernetwork), "config": to_dict(self.config)}
             if self.vectors:
                 identity["vectors"] = self.vectors
         return identity
@@ -308,11 +309,3 @@ class _Run:
         if vectors != self._default_vectors:
             options["vectors"] = vectors
         return self.lm.adapt(texts, **options)
-
-
-def _weights_digest(lm: PromptLoRA) -> str:
-    weights = hashlib.sha256()
-    for name, value in lm.hypernetwork.state_dict().items():
-        weights.update(name.encode())
-        weights.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return weights.hexdigest()[:16]

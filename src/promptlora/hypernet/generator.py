@@ -256,6 +256,17 @@ class ShapeGroupedLoRAGenerator(nn.Module):
             self._cast_factors[place] = A.to(dtype), B.to(dtype)
         return self._cast_factors[place]
 
+    @torch.no_grad()
+    def shared_factors(self, dtype: torch.dtype | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+        """The factors that all adapters share, ``name -> (A [in, rank], B [rank, out])``; empty where each has its own."""
+        if not self.config.shares_factors:
+            return {}
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for (d_in, d_out), group in self.groups.items():
+            A, B = self._factors(f"{d_in}x{d_out}", dtype)
+            found.update(zip((p.name for p in group), zip(A.unbind(0), B.unbind(0), strict=True), strict=True))
+        return found
+
     def train(self, mode: bool = True) -> ShapeGroupedLoRAGenerator:
         """Training or evaluation mode."""
         self._cast_factors.clear()

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from promptlora.errors import CheckpointError, ConfigError, one_line
 from promptlora.files import creating_folder
 from promptlora.hypernet.config import HyperNetworkConfig
+from promptlora.hypernet.distance import TrainingPrompts
 from promptlora.hypernet.encoder import Encoded, PromptEncoder
 from promptlora.hypernet.generator import ShapeGroupedLoRAGenerator, context_layers
 from promptlora.hypernet.hub import card, local_folder, upload
@@ -35,6 +36,7 @@ from promptlora.settings import from_dict, to_dict, whole
 _FORMAT = "promptlora.hypernetwork/1"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+PROMPTS_FILE = "prompts.safetensors"
 _WIDEST = 1 << 20  # hidden size of a base
 _STATIC = tuple(f"generator.{name}." for name in ("static_A", "static_B", "static_C", "factor_A", "factor_B", "scales"))
 
@@ -48,6 +50,9 @@ class HyperNetwork(nn.Module):
         state_size: Width of the prompt states; see ``PromptStates.state_size``.
         base: Fingerprint of the base it belongs to; see ``models.base_fingerprint``.
         embedder: Fingerprint of the embedder that it reads through, if any; see ``PromptStates.fingerprint``.
+
+    Attributes:
+        training_prompts: What it was trained on, for the distance of other prompts; None where that is not known.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class HyperNetwork(nn.Module):
         self.config = config
         self.state_size = state_size
         self.base, self.embedder = dict(base or {}), dict(embedder or {})
+        self.training_prompts: TrainingPrompts | None = None
         layers = context_layers(config, projections)
         if torch.get_default_device().type != "meta":
             _check_memory(config, projections, state_size)
@@ -114,8 +120,8 @@ class HyperNetwork(nn.Module):
 
     def forward(
         self,
-        prompt_states: Float[Tensor, "prompts tokens *layers state"],
-        prompt_mask: Bool[Tensor, "prompts tokens"],
+        prompt_states: Float[Tensor, "prompts tokens *layers state"] | Encoded,
+        prompt_mask: Bool[Tensor, "prompts tokens"] | None = None,
         in_context: Bool[Tensor, " prompts"] | bool = False,
         *,
         generated: bool = True,
@@ -125,13 +131,17 @@ class HyperNetwork(nn.Module):
 
         Args:
             prompt_states: The states that ``PromptStates.batch`` gives, with an axis of all layers of the base where
-                ``config.source`` is ``layers``.
-            prompt_mask: True where a token is real.
+                ``config.source`` is ``layers``; or what :meth:`encode` gave for them.
+            prompt_mask: True where a token is not padding; not needed with the result of :meth:`encode`.
             in_context: Whether the base also has each prompt in its context; no effect without ``config.context_flag``.
             generated: False gives the static part alone.
             dtype: Of the adapters, cast for all projections of a shape at once; by default that of the parameters.
         """
-        encoded = self.encode(prompt_states, prompt_mask)
+        if isinstance(prompt_states, Encoded):
+            encoded = prompt_states
+        else:
+            assert prompt_mask is not None
+            encoded = self.encode(prompt_states, prompt_mask)
         return self.write(encoded, in_context, generated=generated, dtype=dtype)
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
@@ -165,12 +175,14 @@ class HyperNetwork(nn.Module):
     # --- persistence ---------------------------------------------------------------------------------
 
     def write_to(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write weights and config.json into a folder that exists."""
+        """Write weights, config.json and what is known of training prompts into a folder that exists."""
         tensors = {
             name: value.detach().to(dtype or value.dtype).contiguous().cpu()
             for name, value in self.state_dict().items()
         }
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": _FORMAT})
+        if self.training_prompts is not None:
+            self.training_prompts.write(folder / PROMPTS_FILE)
         description = {
             "format": _FORMAT,
             "config": to_dict(self.config),
@@ -182,7 +194,7 @@ class HyperNetwork(nn.Module):
         (folder / CONFIG_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
-        """Write ``model.safetensors`` and ``config.json`` to a folder, whole or not at all.
+        """Write ``model.safetensors``, ``config.json`` and perhaps ``prompts.safetensors`` to a folder, whole or not at all.
 
         Args:
             path: The folder to create.
@@ -212,7 +224,7 @@ class HyperNetwork(nn.Module):
             CheckpointError: A folder that is missing, an id that cannot be fetched, or files that are truncated or do not
                 fit together.
         """
-        path = local_folder(path, (CONFIG_FILE, WEIGHTS_FILE), revision=revision, token=token)
+        path = local_folder(path, (CONFIG_FILE, WEIGHTS_FILE, PROMPTS_FILE), revision=revision, token=token)
         if not is_file(path / WEIGHTS_FILE) and is_file(path / CONFIG_FILE):
             raise CheckpointError(
                 f"{path}: no {WEIGHTS_FILE}; expected a folder written by HyperNetwork.save_pretrained"
@@ -225,6 +237,8 @@ class HyperNetwork(nn.Module):
                 embedder = _read_base(description.get("embedder") or {})
                 hypernetwork = cls(config, projections, state_size, _read_base(description["base"]), embedder)
         hypernetwork.load_state_dict(hypernetwork._read_weights(path / WEIGHTS_FILE), assign=True)
+        if is_file(path / PROMPTS_FILE):
+            hypernetwork.training_prompts = TrainingPrompts.read(path / PROMPTS_FILE)
         return hypernetwork.eval()
 
     def load_weights(self, file: Path) -> None:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from promptlora.errors import LoRAError
 from promptlora.injection.owner import Owner
+from promptlora.injection.packed import PackedUpdate, add_packed
 from promptlora.injection.update import Update, add_update, make_update, plan_rows
 
 Hook = Callable[..., Any]
-Updates = tuple[Update, ...]
+Updates = tuple[Update, ...] | tuple[PackedUpdate, ...]
 
 _LINEAR_FORWARD = nn.Linear.forward
 _GLOBAL_HOOKS = nn.modules.module._global_forward_hooks
@@ -80,18 +81,23 @@ def _added(output: Any, x: Tensor, updates: Updates, owned: bool) -> Any:
         raise LoRAError(f"{updates[0].name}: the module returned {type(output).__name__}; expected a tensor")
     if _several(updates[0]) and _is_batched(x):
         raise LoRAError(
-            f"{updates[0].name}: called under torch.func.vmap with {len(updates[0].plan.lines)} adapters. vmap hides the "
+            f"{updates[0].name}: called under torch.func.vmap with several adapters. vmap hides the "
             "batch, so rows cannot be told apart. Expected a batch as the first dimension. Fix: call the model on the "
             "whole batch, or apply one adapter"
         )
     for update in updates:
+        if isinstance(update, PackedUpdate):
+            output, owned = add_packed(output, x, update, owned=owned), True
+            continue
         output = add_update(output, x, update, owned=owned)
         owned = owned or update.spans is not None  # add_update has made a copy
     return output
 
 
-def _several(update: Update) -> bool:
+def _several(update: Update | PackedUpdate) -> bool:
     """Whether rows have adapters of their own; told by shapes, which a compiled model need not take for constants."""
+    if isinstance(update, PackedUpdate):
+        return True
     return update.A.ndim == 3 or (update.C is not None and update.C.shape[0] > 1)
 
 

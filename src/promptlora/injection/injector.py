@@ -20,6 +20,8 @@ from promptlora.errors import LoRAError
 from promptlora.injection.checkpointing import enable_checkpointing, refuse_foreign_checkpointing
 from promptlora.injection.hooks import SlotHook, Updates, is_plain
 from promptlora.injection.owner import Owner, turn_of
+from promptlora.injection.packed import PackedPlan
+from promptlora.injection.slots import AdapterSlots, Place
 from promptlora.injection.update import RowPlan, Update, make_update, plan_rows
 from promptlora.injection.uses import Uses
 from promptlora.lora import LoRAWeights, Shared
@@ -179,6 +181,37 @@ class HookBasedLoRAInjector:
             LoRAError: As for :meth:`apply`.
         """
         return PreparedLoRA(None if lora is None else self._updates(lora, adapter_index))
+
+    def slots(self, like: LoRAWeights, count: int) -> AdapterSlots:
+        """Empty slots for adapters that look like the given one, for batches that are packed into one row of tokens.
+
+        Args:
+            like: An adapter.
+            count: How many adapters fit in at once.
+
+        Raises:
+            LoRAError: An adapter that does not fit the model.
+        """
+
+        def place(name: str, form: Form) -> Place:
+            projection = self._check(name, form)
+            module = self._modules[projection.module]
+            return Place(projection, self._widths[projection.module], _execution_device(module))
+
+        return AdapterSlots(like, count, place)
+
+    def packed(self, parts: Sequence[tuple[AdapterSlots, PackedPlan]]) -> PreparedLoRA:
+        """What :meth:`apply` switches on for one packed batch.
+
+        Args:
+            parts: Slots of this injector, each with a plan of the same tokens; where a plan has slot 0, these slots add
+                nothing to a token.
+        """
+        state: dict[str, Updates] = {}
+        for slots, plan in parts:
+            for module, updates in slots.updates(plan).items() if not plan.empty else ():
+                state[module] = (*state.get(module, ()), *updates)
+        return PreparedLoRA(state or None)
 
     @contextmanager
     def apply(

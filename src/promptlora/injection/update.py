@@ -134,7 +134,7 @@ def make_update(
         width: The width of the fused output.
         C: Stored cores ``[adapters, rank, rank]`` or ``[adapters, rank]``.
     """
-    period = 0 if spans is None else _period(spans, width)
+    period = 0 if spans is None else column_period(spans, width)
     if C is not None:
         grouped = plan.gather is None
         C = take_rows(C, plan.lines, plan.lines_at) if grouped else take_rows(C, plan.index, plan.index_at)
@@ -145,7 +145,7 @@ def make_update(
     return Update(name, A, B, scaling, plan, spans, period)
 
 
-def _period(spans: tuple[tuple[int, int], ...], width: int) -> int:
+def column_period(spans: tuple[tuple[int, int], ...], width: int) -> int:
     """The distance between spans of equal length that repeat evenly over all of ``width``; 0 if they do not."""
     first, stop = spans[0]
     period = width // len(spans)
@@ -208,19 +208,34 @@ def _add(output: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor | None, upda
             target.baddbmm_(hidden, B, alpha=scaling)
             return output
         return torch.baddbmm(target, hidden, B, alpha=scaling).view(shape)
-    delta = _delta(x, A, B, C, plan)
+    return add_delta(output, _delta(x, A, B, C, plan), spans, update.period, scaling, owned)
+
+
+def add_delta(
+    output: Tensor, delta: Tensor, spans: tuple[tuple[int, int], ...] | None, period: int, scaling: float, owned: bool
+) -> Tensor:
+    """``output + delta * scaling`` in the columns of a projection.
+
+    Args:
+        output: ``[…, out]``; with spans it is written to.
+        delta: As many elements as the projection's output, contiguous.
+        spans: The columns of a fused output; None for all of it.
+        period: As for :class:`Update`.
+        scaling: The factor.
+        owned: An output without spans may be written to.
+    """
     if spans is None:
         delta = delta.view(output.shape)
         return output.add_(delta, alpha=scaling) if owned else torch.add(output, delta, alpha=scaling)
     head = output.shape[:-1]
-    if len(spans) == 1 or not update.period:
+    if len(spans) == 1 or not period:
         delta, done = delta.view(*head, -1), 0
         for start, stop in spans:
             output[..., start:stop].add_(delta[..., done : done + stop - start], alpha=scaling)
             done += stop - start
         return output
     start, stop = spans[0]
-    parts = output.view(*head, len(spans), update.period)[..., start:stop]
+    parts = output.view(*head, len(spans), period)[..., start:stop]
     parts.add_(delta.view(*head, len(spans), stop - start), alpha=scaling)
     return output
 

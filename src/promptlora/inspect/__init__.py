@@ -11,6 +11,8 @@ from promptlora.inspect.capture import (
     token_texts,
 )
 from promptlora.inspect.drawing import bars, heat_map, point_map, visible_text
+from promptlora.inspect.flow import flow_diagram, flow_figure
+from promptlora.inspect.folding import Fold, template_tokens
 from promptlora.inspect.life import Side, TokenLife, change_map, most_changed, token_life
 from promptlora.inspect.page import ablation_page, space_page, token_page
 from promptlora.inspect.space import AdapterSpace, adapter_space, classical_mds
@@ -30,6 +32,7 @@ __all__ = [
     "Ablation",
     "AdapterSpace",
     "AttentionCapture",
+    "Fold",
     "Layer",
     "ProjectionStep",
     "Side",
@@ -49,6 +52,8 @@ __all__ = [
     "cosines",
     "encode_text",
     "find_token",
+    "flow_diagram",
+    "flow_figure",
     "heat_map",
     "jensen_shannon",
     "most_changed",
@@ -57,6 +62,7 @@ __all__ = [
     "point_map",
     "run_walk",
     "space_page",
+    "template_tokens",
     "token_life",
     "token_page",
     "token_texts",

@@ -6,21 +6,39 @@ pointing at it, or a screen reader, tells them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from torch import Tensor
 
-STYLE = """\
-.pl{--ink:#1f2328;--soft:#59636e;--paper:#fff;--line:#d1d9e0;--hot:#0b57d0;--gain:#0a7d48;--loss:#c4320a}
-@media (prefers-color-scheme:dark){.pl{--ink:#e6edf3;--soft:#9198a1;--paper:#0d1117;--line:#3d444d;--hot:#7cb0ff;--gain:#56d397;--loss:#ff9a70}}
+LIGHT = "--ink:#1f2328;--soft:#59636e;--paper:#fff;--line:#d1d9e0;--hot:#0b57d0;--gain:#0a7d48;--loss:#c4320a"
+DARK = "--ink:#e6edf3;--soft:#9198a1;--paper:#0d1117;--line:#3d444d;--hot:#7cb0ff;--gain:#56d397;--loss:#ff9a70"
+RULES = """\
 .pl text{fill:var(--ink);font:11px ui-monospace,Consolas,monospace}
 .pl .title{font:600 13px system-ui,sans-serif}.pl .soft{fill:var(--soft)}
 .pl .back{fill:var(--paper)}.pl .hot{fill:var(--hot)}.pl .gain{fill:var(--gain)}.pl .loss{fill:var(--loss)}
 .pl .frame{fill:none;stroke:var(--line)}.pl .mark{fill:none;stroke:var(--ink);stroke-width:1.5}
+.pl .box{fill:var(--paper);stroke:var(--line)}.pl .wire{fill:none;stroke:var(--soft);stroke-opacity:.55}
+.pl .trace{fill:none;stroke:var(--soft);stroke-opacity:.3}.pl .stream{fill:none;stroke:var(--hot);stroke-opacity:.5}
+.pl .ground{fill:none;stroke:var(--line);stroke-width:6}
 """
+STYLE = f".pl{{{LIGHT}}}\n@media (prefers-color-scheme:dark){{.pl{{{DARK}}}}}\n{RULES}"
+_STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
 _CHARACTER = 6.7  # width of one in the labels' font
 _SHAPES = 6
+_NOTHING = 5e-7  # smaller values are what rounding leaves; they are drawn and written as 0
+
+
+def without_style(svg: str) -> str:
+    """A figure for a page that has ``RULES`` and the colours itself."""
+    return _STYLE.sub("", svg)
+
+
+def plain_zero(value: float, least: float = 5e-5) -> float:
+    """The value, or 0.0 where it would be printed as a zero with a sign."""
+    return 0.0 if abs(value) < least else value
 
 
 def visible_text(text: str, longest: int = 18) -> str:
@@ -42,11 +60,33 @@ def safe_text(text: str) -> str:
     return escape("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text), quote=True)
 
 
-def _svg(width: float, height: float, title: str, body: Sequence[str]) -> str:
-    """A whole SVG that also stands alone in a file."""
+@dataclass(frozen=True)
+class Pick:
+    """What a click on a cell chooses, written into the figure for the page's script.
+
+    Attributes:
+        row: What the rows are (``"token"``).
+        rows: The number of each row.
+        column: What the columns are.
+        columns: The number of each column.
+    """
+
+    row: str
+    rows: Sequence[int]
+    column: str
+    columns: Sequence[int]
+
+    def attributes(self) -> str:
+        """The attributes of the figure."""
+        rows, columns = (",".join(map(str, numbers)) for numbers in (self.rows, self.columns))
+        return f' data-row="{self.row}" data-rows="{rows}" data-column="{self.column}" data-columns="{columns}"'
+
+
+def svg_figure(width: float, height: float, title: str, body: Sequence[str], attributes: str = "") -> str:
+    """A whole SVG that also stands alone in a file; ``attributes`` and ``body`` are markup already."""
     label = safe_text(title)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="pl" role="img" aria-label="{label}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="pl" role="img" aria-label="{label}"{attributes} '
         f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">'
         f"<style>{STYLE}</style>"
         f'<rect class="back" width="{width:.0f}" height="{height:.0f}"/>'
@@ -54,7 +94,8 @@ def _svg(width: float, height: float, title: str, body: Sequence[str]) -> str:
     )
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", kind: str = "", turn: bool = False) -> str:
+def svg_text(x: float, y: float, text: str, *, anchor: str = "start", kind: str = "", turn: bool = False) -> str:
+    """A text in a figure, escaped; ``kind`` is its class, ``turn`` slants it."""
     turned = f' transform="rotate(-55 {x:.1f} {y:.1f})"' if turn else ""
     named = f' class="{kind}"' if kind else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{named}{turned}>{safe_text(text)}</text>'
@@ -72,6 +113,7 @@ def heat_map(
     top: float | None = None,
     mark: tuple[int, int | None] | None = None,
     cell: tuple[int, int] = (20, 16),
+    pick: Pick | None = None,
 ) -> str:
     """A table of numbers as coloured cells: the stronger, the larger the number.
 
@@ -86,9 +128,11 @@ def heat_map(
         top: The number of the full colour; the largest by default.
         mark: A cell to frame; without a column, the whole row.
         cell: Width and height of a cell.
+        pick: What a click on a cell chooses, in a page with a script.
     """
     table = values.tolist()
-    strongest = top or max((abs(v) for row in table for v in row if v == v), default=0.0) or 1.0
+    largest = plain_zero(max((abs(v) for row in table for v in row if v == v), default=0.0), _NOTHING)
+    strongest = top or largest or 1.0
     row_labels = [visible_text(label) for label in rows]
     column_labels = [visible_text(label) for label in columns]
     left = 16 + _CHARACTER * max([len(label) for label in row_labels] + [len(down) // 2 or 1])
@@ -99,13 +143,14 @@ def heat_map(
     body: list[str] = []
     for j, label in enumerate(column_labels):
         x, anchor = (j + 0.6, "start") if turn else (j + 0.5, "middle")
-        body.append(_text(left + x * width, above - 5, label, anchor=anchor, turn=turn))
+        body.append(svg_text(left + x * width, above - 5, label, anchor=anchor, turn=turn))
     for i, (label, row) in enumerate(zip(row_labels, table, strict=True)):
         y = above + i * height
-        body.append(_text(left - 5, y + height * 0.72, label, anchor="end"))
+        body.append(svg_text(left - 5, y + height * 0.72, label, anchor="end"))
         for j, value in enumerate(row):
             if value != value:
                 continue
+            value = plain_zero(value)
             kind = "hot" if not signed else "gain" if value > 0 else "loss"
             strength = min(abs(value) / strongest, 1.0)
             told = safe_text(
@@ -126,51 +171,95 @@ def heat_map(
             f'<rect class="mark" x="{x:.1f}" y="{above + row_at * height:.1f}" width="{framed}" height="{height}"/>'
         )
     if across:
-        body.append(_text(left, 34, across, kind="soft"))
-    scale = f"full colour = {'±' if signed else ''}{strongest:.3g}" + (f"; rows: {down}" if down else "")
-    body.append(_text(8, above + high + 18, scale, kind="soft"))
+        body.append(svg_text(left, 34, across, kind="soft"))
+    scale = f"full colour = {'±' if signed else ''}{strongest:.3g}" if top or largest else "nothing changes"
+    scale += f"; rows: {down}" if down else ""
+    body.append(svg_text(8, above + high + 18, scale, kind="soft"))
     slant = 0.6 * _CHARACTER * max((len(label) for label in column_labels[-3:]), default=0) if turn else 0.0
     needed = max(left + wide + slant + 8, 8 + 8 * len(title), 8 + _CHARACTER * len(scale))
-    return _svg(needed, above + high + 28, title, body)
+    return svg_figure(needed, above + high + 28, title, body, "" if pick is None else pick.attributes())
 
 
-def bars(values: Sequence[float], labels: Sequence[str], title: str, *, other: Sequence[float] | None = None) -> str:
-    """One bar for each label, 0 … 1; with ``other`` a second one below it (base above, adapted below)."""
+def thumbnail(values: Tensor, title: str, size: float = 72.0) -> str:
+    """A table of weights as a small picture without labels: five shades, one path each.
+
+    Args:
+        values: ``[rows, columns]``, 0 … 1; NaN leaves a cell empty.
+        title: What it shows, for screen readers.
+        size: Width of the picture; the height follows.
+    """
+    count = max(values.shape)
+    shades = (values.nan_to_num(0.0).clamp(0.0, 1.0) * 5).ceil().int()
+    shades[values.nan_to_num(0.0) < 0.02] = 0
+    body = []
+    for shade in range(1, 6):
+        cells = "".join(f"M{j} {i}h1v1h-1z" for i, j in (shades == shade).nonzero().tolist())
+        if cells:
+            body.append(f'<path class="hot" fill-opacity="{shade / 5:.1f}" d="{cells}"/>')
+    rows, columns = values.shape
+    return (
+        f'<svg class="pl" role="img" aria-label="{safe_text(title)}" viewBox="0 0 {columns} {rows}" '
+        f'width="{size * columns / count:.0f}" height="{size * rows / count:.0f}">{"".join(body)}'
+        f'<rect class="frame" width="{columns}" height="{rows}" vector-effect="non-scaling-stroke"/></svg>'
+    )
+
+
+def bars(
+    values: Sequence[float],
+    labels: Sequence[str],
+    title: str,
+    *,
+    other: Sequence[float] | None = None,
+    top: float = 1.0,
+) -> str:
+    """One bar for each label, 0 … ``top``; with ``other`` a second one below it (base above, adapted below)."""
     shown = [visible_text(label) for label in labels]
     left, step, full = 16 + _CHARACTER * max(map(len, shown), default=1), 26 if other is not None else 18, 260
     body: list[str] = []
     for i, label in enumerate(shown):
         y = 34 + i * step
-        body.append(_text(left - 5, y + 10, label, anchor="end"))
+        body.append(svg_text(left - 5, y + 10, label, anchor="end"))
         lines = [(values[i], "hot", y)] if other is None else [(values[i], "soft", y), (other[i], "hot", y + 11)]
         for value, kind, at in lines:
-            body.append(
-                f'<rect class="{kind}" x="{left:.1f}" y="{at}" width="{full * min(max(value, 0.0), 1.0):.1f}" height="9"/>'
-            )
-            body.append(_text(left + full * min(max(value, 0.0), 1.0) + 5, at + 9, f"{value:.3f}"))
+            long = full * min(max(value / top, 0.0), 1.0)
+            body.append(f'<rect class="{kind}" x="{left:.1f}" y="{at}" width="{long:.1f}" height="9"/>')
+            body.append(svg_text(left + long + 5, at + 9, f"{plain_zero(value):.3f}"))
     if other is not None:
-        body.append(_text(8, 34 + len(shown) * step + 12, "grey: base; colour: adapted", kind="soft"))
-    return _svg(max(left + full + 60, 8 * len(title)), 34 + len(shown) * step + 24, title, body)
+        body.append(svg_text(8, 34 + len(shown) * step + 12, "grey: base; colour: adapted", kind="soft"))
+    return svg_figure(max(left + full + 60, 8 * len(title)), 34 + len(shown) * step + 24, title, body)
 
 
-def point_map(points: Tensor, labels: Sequence[str], groups: Sequence[str], title: str) -> str:
-    """Points in a plane, each with its number; groups differ in shape and strength, the legend names them."""
+def point_map(
+    points: Tensor, labels: Sequence[str], groups: Sequence[str], title: str, names: Mapping[int, str] | None = None
+) -> str:
+    """Points in a plane, each with its number; groups differ in shape and colour, the legend names them.
+
+    Args:
+        points: ``[n, 2]``.
+        labels: A text for each point, shown when it is pointed at.
+        groups: The group of each; a group without a name is not in the legend.
+        title: Stands above.
+        names: Points that are written out large instead of with their number.
+    """
+    chosen = names or {}
     size, edge = 380.0, 30.0
     low, high = points.amin(dim=0), points.amax(dim=0)
     span = float((high - low).max()) or 1.0
-    names = list(dict.fromkeys(groups))
+    kinds = list(dict.fromkeys(groups))
     body = [f'<rect class="frame" x="{edge}" y="{edge}" width="{size}" height="{size}"/>']
     for i, (x, y) in enumerate(((points - (low + high) / 2) / span + 0.5).tolist()):
         px, py = edge + 14 + x * (size - 44), edge + size - 14 - y * (size - 28)  # room for a number at the right
+        told = chosen.get(i, str(i))
+        ring = f'<circle class="mark" cx="{px:.1f}" cy="{py:.1f}" r="9"/>' if i in chosen else ""
         body.append(
-            f"<g><title>{safe_text(f'{i} {labels[i]}')}</title>{_symbol(names.index(groups[i]), px, py)}"
-            f"{_text(px + 7, py + 4, str(i))}</g>"
+            f"<g><title>{safe_text(f'{told} {labels[i]}')}</title>{_symbol(kinds.index(groups[i]), px, py)}{ring}"
+            f"{svg_text(px + (12 if ring else 7), py + 4, told, kind='title' if ring else '')}</g>"
         )
-    legend = [name for name in names if name]
+    legend = [name for name in kinds if name]
     for i, name in enumerate(legend):
-        body.append(_symbol(names.index(name), edge + 6, edge + size + 16 + 16 * i))
-        body.append(_text(edge + 18, edge + size + 20 + 16 * i, visible_text(name, 48)))
-    return _svg(max(size + 2 * edge, 8 * len(title)), size + 2 * edge + 16 * len(legend), title, body)
+        body.append(_symbol(kinds.index(name), edge + 6, edge + size + 16 + 16 * i))
+        body.append(svg_text(edge + 18, edge + size + 20 + 16 * i, visible_text(name, 48)))
+    return svg_figure(max(size + 2 * edge, 8 * len(title)), size + 2 * edge + 16 * len(legend), title, body)
 
 
 def _symbol(number: int, x: float, y: float) -> str:

@@ -182,9 +182,16 @@ def token_life(capture: AttentionCapture, token: int, layer: int, head: int) -> 
 
 
 def most_changed(capture: AttentionCapture, token: int | None = None) -> tuple[int, int]:
-    """The layer and head whose attention the adapter changes most, at one token or over all.
+    """The layer and head whose attention the adapter changes most.
 
-    Without an adapter: the head that gives one token (not the first, nor the token itself) the most weight.
+    "Most" is the largest Jensen–Shannon distance between a head's weights with and without the adapter, at one token. The
+    command line, the page and the docs all use the token that is followed; by default that is the last token, from which
+    the answer starts. Without an adapter, this is the head that gives one token (not the first, nor the token itself) the
+    most weight.
+
+    Args:
+        capture: Base and adapted.
+        token: The token whose weights are compared; None takes the mean over all tokens.
 
     Raises:
         AttentionError: A capture without softmax weights.
@@ -214,19 +221,32 @@ def most_changed(capture: AttentionCapture, token: int | None = None) -> tuple[i
     return found
 
 
-def change_map(base: Walk, adapted: Walk) -> tuple[list[int], Tensor]:
-    """Jensen–Shannon distance between two walks, mean over tokens: layer numbers and ``[layers, heads]``.
+def change_map(base: Walk, adapted: Walk, token: int | None = None) -> tuple[list[int], Tensor]:
+    """Jensen–Shannon distance between the weights of two walks, for every layer and head.
 
-    Heads that a layer lacks are NaN.
+    Args:
+        base: One walk.
+        adapted: The other.
+        token: The token whose weights are compared; None takes the mean over all tokens.
+
+    Returns:
+        The numbers of the layers, and the distances ``[layers, heads]``; NaN where a layer lacks a head.
     """
+    numbers, table = change_at_tokens(base, adapted)
+    return numbers, table.mean(dim=-1) if token is None else table[..., token]
+
+
+def change_at_tokens(base: Walk, adapted: Walk) -> tuple[list[int], Tensor]:
+    """The distances of :func:`change_map` for each token: the layers' numbers and ``[layers, heads, tokens]``."""
     numbers, rows = [], []
     for layer in base.layers:
         other = adapted[layer.layer]
         if layer.softmax is not None and other.softmax is not None:
             numbers.append(layer.layer)
-            rows.append(jensen_shannon(layer.softmax.weights, other.softmax.weights).mean(dim=-1))
-    width = max((len(row) for row in rows), default=0)
-    table = torch.full((len(rows), width), torch.nan, dtype=torch.float64)
+            rows.append(jensen_shannon(layer.softmax.weights, other.softmax.weights))
+    heads = max((len(row) for row in rows), default=0)
+    tokens = rows[0].shape[1] if rows else 0
+    table = torch.full((len(rows), heads, tokens), torch.nan, dtype=torch.float64)
     for i, row in enumerate(rows):
         table[i, : len(row)] = row
     return numbers, table

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from promptlora.inspect.ablation import Ablation
 from promptlora.inspect.drawing import heat_map, point_map, safe_text, visible_text
+from promptlora.inspect.flow import flow_diagram
+from promptlora.inspect.folding import Fold
 from promptlora.inspect.life import TokenLife, change_map
 from promptlora.inspect.markup import figure, figures, html_page, note, pair, signed, table
 from promptlora.inspect.space import AdapterSpace
@@ -141,6 +143,7 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
         _keys_table(life),
         *([] if life.adapted is None else _added(life.adapted.shares)),
         "<h2>From x to the new x</h2>",
+        figure(flow_diagram(life, Fold.of(life.tokens, [False] * len(life.tokens)))),
         _vectors_table(
             [(words, getattr(life.base, name), _of(life.adapted, name)) for name, words in TOKEN_VECTORS.items()]
         ),
@@ -172,7 +175,7 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
         drawn_head(there - here, "Adapted minus base", signed=True),
     ]
     body.append(figures(maps))
-    numbers, changes = change_map(capture.base, capture.adapted)
+    numbers, changes = change_map(capture.base, capture.adapted, life.token)
     if len(numbers) > 1:
         part = capture.base[life.layer].softmax
         assert part is not None
@@ -182,11 +185,12 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
             changes,
             [f"layer {n}" for n in numbers],
             [str(h) for h in columns],
-            "Change of attention",
+            "Change of attention at this token",
             across="head",
             mark=mark,
         )
-        body += ["<h2>All layers and heads</h2>", note(f"{_DISTANCE}, mean over tokens."), figure(drawn)]
+        told = f"{_DISTANCE}. These are the weights of token {life.token}; the head that changes most has the strongest colour."
+        body += ["<h2>All layers and heads</h2>", note(told), figure(drawn)]
     return html_page(_life_of(capture, life.token), body)
 
 

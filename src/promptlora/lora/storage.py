@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,7 +18,6 @@ from torch import Tensor
 from promptlora.errors import LoRAError
 from promptlora.files import replacing_file
 from promptlora.lora.forms import Form, Free, Shared
-from promptlora.lora.origin import AdapterOrigin, origins_to_json
 from promptlora.projections import Projection, read_projections
 from promptlora.reading import is_file, parse_json, read_tensors
 
@@ -31,7 +31,7 @@ def write_forms(
     scaling: float,
     projections: tuple[Projection, ...] | None,
     base_model: str | None = None,
-    origins: Sequence[AdapterOrigin | None] = (),
+    provenance: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Write forms to one file, whole or not at all."""
     tensors = {
@@ -45,8 +45,8 @@ def write_forms(
         metadata["projections"] = json.dumps([asdict(projection) for projection in projections])
     if base_model is not None:
         metadata["base_model"] = base_model
-    if any(origin is not None for origin in origins):
-        metadata["origins"] = origins_to_json(origins)
+    if provenance is not None:
+        metadata["provenance"] = json.dumps(provenance)
     with replacing_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
@@ -90,6 +90,21 @@ def read_scaling(metadata: Mapping[str, str]) -> float:
     if isinstance(scaling, bool) or not isinstance(scaling, (int, float)):
         raise LoRAError(f"scaling is {repr(scaling)[:80]}; expected a finite number, alpha / rank")
     return float(scaling)
+
+
+def read_provenance(metadata: Mapping[str, str], adapters: int, key: str = "provenance") -> list[dict[str, Any]] | None:
+    """How each adapter of a file came about; None where it does not say.
+
+    Raises:
+        LoRAError: Not a list of objects.
+    """
+    if key not in metadata:
+        return None
+    entries: Any = parse_json(metadata[key], key, LoRAError)
+    fits = isinstance(entries, list) and len(entries) == adapters and all(isinstance(entry, dict) for entry in entries)
+    if not fits:
+        raise LoRAError(f"{key} is {repr(entries)[:80]}; expected a list of {adapters} objects, one for each adapter")
+    return list(entries)
 
 
 def read_metadata_projections(metadata: Mapping[str, str], forms: Mapping[str, Form]) -> list[Projection] | None:

@@ -5,12 +5,13 @@ It knows the base's layers; nothing of text.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from promptlora.errors import ModelError
 
@@ -50,6 +51,42 @@ def prompt_states(model: PreTrainedModel, ids: Tensor, source: str, layer: int, 
     if source == "embeddings":
         embedded: Tensor = model.get_input_embeddings()(ids)
         return embedded
+    return _caught(model, source, layer, {"input_ids": ids, "attention_mask": mask, "use_cache": False})
+
+
+def prompt_states_in_pieces(
+    model: PreTrainedModel,
+    ids: Tensor,
+    source: str,
+    layer: int,
+    size: int,
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[Tensor]:
+    """The states of one prompt as of :func:`prompt_states`, so many tokens at a time; equal to them but for rounding.
+
+    Args:
+        model: The base.
+        ids: ``[1, tokens]``.
+        source: As for :func:`prompt_states`.
+        layer: As for :func:`prompt_states`.
+        size: Tokens of one piece.
+        guard: Entered around each piece, and left before it is given out.
+    """
+    past = DynamicCache(config=model.config.get_text_config())
+    for start in range(0, ids.shape[1], size):
+        piece = ids[:, start : start + size]
+        with guard(), torch.no_grad():
+            if source == "embeddings":
+                states = prompt_states(model, piece, source, layer)
+            else:
+                mask = ids.new_ones(1, start + piece.shape[1])
+                inputs = {"input_ids": piece, "attention_mask": mask, "past_key_values": past, "use_cache": True}
+                states = _caught(model, source, layer, inputs)
+        yield states
+
+
+def _caught(model: PreTrainedModel, source: str, layer: int, inputs: dict[str, Any]) -> Tensor:
+    """What leaves a layer, or enters each, when the base reads the inputs."""
     layers = decoder_layers(model)
     every = source == "layers"
     if every:
@@ -76,5 +113,5 @@ def prompt_states(model: PreTrainedModel, ids: Tensor, source: str, layer: int, 
             module.training = False
             stack.callback(setattr, module, "training", True)
         with suppress(_Reached):
-            model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False)
+            model.get_decoder()(**inputs)
     return torch.stack(caught, dim=2) if every else caught[0]

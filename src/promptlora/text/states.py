@@ -24,7 +24,7 @@ from promptlora.errors import CheckpointError, PromptError
 from promptlora.files import replacing_file
 from promptlora.fingerprint import describe_mismatch
 from promptlora.reading import is_file, read_tensors
-from promptlora.text.base_states import prompt_states
+from promptlora.text.base_states import prompt_states, prompt_states_in_pieces
 from promptlora.text.chat import encode_prompt
 from promptlora.text.embedder import EMBEDDER, TextEmbedder
 from promptlora.text.padding import on_device, pad_rows
@@ -258,16 +258,51 @@ class PromptStates:
                     found[prompt] = self._kept[prompt]
                 else:
                     missing.append(prompt)
-        computed = self._load(missing)
+        computed = dict(zip(missing, self._load(missing), strict=True))
+        found.update(computed)
+        self._keep(computed)
+        return [found[prompt] for prompt in prompts]
+
+    def in_pieces(self, prompt: str, size: int) -> Iterator[None]:
+        """Compute the states of one prompt in steps, so that others use the model in between, and keep them as the last step.
+
+        A prompt of at most ``size`` tokens, one that is kept, and states that are kept on disk take no steps: asking for
+        them afterwards computes or reads them at once.
+
+        Args:
+            prompt: The prompt.
+            size: Most tokens that the base reads in one step.
+
+        Raises:
+            PromptError: A prompt that is empty or too long.
+        """
+        ids = self.encode(prompt)
         with self._lock:
-            for prompt, states in zip(missing, computed, strict=True):
-                found[prompt] = states
+            known = prompt in self._places or prompt in self._kept
+        if known or self.folder is not None or len(ids[1]) <= size:
+            return
+        parts = []
+        if self._embeds:
+            parts.append(self.embedder.states([ids[0]])[0])
+            yield
+        given, _ = pad_rows([ids[1]], 0, device=self.device)
+        pieces = []
+        for states in prompt_states_in_pieces(
+            self.model, given, self._of_base, self.config.source_layer, size, self._guard
+        ):
+            pieces.append(states[0])
+            yield
+        self._keep({prompt: self._joined([*parts, torch.cat(pieces)])})
+
+    def _keep(self, computed: Mapping[str, Tensor]) -> None:
+        """Keep states, and drop those that were not used for longest where they are too many."""
+        with self._lock:
+            for prompt, states in computed.items():
                 if prompt not in self._kept:  # another thread may have computed the same meanwhile
                     self._kept[prompt] = states
                     self._bytes += states.nbytes
             while len(self._kept) > 1 and (len(self._kept) > self.capacity or self._bytes > self.capacity_bytes):
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        return [found[prompt] for prompt in prompts]
 
     def one(self, prompt: str) -> Tensor:
         """States ``[tokens, state]`` of one prompt; of all layers ``[tokens, layers, state]``."""

@@ -1,9 +1,10 @@
-"""Training: one loop, three objectives, checkpoints, and the instruments that show steering."""
+"""Training: one loop, three objectives, callbacks, checkpoints, and the instruments that show steering."""
 
+from promptlora.schedule import learning_rate_factor as learning_rate_factor
+from promptlora.train.callbacks import Callback as Callback
+from promptlora.train.callbacks import StepMetrics as StepMetrics
 from promptlora.train.checkpoints import FINAL_FOLDER as FINAL_FOLDER
 from promptlora.train.checkpoints import read_metrics as read_metrics
 from promptlora.train.config import TrainConfig as TrainConfig
 from promptlora.train.instruments import margin_shift as margin_shift
-from promptlora.train.schedule import learning_rate_factor as learning_rate_factor
-from promptlora.train.trainer import StepMetrics as StepMetrics
 from promptlora.train.trainer import Trainer as Trainer

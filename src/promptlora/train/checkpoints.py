@@ -39,6 +39,7 @@ _FREE_KEYS = (
     "shard_base",
     "prompt_states",
     "workers",
+    "trackers",
 )
 _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -103,8 +104,8 @@ def load_checkpoint(
         base = dict(read_json(path / CONFIG_FILE, CheckpointError)["base"])
     except _DAMAGE as error:
         raise CheckpointError(f"{path}: a damaged checkpoint ({one_line(error)}); {fix}") from error
-    ours = _flat(to_dict(config))
-    for key, value in _flat(to_dict(before)).items():
+    ours = flat(to_dict(config))
+    for key, value in flat(to_dict(before)).items():
         if key not in _FREE_KEYS and ours[key] != value:
             raise CheckpointError(
                 f"{path}: was written with {key}={value!r}; this configuration has {ours[key]!r}; use the same, or "
@@ -154,19 +155,27 @@ def metrics_file(folder: Path, step: int) -> Path:
     return path
 
 
-def remove_leavings(folder: Path) -> None:
-    """Remove what a run that was killed while it saved has left half-written."""
-    for name in ("step-*", FINAL_FOLDER, METRICS_FILE):
-        for left in folder.glob(f".{name}.*"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+def make_run_folder(folder: Path) -> None:
+    """Make the folder of a run, and remove what a run that was killed while it saved has left half-written.
+
+    Raises:
+        OutputError: It cannot be made, or what is left in it cannot be removed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("step-*", FINAL_FOLDER, METRICS_FILE):
+            for left in folder.glob(f".{name}.*"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}); choose another output") from error
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested tables to dotted keys."""
-    flat: dict[str, Any] = {}
+    dotted: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        dotted |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return dotted
 
 
 def _step_of(line: str) -> float:

@@ -121,7 +121,7 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-        output: Folder of the run: checkpoints, logs, the trained hypernetwork.
+        output: Folder of the run: checkpoints, logs, the trained hypernetwork. ``Trainer(output=...)`` may give it instead.
         objective: ``sft``, the rows' own answers; ``distill``, a teacher that reads the prompt in its context;
             ``reconstruct``, adapters that were trained for prompts.
         base: Base model: empty for the embedded default, else a folder or Hub id.
@@ -140,11 +140,13 @@ class TrainConfig:
         activation_checkpointing: Recompute activations of the base in backward, to save memory.
         workers: Processes that put batches together ahead of the step that needs them; 0: the training process does.
         prompt_states: Folder where the states of prompts in the base are kept between runs; empty keeps none.
+        trackers: Experiment trackers of Accelerate that log the metrics, such as ``tensorboard`` (into ``output``), ``wandb``
+            or ``mlflow``; a tracker needs its library and its own login.
         shard_base: With several processes, each keeps a part of the frozen base's layers (FSDP2).
     """
 
-    output: str
-    data: DataConfig
+    output: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
     objective: str = "sft"
     base: str = ""
     base_dtype: str = "float32"
@@ -161,6 +163,7 @@ class TrainConfig:
     activation_checkpointing: bool = False
     workers: int = 0
     prompt_states: str = ""
+    trackers: tuple[str, ...] = ("tensorboard",)
     shard_base: bool = False
     hypernetwork: HyperNetworkConfig = field(default_factory=HyperNetworkConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -180,3 +183,38 @@ class TrainConfig:
         one_of(self, "base_dtype", BASE_DTYPES)
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed={self.seed} in TrainConfig; expected a whole number from 0 to {2**32 - 1}")
+
+
+def check_sources(
+    config: TrainConfig, *, model: object = None, tokenizer: object = None, rows: object = None, teacher: object = None
+) -> None:
+    """Refuse a run where both the configuration and the arguments of ``Trainer`` name the same thing, or neither does.
+
+    Raises:
+        ConfigError: It names both.
+    """
+    if (model is None) != (tokenizer is None):
+        raise ConfigError("model and tokenizer: one of them is missing. Expected both or none. Fix: pass both.")
+    options = config.distill
+    named = options.teacher or options.adapter or options.cache
+    for what, given, key, value in (
+        ("model", model, "base", config.base),
+        ("rows", rows, "data.train", config.data.train),
+        ("teacher", teacher, "distill", named),
+    ):
+        if given is not None and value:
+            raise ConfigError(
+                f"{what} and {key}={value!r}: both are given. Expected one of them. Fix: leave {key} out of the configuration."
+            )
+    if teacher is not None and config.objective != "distill":
+        raise ConfigError(
+            f"teacher: not used by objective={config.objective!r}. Expected objective='distill'. Fix: change one of them."
+        )
+    if not config.output:
+        raise ConfigError(
+            "output is missing. Expected the folder of the run. Fix: add it to the configuration, or pass output."
+        )
+    if rows is None and not config.data.train:
+        raise ConfigError(
+            "data.train is missing. Expected rows to train on. Fix: add it to the configuration, or pass rows."
+        )

@@ -6,10 +6,20 @@ It knows rows and texts; nothing of tokens, models or batches.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from promptlora.data import Row, hold_out, one_prompt_a_task, read_paraphrases, read_rows
+from promptlora.data import (
+    DataConfig,
+    Row,
+    check_rows,
+    hold_out,
+    of_split,
+    one_prompt_a_task,
+    read_paraphrases,
+    read_rows,
+)
 from promptlora.errors import ConfigError, DataError
 from promptlora.train.config import TrainConfig
 
@@ -30,9 +40,23 @@ class TrainingData:
     sources: list[list[str]] = field(default_factory=list)
     prompts: dict[str, list[str]] = field(default_factory=dict)
 
+    @property
+    def own_prompts(self) -> list[str]:
+        """The own prompt of each task that is trained on."""
+        return [several[0] for several in self.prompts.values()]
 
-def read_training_data(config: TrainConfig) -> TrainingData:
+    @property
+    def heldout_prompts(self) -> list[str]:
+        """The prompts of the tasks that are held out."""
+        return list(dict.fromkeys(row.prompt for row in self.held))
+
+
+def read_training_data(config: TrainConfig, rows: Sequence[Row] | None = None) -> TrainingData:
     """Read the rows of a run; nothing for ``reconstruct``, which takes adapters.
+
+    Args:
+        config: The run.
+        rows: Rows of any split, in place of those of ``config.data.train``.
 
     Raises:
         DataError: Rows or paraphrases that cannot be used, or too few tasks for what is asked.
@@ -40,13 +64,14 @@ def read_training_data(config: TrainConfig) -> TrainingData:
     """
     data, wanted = config.data, config.validation.tasks
     if config.objective == "reconstruct":
-        if wanted or data.tasks or data.wording_files:
+        if wanted or data.tasks or data.wording_files or rows is not None:
             raise ConfigError(
-                "objective='reconstruct' takes adapters, not rows; leave out validation.tasks, data.tasks, data.paraphrases"
+                "objective='reconstruct' takes adapters, not rows; leave out validation.tasks, data.tasks, data.paraphrases, rows"
             )
         return TrainingData()
-    sources = [one_prompt_a_task(read_rows(source, data.split)) for source in data.sources]
-    _refuse_shared_names(data.sources, sources)
+    names, readers = _readers(data, rows)
+    sources = [one_prompt_a_task(read(data.split)) for read in readers]
+    _refuse_shared_names(names, sources)
     unknown = set(data.exclude) - {row.task for rows in sources for row in rows}
     if unknown:
         raise DataError(
@@ -56,9 +81,9 @@ def read_training_data(config: TrainConfig) -> TrainingData:
     held: list[Row] = []
     if wanted:
         counted = config.validation.sources or len(sources)
-        names = set(hold_out([row for rows in sources[:counted] for row in rows], wanted))
-        sources = [[row for row in rows if row.task not in names] for rows in sources]
-        held = _held_rows(config, names)
+        chosen = set(hold_out([row for rows in sources[:counted] for row in rows], wanted))
+        sources = [[row for row in rows if row.task not in chosen] for rows in sources]
+        held = _held_rows(config, readers, chosen)
     if data.tasks:
         sources = _some_tasks(sources, data.tasks, config.seed)
     prompts = {row.task: [row.prompt] for rows in sources for row in rows}
@@ -87,6 +112,14 @@ def read_training_data(config: TrainConfig) -> TrainingData:
     )
 
 
+def _readers(data: DataConfig, rows: Sequence[Row] | None) -> tuple[list[str], list[Callable[[str], list[Row]]]]:
+    """The name of each source, and what reads its rows of a split."""
+    if rows is None:
+        return list(data.sources), [partial(read_rows, source) for source in data.sources]
+    checked = check_rows(rows)
+    return ["rows"], [partial(of_split, checked, "rows")]
+
+
 def _refuse_shared_names(names: Sequence[str], sources: Sequence[Sequence[Row]]) -> None:
     """A task of two sources would be one task with two prompts."""
     seen: dict[str, str] = {}
@@ -100,15 +133,15 @@ def _refuse_shared_names(names: Sequence[str], sources: Sequence[Sequence[Row]])
             seen[task] = name
 
 
-def _held_rows(config: TrainConfig, names: set[str]) -> list[Row]:
+def _held_rows(config: TrainConfig, readers: Sequence[Callable[[str], list[Row]]], names: set[str]) -> list[Row]:
     """The first rows of the held-out tasks that have the validation's split."""
     held: list[Row] = []
     seen: dict[str, int] = {}
-    for source in config.data.sources:
+    for read in readers:
         try:
-            rows = one_prompt_a_task(read_rows(source, config.validation.split))
+            rows = one_prompt_a_task(read(config.validation.split))
         except DataError:
-            if len(config.data.sources) == 1:
+            if len(readers) == 1:
                 raise
             continue  # a source without rows of that split has none to validate on
         for row in rows:

@@ -1,8 +1,7 @@
-"""How parameters move: the schedule of the learning rate, the optimizer's groups, gradient norms and clipping."""
+"""How the parameters of a hypernetwork move: the optimizer's groups, gradient norms and clipping."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -11,15 +10,6 @@ from torch import nn
 
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.train.config import OptimConfig
-
-
-def learning_rate_factor(step: int, steps: int, warmup: float, final: float) -> float:
-    """Linear warm-up from 0, then a cosine to ``final``; 1 at the top. ``step`` is counted from 0."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    done = (step - rising) / max(1, steps - rising)
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def make_optimizer(hypernetwork: HyperNetwork, config: OptimConfig) -> torch.optim.AdamW:

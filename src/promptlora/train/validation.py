@@ -42,17 +42,14 @@ class Validation:
         hypernetwork.eval()
         try:
             with torch.no_grad():
-                encoded = states.batch([self.prompts[task] for task in self.tasks])
+                encoded = hypernetwork.encode(*states.batch([self.prompts[task] for task in self.tasks]))
                 dtype = self.base.model.dtype
-                lora = hypernetwork(*encoded, dtype=dtype)
-                shown_lora = (
-                    hypernetwork(*encoded, dtype=dtype, in_context=True)
-                    if self.config.hypernetwork.context_flag
-                    else lora
-                )
-                static = (
-                    hypernetwork(*encoded, dtype=dtype, generated=False) if self.config.hypernetwork.static else None
-                )
+                lora = hypernetwork.write(encoded, dtype=dtype)
+                shown_lora, static = lora, None
+                if self.config.hypernetwork.context_flag:
+                    shown_lora = hypernetwork.write(encoded, True, dtype=dtype)
+                if self.config.hypernetwork.static:
+                    static = hypernetwork.write(encoded, generated=False, dtype=dtype)
         finally:
             hypernetwork.train(training)
         generated = self.config.hypernetwork.generated
@@ -64,9 +61,13 @@ class Validation:
             "validation_in_context": self.loss(shown_lora, self.right, in_context=True) if shown else None,
         }
 
-    @torch.no_grad()
     def loss(self, lora: LoRAWeights, adapter_of: dict[str, int], *, in_context: bool = False) -> float:
         """The loss where a task's rows have adapter ``adapter_of[task]``."""
+        return fmean(self.by_task(lora, adapter_of, in_context=in_context).values())
+
+    @torch.no_grad()
+    def by_task(self, lora: LoRAWeights, adapter_of: dict[str, int], *, in_context: bool = False) -> dict[str, float]:
+        """As :meth:`loss`, of each task."""
         losses: dict[str, list[float]] = defaultdict(list)
         read = [
             (self.base.render(e.text, self.prompts[e.task]) if in_context else e.input_ids, e.answers[0], e.task)
@@ -80,4 +81,4 @@ class Validation:
             each = sft_loss(hidden, labels, self.base.lm_head, row_weight="row", reduce=False)
             for (_, _, task), value in zip(chosen, each.tolist(), strict=True):
                 losses[task].append(value)
-        return fmean(fmean(values) for values in losses.values())
+        return {task: fmean(values) for task, values in losses.items()}

@@ -1,4 +1,4 @@
-"""Prompts and inputs that work on the first click."""
+"""Prompts and inputs that work on the first click, and the prompts of known tasks on the map of adapters."""
 
 from __future__ import annotations
 
@@ -40,4 +40,21 @@ EXAMPLES = (
         ("Marie Curie discovered radium in 1898.", "The museum opens at nine."),
     ),
     Example("Negation", "Negate the sentence.", ("The door is open.", "He likes tea.")),
+)
+
+# Prompts and their tasks: the map of adapters places a visitor's prompts among them.
+MAP = (
+    ("Decide whether the review is positive or negative. Answer with one word.", "sentiment"),
+    ("Is the review positive or negative?", "sentiment"),
+    ("Does the writer like it? Answer positive or negative.", "sentiment"),
+    ("Classify the topic of the news article: World, Sports, Business or Science.", "topic"),
+    ("Which section of a newspaper does the text belong to?", "topic"),
+    ("Find the city in the sentence.", "extraction"),
+    ("Name the animal in the sentence.", "extraction"),
+    ("Write a question that the sentence answers.", "question"),
+    ("Turn the sentence into a question.", "question"),
+    ("Translate to Spanish.", "translation"),
+    ("Translate the sentence to French.", "translation"),
+    ("Write a title for the article.", "title"),
+    ("Give the text a short headline.", "title"),
 )

@@ -5,16 +5,11 @@ It knows the studio's values; nothing of Gradio. Style is in ``style``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from html import escape
 
-from torch import Tensor
-
-from promptlora.inspect import AttentionCapture
 from promptlora.inspect.ablation import Ablation
-from promptlora.inspect.drawing import visible_text
-from promptlora.inspect.life import TokenLife
-from promptlora.ui.studio import Answers, Written
+from promptlora.inspect.drawing import heat_map, point_map, visible_text, without_style
+from promptlora.ui.values import WHO, Answers, Compared, Written
 
 # Gradio's HTML component is a template: $, braces and backticks are written so that it finds none of its own.
 _TEMPLATE = str.maketrans({"$": "&#36;", "{": "&#123;", "}": "&#125;", "`": "&#96;", "\x00": "\ufffd"})
@@ -46,180 +41,50 @@ def written(one: Written, kept: int, capacity: int) -> str:
     )
 
 
+def nearness(distance: object) -> str:
+    """How near the prompt is to the prompts of training; nothing where the model cannot say."""
+    return "" if distance is None else status(str(distance))
+
+
 _WHO = (
-    ("base", "Base", "without the prompt"),
-    ("in_context", "In context", "the prompt stands before the input"),
-    ("adapted", "Adapted", "the prompt is in the weights, not in the context"),
+    ("Base", "without the prompt"),
+    ("In context", "the prompt stands before the input"),
+    ("Adapted", "the prompt is in the weights, not in the context"),
+    ("Adapted, in context", "the prompt is in the weights and before the input"),
 )
 
 
 def answers(found: Answers) -> str:
-    """Three answers to each input, side by side; below one another on a phone."""
+    """Four answers to each input, side by side; two by two on a tablet, below one another on a phone."""
     blocks = []
     for i, text in enumerate(found.inputs):
         cells = []
-        for which, (name, title, note) in enumerate(_WHO):
+        for which, (name, (title, note)) in enumerate(zip(WHO, _WHO, strict=True)):
             said = str(getattr(found, name)[i])
-            read = found.read[i][1 if name == "in_context" else 0]
+            read = found.read[i][1 if name.endswith("in_context") else 0]
             told = f"{note} · {read} tokens read" + (f" · cut at {found.longest}" if found.cut[i][which] else "")
             waiting = "" if found.done else '<span class="pl-caret" aria-hidden="true"></span>'
             empty = '<span class="pl-soft">(no answer)</span>' if found.done and not said else ""
             cells.append(
-                f'<div class="pl-cell pl-{name}"><h4>{title}<span class="pl-soft"> {told}</span></h4>'
+                f'<div class="pl-cell pl-{name}"><h4>{title}</h4><p class="pl-soft">{told}</p>'
                 f'<div class="pl-answer" dir="auto" data-who="{name}" data-input="{i}">{safe(said)}{waiting}{empty}</div></div>'
             )
         blocks.append(
             f'<section class="pl-block"><h3 class="pl-input" dir="auto">{safe(text)}</h3>'
-            f'<div class="pl-three">{"".join(cells)}</div></section>'
+            f'<div class="pl-four">{"".join(cells)}</div></section>'
         )
-    return f'<div class="pl-answers" aria-busy="{str(not found.done).lower()}" data-done="{str(found.done).lower()}">{"".join(blocks)}</div>'
-
-
-# --- the walk ----------------------------------------------------------------------------------------------
-
-
-def _token(text: str) -> str:
-    return f'<code dir="auto">{safe(visible_text(text))}</code>'
-
-
-def _number(value: float, digits: int = 3) -> str:
-    return "masked" if value == float("-inf") else f"{value:.{digits}f}"
-
-
-def _signed(value: float) -> str:
-    if abs(value) < 5e-5:
-        return '<span class="pl-soft">0.0000</span>'
-    return f'<span class="{"pl-gain" if value > 0 else "pl-loss"}">{value:+.4f}</span>'
-
-
-def _bar(value: float, kind: str) -> str:
-    """A bar under a weight; none where it would be a dot."""
-    return f'<span class="pl-bar pl-{kind}" style="width:{100 * min(value, 1.0):.1f}%"></span>' if value >= 0.01 else ""
-
-
-def _lengths(base: Tensor | None, adapted: Tensor | None) -> str:
-    """The lengths of a vector in both models, for a line of the walk."""
-    found = [(name, vector) for name, vector in (("base", base), ("adapted", adapted)) if vector is not None]
-    return "length: " + ", ".join(f"{name} {float(vector.norm()):.3f}" for name, vector in found) if found else ""
-
-
-def _shares(shares: Mapping[str, float]) -> str:
-    return " · ".join(f"{role} {100 * share:.1f} %" for role, share in shares.items())
-
-
-def _list(rows: Sequence[tuple[str, str, str]]) -> str:
-    """The steps of a walk: a name, what happens, its numbers."""
-    lines = "".join(
-        f"<li><b>{safe(name)}</b> <span>{safe(what)}</span> <span class='pl-soft'>{safe(numbers)}</span></li>"
-        for name, what, numbers in rows
-    )
-    return f'<ol class="pl-steps">{lines}</ol>'
-
-
-_ADDED = "how much of what leaves each projection the adapter adds at this token (share of its length)"
-
-
-def _steps(life: TokenLife) -> str:
-    """The way of the token's vector, one line a step."""
-    base, adapted = life.base, life.adapted
-
-    def lengths(pick: str) -> str:
-        return _lengths(getattr(base, pick), None if adapted is None else getattr(adapted, pick))
-
-    last = adapted or base
-    capped = f", then bent at ±{life.softcap:g}" if life.softcap else ""
-    sink = f"; {last.sink:.3f} of it goes to no token (a sink)" if last.sink else ""
-    norm = [("norm", "the query of this head after its norm", lengths("q_normed"))] if last.q_normed is not None else []
-    gate = [("gate", "what the sum is multiplied by", lengths("gate"))] if last.gate is not None else []
-    return _list(
-        [
-            ("x", "the token's vector as it enters the block", lengths("x")),
-            ("q, k, v, o", _ADDED, _shares({role: share for role, (_, _, share) in last.shares.items()})),
-            *norm,
-            ("q", "the query of this head, as it meets the keys", lengths("q")),
-            ("q · k", f"the query asks every key (of key head {life.key_head}); later tokens are masked", ""),
-            ("scale", f"every score times {life.scaling:.4f}{capped}", ""),
-            ("softmax", f"scores become weights that sum to 1, see the table{sink}", ""),
-            ("Σ w · v", "the values, each times its weight, added up", lengths("mixed")),
-            *gate,
-            ("o", "all heads together through o", lengths("out")),
-            ("residual", "added to the token's vector", lengths("residual_after")),
-        ]
-    )
-
-
-def _pair(base: str, adapted: str) -> str:
-    """Base and adapted in one cell: side by side, on a phone below one another."""
-    return f'<span class="pl-pair"><span>{base}</span><span class="pl-second">{adapted}</span></span>'
-
-
-def walk(capture: AttentionCapture, life: TokenLife) -> str:
-    """The walk of one token through one head: steps, sums, every key, gains and losses."""
-    adapted = life.adapted or life.base
-    sums = [(name, float(side.weights.sum()) + side.sink) for name, side in (("base", life.base), ("adapted", adapted))]
-    total = "; ".join(
-        f'{name} <output data-sum="{name}" data-sum-value="{value:.12f}">{value:.6f}</output>' for name, value in sums
-    )
-    gains, losses = life.changes()
-    named = []
-    for what, found in (("Gained", gains), ("Lost", losses)):
-        told = ", ".join(f"{_token(life.tokens[i])} {_signed(change)}" for i, change in found)
-        named.append(f"{what} most: {told}" if told else f"None {what.lower()}")
-    body = []
-    for i, text in enumerate(life.tokens[: life.token + 1]):
-        b, a = life.base, adapted
-        here = ' class="pl-here"' if i == life.token else ""
-        weights = [
-            (_bar(float(s.weights[i]), k), _number(float(s.weights[i]), 4)) for s, k in ((b, "base"), (a, "adapted"))
-        ]
-        body.append(
-            f"<tr{here}><td>{i}</td><td class='pl-text'>{_token(text)}</td>"
-            f"<td>{_pair(_number(float(b.raw[i])), _number(float(a.raw[i])))}</td>"
-            f"<td>{_pair(_number(float(b.masked[i])), _number(float(a.masked[i])))}</td>"
-            f"<td class='pl-weight'>{_pair(*(''.join(one) for one in weights))}</td>"
-            f"<td>{_signed(float(a.weights[i] - b.weights[i]))}</td></tr>"
-        )
-    left = len(life.tokens) - life.token - 1
-    after = f" {left} later token{'s' if left > 1 else ''}: masked, weight 0." if left else ""
-    sides = _pair("base", "adapted")
     return (
-        f'<div class="pl-walk" data-layer="{life.layer}" data-head="{life.head}" data-token="{life.token}">'
-        f"<p>Token {life.token} {_token(life.tokens[life.token])}, layer {life.layer}, head {life.head}. "
-        f"The weights of this row sum to: {total}.{after}</p><p>{'. '.join(named)}.</p>{_steps(life)}"
-        '<div class="pl-wide" tabindex="0" role="region" aria-label="Every key of this row"><table><thead><tr><th scope="col">#</th>'
-        f'<th scope="col" class="pl-text">key</th><th scope="col">q·k{sides}</th><th scope="col">scaled{sides}</th>'
-        f'<th scope="col">weight{sides}</th><th scope="col">change</th></tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>{_proved(capture)}</div>"
+        f'<div class="pl-answers" aria-busy="{str(not found.done).lower()}" data-done="{str(found.done).lower()}">'
+        f'<h2 class="pl-title">Answers</h2>{"".join(blocks)}</div>'
     )
 
 
-def _proved(capture: AttentionCapture) -> str:
+def drawing(svg: str, name: str) -> str:
+    """A figure that shrinks with a narrow screen as far as it can be read, and then scrolls."""
+    width = int(svg.partition(' width="')[2].partition('"')[0])
     return (
-        '<p class="pl-soft">Recomputed in float64 and compared with the model: largest relative difference '
-        f"{capture.difference:.1e}.</p>"
-    )
-
-
-def no_softmax(capture: AttentionCapture, layer: int, token: int) -> str:
-    """What a layer without softmax weights has to show for one token, and that it has none."""
-    base = capture.base[layer]
-    adapted = base if capture.adapted is None else capture.adapted[layer]
-
-    def lengths(pick: str) -> str:
-        first, second = getattr(base, pick), getattr(adapted, pick)
-        return "" if first is None or second is None else _lengths(first[token], second[token])
-
-    shares = {role: float(step.share[token]) for role, step in adapted.projections.items()}
-    steps = [
-        ("x", "the token's vector as it enters the block", lengths("x")),
-        (", ".join(shares), _ADDED, _shares(shares)),
-        ("state", "one running state a head, no table of weights", lengths("into_o")),
-        ("o", "all heads together through o", lengths("out")),
-        ("residual", "added to the token's vector", lengths("residual_after")),
-    ]
-    return (
-        f'<div class="pl-walk" data-layer="{layer}" data-token="{token}"><p>Token {token} '
-        f"{_token(capture.tokens[token])}, layer {layer}: {safe(base.note)}.</p>{_list(steps)}{_proved(capture)}</div>"
+        f'<div class="pl-figure" tabindex="0" role="region" aria-label="{safe(name)}" '
+        f'style="--least:{0.65 * width:.0f}px">{without_style(svg)}</div>'
     )
 
 
@@ -227,7 +92,7 @@ def no_softmax(capture: AttentionCapture, layer: int, token: int) -> str:
 
 
 def ablation(found: Ablation) -> str:
-    """What each choice of projections changes, one line a choice."""
+    """What each choice of projections changes: a table, and heat maps of layers by choices."""
     rows = []
     for choice in found.choices:
         distance = float(found.attention[choice].nanmean()) if found.layers else 0.0
@@ -236,20 +101,60 @@ def ablation(found: Ablation) -> str:
             f'<tr data-choice="{safe(choice)}"><th scope="row" class="pl-text">{safe(choice)}</th><td>{distance:.4f}</td>'
             f"<td>{100 * output:.1f} %</td><td>{found.next_token[choice]:.3f}</td></tr>"
         )
+    labels = [str(n) for n in found.layers]
+    drawn = (
+        drawing(
+            heat_map(found.by_layer().T, found.choices, labels, "Change of attention", across="layer", cell=(20, 20)),
+            "Change of attention, projections by layers",
+        )
+        if found.layers
+        else ""
+    )
+    inputs = f"{found.inputs} input{'s' if found.inputs != 1 else ''}"
     return (
-        '<div class="pl-wide" tabindex="0" role="region" aria-label="What each projection changes"><table class="pl-ablation"><thead><tr>'
+        '<div class="pl-two"><div><div class="pl-wide" tabindex="0" role="region" aria-label="What each projection changes">'
+        '<table class="pl-ablation"><thead><tr>'
         '<th scope="col" class="pl-text">adapter on for</th><th scope="col">attention (JS distance)</th>'
         '<th scope="col">output of o</th><th scope="col">next token (KL, nats)</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div><p class='pl-soft'>Mean over {found.inputs} "
-        f"input{'s' if found.inputs != 1 else ''}, all layers and heads, against the base. v and o alone cannot change attention in "
-        "the first layer; what they change there reaches the attention of later ones.</p>"
+        f"<tbody>{''.join(rows)}</tbody></table></div><p class='pl-soft'>Mean over {inputs}, all layers and heads, against the "
+        "base. v and o alone cannot change attention in the first layer; what they change there reaches the attention of "
+        f"later layers.</p></div>{drawn}</div>"
     )
 
 
-def token_strip(tokens: Sequence[str], here: int) -> str:
-    """The text as tokens with their numbers; the chosen one is framed."""
-    cells = "".join(
-        f'<span class="pl-token{" pl-here" if i == here else ""}"><small>{i}</small>{_token(text)}</span>'
-        for i, text in enumerate(tokens)
+# --- two prompts -------------------------------------------------------------------------------------------
+
+
+def compared(found: Compared) -> str:
+    """Two prompts side by side: their answers, their place among the adapters of known tasks, their nearest prompts."""
+    space, first = found.space, len(found.space.prompts) - 2
+    names = {first: "A", first + 1: "B"}
+    blocks = []
+    for text, pair in zip(found.inputs, found.answers, strict=True):
+        cells = "".join(
+            f'<div class="pl-cell"><h4>{name}</h4><div class="pl-answer" dir="auto" data-prompt="{name}">'
+            f"{safe(said) or '<span class=pl-soft>(no answer)</span>'}</div></div>"
+            for name, said in zip("AB", pair, strict=True)
+        )
+        blocks.append(
+            f'<section class="pl-block"><p class="pl-input" dir="auto">{safe(text)}</p>'
+            f'<div class="pl-four">{cells}</div></section>'
+        )
+    near = []
+    for at, name in names.items():
+        told = "; ".join(
+            f"{safe(names.get(i, space.prompts[i]))} ({cosine:+.2f})" for i, cosine in space.nearest(at) if cosine > 0
+        )
+        near.append(
+            f"<li><b>{name}</b> <q>{safe(visible_text(space.prompts[at], 120))}</q>: nearest {told or 'none'}</li>"
+        )
+    drawn = point_map(space.points, space.prompts, found.groups, "The map of adapters", names)
+    return (
+        f'<div class="pl-compared"><h3>Adapted answers</h3>{"".join(blocks)}<h3>Where the two adapters lie</h3>'
+        f'<div class="pl-two">{drawing(drawn, "The map of adapters")}<div><p>Cosine similarity of the two whole weight '
+        f"updates: <b>{found.cosine:.3f}</b>; with the mean of all adapters on the map taken off: "
+        f"<b>{float(space.cosine_centred[-2, -1]):+.3f}</b>.</p><ul>{''.join(near)}</ul><p class='pl-soft'>Each point is the "
+        "adapter of a prompt; prompts of one task share a mark. Near points have similar updates, as far as two dimensions "
+        f"can show: the map keeps {100 * space.kept:.0f} % of the spread. Numbers behind the prompts are cosines with the "
+        "mean taken off.</p></div></div></div>"
     )
-    return f'<div class="pl-strip">{cells}</div>'

@@ -15,28 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from promptlora.adapt.prompt_lora import PromptLoRA
-from promptlora.errors import ConfigError, one_line
+from promptlora.address import check_address as check_address
+from promptlora.errors import ConfigError
 from promptlora.signals import stopping
-from promptlora.ui.studio import Limits, Studio
-
-
-def check_address(host: str, port: int) -> None:
-    """Refuse an address that cannot be served, before a model is loaded.
-
-    Raises:
-        ConfigError: A port that is in use or not allowed, or a host that is not this machine's.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        with socket.socket(found[0][0], socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(found[0][4])
-    except (OSError, OverflowError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise ConfigError(
-            f"--host {host} --port {port}: cannot be served ({reason}); expected an address of this machine and a free "
-            "port; choose another with --port"
-        ) from error
+from promptlora.ui.studio import Studio
+from promptlora.ui.values import Limits
 
 
 def serve(
@@ -74,7 +57,8 @@ def serve(
         import uvicorn
         from fastapi import FastAPI
 
-        from promptlora.ui.page import KEYS, build_page
+        from promptlora.ui.page import build_page
+        from promptlora.ui.script import HEAD
         from promptlora.ui.style import CSS
 
         exports = Path(folder) / "adapters"
@@ -89,7 +73,7 @@ def serve(
             server_port=port,
             theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate", **_as_fonts(gr, fonts)),
             css=CSS,
-            head=KEYS,
+            head=HEAD,
             footer_links=[],
             ssr_mode=False,
             enable_monitoring=False,

@@ -6,156 +6,27 @@ turn at the model, and the locks here are for what is kept and for exported file
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Generic, TypeVar
-
-from torch import Tensor
 
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.adapt.streaming import Row, stream_rows
-from promptlora.errors import PromptError
-from promptlora.inspect import AttentionCapture, capture_ids, encode_text, token_texts
+from promptlora.errors import AttentionError, PromptError
+from promptlora.inspect import AttentionCapture, adapter_space, capture_ids, encode_text, template_tokens, token_texts
 from promptlora.inspect.ablation import Ablation, ablate
-from promptlora.inspect.life import change_map, most_changed
+from promptlora.inspect.life import change_at_tokens
 from promptlora.lora import LoRAWeights
 from promptlora.text import encode_chat, render_chat
+from promptlora.ui.examples import MAP
+from promptlora.ui.kept import Kept, digest
+from promptlora.ui.values import BESIDE, SILENT, WHO, WRITTEN, Answers, Compared, Inside, Likely, Limits, Written
 
-_T = TypeVar("_T")
-WRITTEN, SILENT = 0, 1  # the two adapters of Written.pair
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How much one visitor may ask for.
-
-    Attributes:
-        prompt_characters: Longest prompt, before its tokens are counted.
-        inputs: How many inputs at once.
-        input_characters: Longest input.
-        new_tokens: Longest answer.
-        walk_tokens: Longest text whose attention is shown.
-        ablation_inputs: How many inputs the ablation takes.
-        adapters: How many adapters are kept, for all visitors together.
-        captures: How many walks of one layer are kept.
-    """
-
-    prompt_characters: int = 20_000
-    inputs: int = 6
-    input_characters: int = 2_000
-    new_tokens: int = 96
-    walk_tokens: int = 96
-    ablation_inputs: int = 3
-    adapters: int = 32
-    captures: int = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """An adapter as it is kept.
-
-    Attributes:
-        key: Digest of its prompt.
-        pair: Two adapters: the written one, and one whose update is zero, for the rows of the base.
-        seconds: What writing it took.
-        reused: It was not written for this request.
-    """
-
-    key: str
-    pair: LoRAWeights
-    seconds: float
-    reused: bool = False
-
-    @property
-    def lora(self) -> LoRAWeights:
-        """The written one alone."""
-        return self.pair.select(WRITTEN)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """Three answers to each input, as far as they are.
-
-    Attributes:
-        inputs: The inputs.
-        base: Of the base.
-        in_context: Of the base with the prompt before the input.
-        adapted: Of the base with the adapter, which does not read the prompt.
-        read: Tokens that the model reads for each: base and adapted, in context.
-        longest: The most tokens that an answer may have.
-        cut: Which answers were cut there, three for each input, in the order above.
-        done: Nothing will be added.
-    """
-
-    inputs: tuple[str, ...]
-    base: tuple[str, ...]
-    in_context: tuple[str, ...]
-    adapted: tuple[str, ...]
-    read: tuple[tuple[int, int], ...]
-    longest: int
-    cut: tuple[tuple[bool, bool, bool], ...]
-    done: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inside:
-    """Where the adapter changes attention in a text.
-
-    Attributes:
-        tokens: The text of each token.
-        layers: Numbers of the layers that have softmax weights.
-        change: Jensen–Shannon distance between base and adapted, ``[layers, heads]``.
-        layer: The layer with the most changed head.
-        head: That head.
-    """
-
-    tokens: tuple[str, ...]
-    layers: tuple[int, ...]
-    change: Tensor
-    layer: int
-    head: int
-
-
-class Kept(Generic[_T]):
-    """Values by key, the least used dropped first; for any thread."""
-
-    def __init__(self, capacity: int, dropped: Callable[[str, _T], None] | None = None) -> None:
-        self.capacity, self._dropped = capacity, dropped
-        self._lock = Lock()
-        self._values: OrderedDict[str, _T] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def get(self, key: str) -> _T | None:
-        """The value, which then is the most recently used; None if it is not kept."""
-        with self._lock:
-            if key not in self._values:
-                return None
-            self._values.move_to_end(key)
-            return self._values[key]
-
-    def put(self, key: str, value: _T) -> None:
-        """Keep a value; the least used one goes if there are too many."""
-        with self._lock:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            over = len(self._values) - self.capacity
-            gone = [self._values.popitem(last=False) for _ in range(over)]
-        if self._dropped:
-            for key, value in gone:
-                self._dropped(key, value)
-
-
-def _key(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+_LIKELY = 5
 
 
 class Studio:
@@ -176,6 +47,7 @@ class Studio:
             self.limits.adapters, lambda key, _: self._archive(key).unlink(missing_ok=True)
         )
         self._captures: Kept[AttentionCapture] = Kept(self.limits.captures)
+        self._reference: LoRAWeights | None = None
 
     # --- what was asked for ------------------------------------------------------------------------------
 
@@ -224,18 +96,23 @@ class Studio:
             PromptError: A prompt that is empty or too long.
         """
         prompt = self.check_prompt(prompt)
-        key = _key(prompt)
+        key = digest(prompt)
         kept = self.adapters.get(key)
         if kept is not None:
             return replace(kept, reused=True)
         started = time.perf_counter()
         lora = self.lm.adapt(prompt)
         seconds = time.perf_counter() - started
-        silent = LoRAWeights.combine([lora], [0.0]).rescale(lora.scaling)  # of the same form, so that the pair is too
-        pair = LoRAWeights.stack([lora, silent])
-        written = Written(key=key, pair=pair, seconds=seconds)
+        beside = self.lm.adapt(prompt, in_context=True)
+        silent = LoRAWeights.combine([lora], [0.0]).rescale(lora.scaling)  # of the same form, so that the stack is too
+        written = Written(key=key, stack=LoRAWeights.stack([lora, beside, silent]), seconds=seconds)
         self.adapters.put(key, written)
         return written
+
+    def distance(self, prompt: str) -> object:
+        """How far the prompt is from those of training; None where the model cannot say."""
+        ask = getattr(self.lm, "distance", None)
+        return None if ask is None else ask(prompt)
 
     def _archive(self, key: str) -> Path:
         return self.folder / f"promptlora-{key}.zip"
@@ -269,7 +146,7 @@ class Studio:
     # --- answers -----------------------------------------------------------------------------------------
 
     def answer(self, prompt: str, inputs: Sequence[str], max_new_tokens: int) -> Iterator[Answers]:
-        """Base, in-context and adapted answers of all inputs, decoded in one batch.
+        """The four answers to every input, decoded in one batch.
 
         Rows of the base go through an adapter whose update is exactly zero.
 
@@ -285,25 +162,24 @@ class Studio:
         read = tuple((len(a), len(b)) for a, b in zip(plain, shown, strict=True))
 
         def answers(rows: Sequence[Row], *, done: bool) -> Answers:
-            base, in_context, adapted = (rows[i : i + count] for i in (0, count, 2 * count))
+            each = [rows[i * count : (i + 1) * count] for i in range(len(WHO))]
             return Answers(
                 inputs=tuple(inputs),
-                base=tuple(row.text for row in base),
-                in_context=tuple(row.text for row in in_context),
-                adapted=tuple(row.text for row in adapted),
+                **{who: tuple(row.text for row in own) for who, own in zip(WHO, each, strict=True)},
                 read=read,
                 longest=longest,
                 cut=tuple(
-                    (done and not a.ended, done and not b.ended, done and not c.ended)
-                    for a, b, c in zip(base, in_context, adapted, strict=True)
+                    (done and not a.ended, done and not b.ended, done and not c.ended, done and not d.ended)
+                    for a, b, c, d in zip(*each, strict=True)
                 ),
                 done=done,
             )
 
-        last = [Row("", ended=False)] * (3 * count)
+        last = [Row("", ended=False)] * (len(WHO) * count)
         yield answers(last, done=False)
-        index = [SILENT] * (2 * count) + [WRITTEN] * count
-        for last in stream_rows(self.lm.host, [*plain, *shown, *plain], written.pair, index, max_new_tokens=longest):
+        index = [SILENT] * (2 * count) + [WRITTEN] * count + [BESIDE] * count
+        rows = [*plain, *shown, *plain, *shown]
+        for last in stream_rows(self.lm.host, rows, written.stack, index, max_new_tokens=longest):
             yield answers(last, done=False)
         yield answers(last, done=True)
 
@@ -330,10 +206,21 @@ class Studio:
         with self.lm.host.using(None):
             capture = capture_ids(self.lm.model, ids, self.lm.injector, lora)
         assert capture.adapted is not None
-        layers, change = change_map(capture.base, capture.adapted)
-        layer, head = most_changed(capture)
-        tokens = tuple(token_texts(self.lm.tokenizer, ids))
-        return Inside(tokens=tokens, layers=tuple(layers), change=change, layer=layer, head=head)
+        layers, change = change_at_tokens(capture.base, capture.adapted)
+        if not layers:
+            raise AttentionError("no layer of this model has softmax weights; expected at least one")
+        base, adapted = (walk.next_token.exp() for walk in (capture.base, capture.adapted))
+        best = dict.fromkeys([*adapted.topk(_LIKELY).indices.tolist(), *base.topk(_LIKELY).indices.tolist()])
+        return Inside(
+            tokens=tuple(token_texts(self.lm.tokenizer, ids)),
+            template=template_tokens(self.lm, text),
+            layers=tuple(layers),
+            change=change,
+            likely=tuple(
+                Likely(token, float(base[i]), float(adapted[i]))
+                for i, token in zip(best, token_texts(self.lm.tokenizer, list(best)), strict=True)
+            ),
+        )
 
     def capture(self, prompt: str, text: str, layer: int) -> AttentionCapture:
         """One layer of base and adapted, all heads; the latest are kept.
@@ -344,7 +231,7 @@ class Studio:
         """
         ids = self._walk_ids(text)
         asked = self.check_prompt(prompt)
-        key = _key(asked, text, int(layer))
+        key = digest(asked, text, int(layer))
         found = self._captures.get(key)
         if found is None:
             tokens = token_texts(self.lm.tokenizer, ids)
@@ -365,3 +252,36 @@ class Studio:
             self._walk_ids(inputs[0])
         lora = self.adapter(prompt).lora
         return ablate(self.lm, short[: self.limits.ablation_inputs], lora, on_row=on_row)
+
+    # --- two prompts -------------------------------------------------------------------------------------
+
+    def compare(self, prompt: str, other: str, inputs: Sequence[str], max_new_tokens: int) -> Compared:
+        """Two prompts side by side: their answers, and where their adapters lie among those of known tasks.
+
+        Raises:
+            PromptError: As for :meth:`adapter`.
+        """
+        prompts = (self.check_prompt(prompt), self.check_prompt(other))
+        pair = LoRAWeights.stack([self.adapter(one).lora for one in prompts])
+        if self._reference is None:
+            self._reference = self.lm.adapt([text for text, _ in MAP])
+        others = [i for i, (text, _) in enumerate(MAP) if text not in prompts]
+        space = adapter_space(
+            LoRAWeights.stack([self._reference.select(others), pair]),
+            [*(MAP[i][0] for i in others), *prompts],
+        )
+        count = len(inputs)
+        found = self.lm.generate(
+            [*inputs, *inputs],
+            pair,
+            adapter_index=[0] * count + [1] * count,
+            max_new_tokens=min(max(int(max_new_tokens), 1), self.limits.new_tokens),
+        )
+        return Compared(
+            prompts=prompts,
+            inputs=tuple(inputs),
+            answers=tuple(zip(found[:count], found[count:], strict=True)),
+            space=space,
+            groups=(*(MAP[i][1] for i in others), "", ""),
+            cosine=float(space.cosine[-2, -1]),
+        )

@@ -1,0 +1,293 @@
+"""The steps of a refinement: losses of many adapters in one batch, each with its own clip, moments and best step.
+
+An adapter's result does not depend on what else is in the batch. It knows the host, items and adapters; nothing of
+prompts as text, of hypernetworks or of teachers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from promptlora.adapt.refine.movable import Movable
+from promptlora.adapt.refine.rows import Item, Task
+from promptlora.adapt.refine.settings import RefineSettings
+from promptlora.data import ids_and_labels
+from promptlora.host import Host
+from promptlora.losses import TeacherTargets, distillation_loss, sft_loss
+from promptlora.schedule import learning_rate_factor
+
+_BETAS = (0.9, 0.98)
+_WARMUP, _FINAL = 0.1, 0.0
+_TOKENS = {"cpu": 1024}  # tokens, padding included, whose activations exist at one time
+_TOKENS_ELSEWHERE = 16384
+
+Drawn = tuple[int, Item, list[int]]  # which adapter, which row, which of its answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineStep:
+    """What a step of a refinement shows; a value for each prompt, in their order.
+
+    Attributes:
+        step: Steps done, this one included.
+        steps: Steps in all; fewer may be needed.
+        loss: Mean loss of the rows of this step, before it, in nats; None for an adapter that has ended.
+        kept_back: Loss of the rows that are kept back, when it was last measured; None without such rows.
+        best: Step of the best adapter so far; 0 is the start.
+        active: How many adapters still move.
+    """
+
+    step: int
+    steps: int
+    loss: tuple[float | None, ...]
+    kept_back: tuple[float | None, ...]
+    best: tuple[int, ...]
+    active: int
+
+
+@dataclass
+class Outcome:
+    """The best adapter of a task so far.
+
+    Attributes:
+        values: Its numbers.
+        start: Where it started.
+        step: After which step; 0 is the start.
+        first: Loss of the rows that are kept back with the given adapter; None without such rows.
+        score: The same with the best one.
+        last: The same when it was last measured.
+        loss: Loss of the rows of the last step.
+        waited: Measurements without a better one.
+        note: What went wrong, in words.
+    """
+
+    values: Tensor
+    start: str
+    step: int = 0
+    first: float | None = None
+    score: float | None = None
+    last: float | None = None
+    loss: float | None = None
+    waited: int = 0
+    note: str = ""
+
+
+class Refinement:
+    """Adapters on their way; several starts of a task run side by side until the best is chosen.
+
+    Args:
+        host: The base.
+        tasks: What each adapter learns from.
+        movable: The adapters: all tasks from the first start, then all from the next one.
+        starts: Names of the starts; the first is what the caller gave.
+        settings: How.
+    """
+
+    def __init__(
+        self, host: Host, tasks: Sequence[Task], movable: Movable, starts: Sequence[str], settings: RefineSettings
+    ) -> None:
+        self.host, self.tasks, self.movable, self.settings = host, tasks, movable, settings
+        self.who = [(number, start) for start in starts for number in range(len(tasks))]
+        self.values = movable.start.clone().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.values], betas=_BETAS)
+        self.racing = len(starts) > 1
+        self.best = [Outcome(movable.start[number].clone(), starts[0]) for number in range(len(tasks))]
+        self._budget = _TOKENS.get(host.device.type, _TOKENS_ELSEWHERE)
+
+    def run(self, on_step: Callable[[RefineStep], None] | None, stop: Callable[[], bool]) -> list[Outcome]:
+        """Take the steps; what is asked to stop ends after its step, with the best so far."""
+        steps = self.settings.steps
+        self._measure(0)
+        if self.racing and not self.settings.race_steps:
+            self._choose()
+        for step in range(1, steps + 1):
+            if not self.who or stop():
+                break
+            self._move(step)
+            decided = self.racing and step == min(self.settings.race_steps, steps)
+            if decided or step % self.settings.measure_every == 0 or step == steps:
+                self._measure(step)
+            if decided:
+                self._choose()
+            if on_step:
+                on_step(self._shown(step))
+        return self.best
+
+    # --- one step ----------------------------------------------------------------------------------------
+
+    def _move(self, step: int) -> None:
+        settings = self.settings
+        rows: list[Drawn] = [
+            (at, item, answer)
+            for at, (number, _) in enumerate(self.who)
+            for item, answer in self.tasks[number].drawn(step - 1, settings.rows_per_step, settings.seed)
+        ]
+        losses, slopes = self._losses(rows, slopes=True)
+        norms = slopes.norm(dim=1)
+        fine = (losses.isfinite() & norms.isfinite()).tolist()
+        for at, (number, start) in enumerate(self.who):
+            best = self.best[number]
+            if fine[at]:
+                if best.start == start or not self.racing:
+                    best.loss = float(losses[at])
+            elif sum(other == number for other, _ in self.who) == 1 or start == best.start:
+                best.note = (
+                    f"step {step}: loss {float(losses[at]):g}, gradient norm {float(norms[at]):g}; expected finite numbers; "
+                    f"the adapter of step {best.step} is returned; lower lr or look at the rows"
+                )
+        if not all(fine):
+            kept = [at for at, one in enumerate(fine) if one]
+            self._keep(kept)
+            slopes, norms = slopes[kept], norms[kept]
+        if not self.who:
+            return
+        self.values.grad = slopes * (settings.clip / norms.clamp(min=settings.clip))[:, None]
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr * learning_rate_factor(step - 1, settings.steps, _WARMUP, _FINAL)
+        self.optimizer.step()
+        self.values.grad = None
+        for at, (number, start) in enumerate(self.who):
+            if not self.tasks[number].kept and (not self.racing or start == self.best[number].start):
+                self._take(number, at, step)
+
+    def _take(self, number: int, at: int, step: int, score: float | None = None) -> None:
+        """The present adapter is the best of its task."""
+        best = self.best[number]
+        best.values, best.start = self.values[at].detach().clone(), self.who[at][1]
+        best.step, best.score, best.waited = step, score, 0
+
+    def _keep(self, rows: Sequence[int]) -> None:
+        """Go on with some of the adapters, and their moments."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.values.device)
+        state = self.optimizer.state.get(self.values, {})
+        self.who = [self.who[at] for at in rows]
+        self.values = self.values.detach()[index].clone().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.values], betas=_BETAS)
+        if state:
+            self.optimizer.state[self.values] = {
+                key: value.clone() if key == "step" else value[index] for key, value in state.items()
+            }
+
+    # --- losses ------------------------------------------------------------------------------------------
+
+    def _losses(self, rows: Sequence[Drawn], *, slopes: bool = False) -> tuple[Tensor, Tensor]:
+        """Mean loss ``[adapters]`` of each adapter's rows, and its slopes ``[adapters, numbers]``.
+
+        Rows of near length run together, as many as fit: a row's loss does not depend on the others, so slopes of the
+        parts add up. Other threads use the base between two parts, and while slopes are taken.
+        """
+        counts = Counter(at for at, _, _ in rows)
+        device = self.values.device
+        losses = torch.zeros(len(self.who), device=device)
+        total = torch.zeros_like(self.values)
+        for part in self._parts(rows):
+            with torch.set_grad_enabled(slopes):
+                lora = self.movable.lora(self.values)
+                index = [at for at, _, _ in part]
+                each = row_losses(self.host, [(item, answer) for _, item, answer in part], lora, index)
+                share = torch.tensor([1 / counts[at] for at in index], device=each.device)
+                if slopes:
+                    total += torch.autograd.grad((each * share).sum(), self.values)[0]
+            losses.index_add_(0, torch.tensor(index, device=device), (each.detach() * share).to(losses))
+        return losses, total
+
+    def _parts(self, rows: Sequence[Drawn]) -> list[list[Drawn]]:
+        """Rows in parts of near length, rows of one adapter together, so that hooks need no gather."""
+        ordered = sorted(rows, key=lambda row: len(row[1].ids) + len(row[2]))
+        parts: list[list[Drawn]] = []
+        for row in ordered:
+            length = len(row[1].ids) + len(row[2])
+            if not parts or (len(parts[-1]) + 1) * length > self._budget:
+                parts.append([])
+            parts[-1].append(row)
+        return [sorted(part, key=lambda row: row[0]) for part in parts]
+
+    def _measure(self, step: int) -> None:
+        """The loss of the rows that are kept back; the best step is noted, and adapters without progress end."""
+        rows: list[Drawn] = [
+            (at, item, item.answers[0]) for at, (number, _) in enumerate(self.who) for item in self.tasks[number].kept
+        ]
+        if not rows:
+            return
+        losses = self._losses(rows)[0].tolist()
+        ended = set()
+        for at, (number, start) in enumerate(self.who):
+            if not self.tasks[number].kept:
+                continue
+            best, loss = self.best[number], losses[at]
+            if step == 0 and best.first is None:
+                best.first = best.score = loss
+            if not self.racing or start == best.start:
+                best.last = loss
+            if math.isfinite(loss) and (best.score is None or not loss >= best.score):
+                self._take(number, at, step, loss)
+                best.last = loss
+            elif not self.racing:
+                best.waited += 1
+                if best.waited >= self.settings.patience:
+                    ended.add(at)
+        if ended:
+            self._keep([at for at in range(len(self.who)) if at not in ended])
+
+    def _choose(self) -> None:
+        """The best start of each task goes on: by the rows that are kept back, else by its own rows."""
+        rows: list[Drawn] = [
+            (at, item, item.answers[0])
+            for at, (number, _) in enumerate(self.who)
+            for item in self.tasks[number].kept or self.tasks[number].items
+        ]
+        losses = [loss if math.isfinite(loss) else math.inf for loss in self._losses(rows)[0].tolist()]
+        first: dict[int, int] = {}
+        for at, (number, _) in enumerate(self.who):
+            if number not in first or losses[at] < losses[first[number]]:
+                first[number] = at
+        for number, at in first.items():
+            if not self.tasks[number].kept:
+                self._take(number, at, self.settings.race_steps)
+        self.racing = False
+        self._keep(sorted(first.values()))
+
+    def _shown(self, step: int) -> RefineStep:
+        moving = {number for number, _ in self.who}
+        return RefineStep(
+            step=step,
+            steps=self.settings.steps,
+            loss=tuple(best.loss if number in moving else None for number, best in enumerate(self.best)),
+            kept_back=tuple(best.last for best in self.best),
+            best=tuple(best.step for best in self.best),
+            active=len(moving),
+        )
+
+
+def row_losses(host: Host, rows: Sequence[tuple[Item, list[int]]], lora: object, index: Sequence[int]) -> Tensor:
+    """The loss of each row ``[rows]`` in nats a token: cross-entropy of the answer, or KL from the teacher.
+
+    Args:
+        host: The base.
+        rows: Rows, each with the answer that counts; all have a teacher's distributions, or none has.
+        lora: The adapters.
+        index: Row to adapter.
+    """
+    input_ids, labels = ids_and_labels([(item.ids, answer) for item, answer in rows], host.pad)
+    hidden = host.hidden(input_ids, lora, index)  # type: ignore[arg-type]
+    targets = teacher_of([item for item, _ in rows])
+    if targets is None:
+        return sft_loss(hidden, labels, host.lm_head, row_weight="row", reduce=False)
+    return distillation_loss(hidden, labels, host.lm_head, targets, row_weight="row", reduce=False)
+
+
+def teacher_of(items: Sequence[Item]) -> TeacherTargets | None:
+    """The teacher's distributions of some rows, one after the other; None for rows without."""
+    found = [item.targets for item in items if item.targets is not None]
+    if not found:
+        return None
+    return TeacherTargets(
+        torch.cat([targets.log_probs for targets in found]),
+        torch.cat([targets.ids for targets in found if targets.ids is not None]),
+    )

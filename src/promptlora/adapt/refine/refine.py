@@ -1,0 +1,225 @@
+"""From the adapters that one pass wrote to better ones: what ``PromptLoRA.refine`` does.
+
+It puts together prompts, rows or inputs, starts and steps, and records how each adapter came about.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from promptlora.adapt.refine.loop import Outcome, Refinement, RefineStep
+from promptlora.adapt.refine.movable import Movable
+from promptlora.adapt.refine.rows import Item, Task, group_rows, items_of_rows, keep_back
+from promptlora.adapt.refine.settings import RefineSettings
+from promptlora.adapt.refine.teacher import agreement, group_inputs, invented_inputs, taught_items
+from promptlora.errors import ConfigError, LoRAError, PromptError
+from promptlora.fingerprint import weights_digest
+from promptlora.lora import LoRAWeights
+from promptlora.settings import whole
+from promptlora.signals import stopping
+
+if TYPE_CHECKING:
+    from promptlora.adapt.prompt_lora import PromptLoRA
+
+_LR = {True: 3e-2, False: 2e-3}  # of cores alone, and of A and B
+_MOST_INVENTED = 512
+STOPPED = "it was stopped, and the best so far is returned"
+
+
+def refine_adapters(
+    lm: PromptLoRA,
+    lora: LoRAWeights,
+    prompts: str | Sequence[str],
+    *,
+    rows: Sequence[Any] | None,
+    inputs: Sequence[str] | Sequence[Sequence[str]] | int | None,
+    settings: RefineSettings,
+    on_step: Callable[[RefineStep], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> LoRAWeights:
+    """Refine adapters; see ``PromptLoRA.refine``."""
+    texts = _checked(lm, lora, prompts)
+    if rows is None and inputs is None:
+        raise ConfigError("refine: neither rows nor inputs. Expected one of them. Fix: pass rows=[(input, output), …].")
+    longest = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    labelled: list[list[Item]] | None = None
+    notes = [""] * len(texts)
+    if rows is not None:
+        read = [items_of_rows(lm.tokenizer, t, r, longest) for t, r in zip(texts, group_rows(texts, rows), strict=True)]
+        labelled = [items for items, _ in read]
+        notes = [f"{count} rows were too long and left out" if count else "" for _, count in read]
+    unlabelled = _inputs(lm, texts, inputs, settings) if inputs is not None else None
+    started = _starts(lm, lora, texts, settings)
+    movable = Movable(LoRAWeights.stack(list(started.values())), free=settings.moves == "all")
+    if not settings.lr:
+        settings = replace(settings, lr=_LR[movable.shared])
+    with stopping() as asked, torch.inference_mode(False), torch.enable_grad():
+
+        def stop() -> bool:
+            return asked() or (should_stop is not None and should_stop())
+
+        if unlabelled is None:
+            assert labelled is not None
+            tasks = [
+                Task(text, *keep_back(text, items, settings.seed)) for text, items in zip(texts, labelled, strict=True)
+            ]
+        else:
+            taught = _taught(lm, texts, unlabelled, settings, stop)
+            if taught is None:
+                tasks = []
+            elif labelled is not None:  # the rows decide which step is best
+                tasks = [Task(t, i, judges) for t, i, judges in zip(texts, taught, labelled, strict=True)]
+            else:
+                tasks = [Task(t, *keep_back(t, i, settings.seed)) for t, i in zip(texts, taught, strict=True)]
+        if not tasks:
+            outcomes = [Outcome(values, "given") for values in movable.start[: len(texts)]]
+        else:
+            outcomes = Refinement(lm.host, tasks, movable, list(started), settings).run(on_step, stop)
+            if unlabelled is not None and labelled is None:
+                _fall_back(lm, tasks, movable, outcomes)
+        stopped = stop()
+    result = movable.lora(torch.stack([outcome.values for outcome in outcomes])).detach()
+    shared = {
+        "hypernetwork": weights_digest(lm.hypernetwork),
+        "steps": settings.steps,
+        "seed": settings.seed,
+        "lr": settings.lr,
+        "stopped": stopped,
+    }
+    records: list[dict[str, Any]] = [
+        {
+            "prompt": text,
+            "rows": 0 if labelled is None else len(labelled[number]),
+            "inputs": 0 if unlabelled is None else len(unlabelled[number]),
+            "kept_back": len(tasks[number].kept) if tasks else 0,
+            "start": outcome.start,
+            "best_step": outcome.step,
+            "loss_before": outcome.first,
+            "loss_after": outcome.score,
+            "note": "; ".join(filter(None, (notes[number], outcome.note))),
+            **shared,
+        }
+        for number, (text, outcome) in enumerate(zip(texts, outcomes, strict=True))
+    ]
+    for record in records:
+        said = "; ".join(filter(None, (record["note"], STOPPED if stopped else "")))
+        if said:
+            warnings.warn(f"refine: {record['prompt'].strip()[:40]!r}: {said}.", stacklevel=3)
+    return LoRAWeights(
+        result.stored,
+        result.scaling,
+        projections=result.projections,
+        base_model=lora.base_model,
+        chat=lm.chat_export,
+        provenance=[{**given, **record} for given, record in zip(lora.provenance, records, strict=True)],
+    )
+
+
+def _checked(lm: PromptLoRA, lora: LoRAWeights, prompts: str | Sequence[str]) -> list[str]:
+    """The prompts, one for each adapter, of adapters that fit the base.
+
+    Raises:
+        PromptError: A prompt that is empty or no text.
+        LoRAError: As many adapters as prompts are expected, for this base.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise PromptError(f"prompt {repr(text)[:60]} is empty. Expected the instruction of the adapter.")
+    if not isinstance(lora, LoRAWeights):
+        raise LoRAError(f"lora: a {type(lora).__name__}. Expected LoRAWeights. Fix: lora = lm.adapt(prompts).")
+    if not texts or lora.adapters != len(texts):
+        raise LoRAError(
+            f"refine: {lora.adapters} adapters for {len(texts)} prompts. Expected one adapter for each prompt. Fix: lora = "
+            "lm.adapt(prompts)."
+        )
+    own = lm.model.config.name_or_path or None
+    if lora.base_model and own and lora.base_model != own:
+        raise LoRAError(
+            f"refine: the adapter was made for base {lora.base_model}. Expected one for {own}. Fix: load that base, or write "
+            "the adapter with lm.adapt."
+        )
+    lm.injector.prepare(lora.to(lm.model.dtype))  # names and shapes of this base
+    return texts
+
+
+def _starts(
+    lm: PromptLoRA, lora: LoRAWeights, texts: Sequence[str], settings: RefineSettings
+) -> dict[str, LoRAWeights]:
+    """The adapters of each start, as many as prompts, in the base's dtype."""
+    lora = lora.detach().to(lm.model.dtype, lm.host.device)
+    made: dict[str, Callable[[], LoRAWeights]] = {
+        "given": lambda: lora,
+        "generated": lambda: lm.adapt(texts),
+        "static": lambda: lm.adapt(texts, generated=False),
+        "zero": lambda: _without_update(lora),
+    }
+    wanted = ["given", *(start for start in settings.starts if start != "given")] if settings.starts else ["given"]
+    if "static" in wanted and not lm.hypernetwork.config.static:
+        raise ConfigError("starts: this hypernetwork has no static part. Expected other starts. Fix: leave static out.")
+    found = {start: made[start]().detach() for start in wanted}
+    try:
+        LoRAWeights.stack(list(found.values()))
+    except LoRAError as error:
+        raise LoRAError(
+            f"starts={list(settings.starts)}: the given adapter does not fit the others ({error})"
+        ) from error
+    return found
+
+
+def _without_update(lora: LoRAWeights) -> LoRAWeights:
+    """Adapters that change nothing, with gradients that are not zero: cores of 0, or B of 0."""
+    matrices: dict[str, Any] = {}
+    for name in lora:
+        form = lora.chosen(name)
+        moved = "C" if hasattr(form, "C") else "B"
+        matrices[name] = form._replace(**{moved: torch.zeros_like(getattr(form, moved))})
+    return LoRAWeights(matrices, lora.scaling, projections=lora.projections, base_model=lora.base_model)
+
+
+def _inputs(
+    lm: PromptLoRA,
+    texts: Sequence[str],
+    inputs: Sequence[str] | Sequence[Sequence[str]] | int,
+    settings: RefineSettings,
+) -> list[list[str]]:
+    """The inputs of each prompt; a number of them is made up by the base."""
+    if isinstance(inputs, int):
+        whole("inputs", inputs, low=2, high=_MOST_INVENTED)
+        inputs = invented_inputs(lm.host, texts, inputs, settings.seed)
+    return group_inputs(texts, inputs)
+
+
+def _taught(
+    lm: PromptLoRA,
+    texts: Sequence[str],
+    inputs: Sequence[Sequence[str]],
+    settings: RefineSettings,
+    stop: Callable[[], bool],
+) -> list[list[Item]] | None:
+    reads_context = settings.teacher == "adapter" and lm.hypernetwork.config.context_flag
+    teacher = lm.adapt(texts, in_context=True) if reads_context else None
+    ask = partial(taught_items, answer_tokens=settings.answer_tokens, top_k=settings.top_k, stop=stop)
+    return ask(lm.host, texts, inputs, teacher)
+
+
+def _fall_back(lm: PromptLoRA, tasks: Sequence[Task], movable: Movable, outcomes: Sequence[Outcome]) -> None:
+    """Without labels, an adapter that agrees less with its teacher than the start did is not taken."""
+    given = movable.lora(movable.start[: len(tasks)])
+    found = movable.lora(torch.stack([outcome.values for outcome in outcomes]))
+    judged = [task.kept or task.items for task in tasks]
+    before, after = agreement(lm.host, judged, given), agreement(lm.host, judged, found)
+    for number, outcome in enumerate(outcomes):
+        if after[number] < before[number]:
+            outcome.values, outcome.step, outcome.score = movable.start[number], 0, outcome.first
+            outcome.start = "given"
+            outcome.note = (
+                f"the refined adapter agrees with the teacher in {after[number]:.0%} of the tokens, the start in "
+                f"{before[number]:.0%}; the start is returned"
+            )

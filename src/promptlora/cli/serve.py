@@ -1,0 +1,148 @@
+"""``promptlora serve``: the HTTP server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from promptlora.cli.console import Device, Dtype, Force, Hypernetwork, Json, err, load, out
+from promptlora.extras import need
+
+EPILOG = """Examples:
+
+**promptlora serve** (the embedded model on http://127.0.0.1:8421/v1)
+
+**promptlora serve HuggingFaceTB/SmolLM2-135M-Instruct --adapter-dir adapters --max-batch 32**
+
+**PROMPTLORA_API_KEY=$(openssl rand -hex 24) promptlora serve --host 0.0.0.0**
+
+**promptlora serve --adapters-only --port 8422 --json** (writes adapters for another server)"""
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Argument(help="Base model: folder or Hugging Face id. Default: the embedded one.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 listens on all addresses of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8421,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(envvar="PROMPTLORA_API_KEY", help="Key that clients must send; can be given more than once."),
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="File with one key on each line.")] = None,
+    max_batch: Annotated[int, typer.Option(min=1, max=4096, help="Requests that run at once.")] = 16,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, max=1 << 20, help="Requests that wait; more are answered with 429.")
+    ] = 128,
+    adapter_dir: Annotated[
+        Path | None, typer.Option(help="Folder that keeps adapters between runs. Default: memory alone.")
+    ] = None,
+    adapter_memory: Annotated[int, typer.Option(min=1, max=1 << 20, help="Adapters in memory, in MB.")] = 256,
+    adapters_only: Annotated[
+        bool, typer.Option("--adapters-only", help="Serve the endpoints of adapters and nothing that generates text.")
+    ] = False,
+    model_name: Annotated[
+        str | None, typer.Option(help="Name of the plain base in requests. Default: its Hugging Face id or folder.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, max=1 << 20, help="Longest answer of any request.")] = 2048,
+    deadline: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds after which an answer ends.")] = 300.0,
+    max_body: Annotated[int, typer.Option(min=1, max=1 << 20, help="Largest body of a request, in kB.")] = 4096,
+    drain: Annotated[float, typer.Option(min=0, max=3600, help="Seconds for running answers when stopped.")] = 30.0,
+    hypernetwork: Hypernetwork = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Serve OpenAI's API: the system message of a request becomes an adapter, and the model never reads it."""
+    need("serve", "fastapi", "uvicorn", "prometheus_client")
+    from promptlora.address import bind, is_loopback, url_of
+    from promptlora.files import check_output
+    from promptlora.server.security import check_keys, read_keys
+
+    keys = check_keys(api_key or [], "--api-key") + (() if api_key_file is None else read_keys(api_key_file))
+    if adapter_dir is not None:
+        check_output(adapter_dir, reuse=True)
+    listener = bind(host, port)  # before the model is loaded, which takes a while
+    try:
+        lm = load(hypernetwork, model, dtype, device, force)
+        from promptlora.engine import AdapterCache, Engine
+        from promptlora.server.app import create_app
+        from promptlora.server.running import serve as run
+        from promptlora.server.service import Service
+        from promptlora.server.settings import Settings
+
+        settings = Settings(
+            model_name=model_name or _name(model, str(lm.model.config.name_or_path)),
+            api_keys=keys,
+            local=is_loopback(listener),
+            adapters_only=adapters_only,
+            most_bytes=max_body * 1000,
+            most_tokens=max_tokens,
+            deadline=deadline,
+        )
+        cache = AdapterCache(lm, folder=adapter_dir, memory_bytes=adapter_memory * 1_000_000)
+        service = Service(
+            lm, Engine(lm, max_batch=max_batch, max_waiting=max_waiting, cache=cache), cache, settings, adapter_dir
+        )
+        if not settings.local and not keys:
+            err.print(
+                f"warning: --host {escape(host)} without --api-key: everybody who reaches {escape(host)} can use this server."
+            )
+        _log()
+
+        def ready() -> None:
+            _ready(url_of(listener), settings.model_name, adapters_only, bool(keys), as_json)
+
+        try:
+            run(create_app(service, drain=drain), listener, drain=drain, ready=ready)
+        finally:
+            service.close(timeout=0)
+            lm.close()
+    finally:
+        listener.close()
+    err.print("stopped")
+
+
+def _ready(url: str, model: str, adapters_only: bool, keys: bool, as_json: bool) -> None:
+    """One line on standard output: the address and a request to try, or JSON for programs."""
+    if as_json:
+        told = {"url": url, "api": f"{url}/v1", "model": model, "adapters_only": adapters_only, "pid": os.getpid()}
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
+        return
+    if adapters_only:
+        path = "adapters"
+        body: dict[str, object] = {"prompt": "Answer in Spanish."}
+    else:
+        messages = [{"role": "system", "content": "Answer in Spanish."}, {"role": "user", "content": "Good morning"}]
+        path, body = "chat/completions", {"model": "promptlora", "messages": messages}
+    key = ' -H "Authorization: Bearer $PROMPTLORA_API_KEY"' if keys else ""
+    line = f"serving {url}/v1 (Ctrl-C stops it); try: curl {url}/v1/{path}{key} --json '{json.dumps(body)}'"
+    out.print(escape(line), highlight=False, soft_wrap=True)
+    out.file.flush()
+
+
+def _log() -> None:
+    """One line on standard error for each request, and failures; no text of a request is in them."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("promptlora.server")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", r"refine: ")  # it names the prompt; the job says what became of it
+
+
+def _name(model: str | None, known: str) -> str:
+    """The base's name: its Hugging Face id, or the last part of its folder, so that clients do not see paths."""
+    return Path(known).name if Path(known).is_absolute() or (model and Path(model).is_dir()) else known

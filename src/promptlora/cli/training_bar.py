@@ -1,0 +1,61 @@
+"""The progress bar of ``promptlora train``, as a callback of the trainer."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from promptlora.cli.console import err
+from promptlora.train.callbacks import Callback, StepMetrics
+
+_SHOWN = {"margin": "margin", "gibberish_margin": "gibberish", "mean_margin": "mean", "validation_loss": "held out"}
+
+
+class TrainingBar(Callback):
+    """Shows steps, loss, speed and the last value of each instrument.
+
+    Args:
+        steps: The last step of the run.
+        shown: False shows nothing, in all processes but the first.
+
+    Attributes:
+        last: The last value of each metric.
+    """
+
+    def __init__(self, steps: int, *, shown: bool) -> None:
+        self.shown = shown
+        self.last: dict[str, float] = {}
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[shown]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not shown,
+        )
+        self._task = self._progress.add_task("", total=steps, shown="")
+
+    def on_start(self, step: int) -> None:
+        """Show the bar."""
+        self._progress.start()
+        self._progress.update(self._task, completed=step)
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        """Move on by one step."""
+        self.last.update(metrics.measured)
+        text = f"loss {metrics.loss:.3f}  {metrics.tokens_per_second:.0f} tok/s"
+        for name, title in _SHOWN.items():
+            if name in self.last:
+                text += f"  {title} {self.last[name]:+.3f}"
+        self._progress.update(self._task, completed=metrics.step, shown=text)
+
+    def on_warning(self, line: str) -> None:
+        """Print a warning above the bar."""
+        if self.shown:
+            self._progress.console.print(f"[yellow]warning:[/] {escape(line)}", highlight=False)
+
+    def on_end(self) -> None:
+        """Leave the bar as it is."""
+        self._progress.stop()

@@ -1,0 +1,287 @@
+"""``Worker``: the loop of an engine's thread, which alone touches the batch.
+
+Others put what they want done into its inbox. Between two steps it reads the inbox, lets requests go that were cancelled or
+are past their deadline, lets waiting ones join, and does one piece of other work. It knows requests, text and time; what
+runs a step is ``batch``.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from promptlora.engine.batch import Batch, Token
+from promptlora.engine.requests import EngineError, FinishReason, Outbox, Piece, Sampling, TokenLogprob
+from promptlora.engine.stats import Counters
+from promptlora.engine.text import TextStream
+from promptlora.engine.writing import Task
+from promptlora.errors import one_line
+from promptlora.lora import LoRAWeights
+
+_SMOOTHING = 0.1  # weight of the newest request in the mean time that a request takes
+_log = logging.getLogger(__name__)
+
+
+class Request:
+    """One request between its submission and its last piece."""
+
+    def __init__(
+        self, name: str, ids: tuple[int, ...], adapter: LoRAWeights | None, sampling: Sampling, expires: float | None
+    ) -> None:
+        self.name, self.ids, self.adapter, self.sampling, self.expires = name, ids, adapter, sampling, expires
+        self.outbox = Outbox()
+        self.text: TextStream | None = None
+        self.cancelled = False
+        self.began = 0.0
+
+    def over(self, now: float) -> FinishReason | None:
+        """Why the request ends without another token; None if it goes on."""
+        if self.cancelled:
+            return "cancelled"
+        return "deadline" if self.expires is not None and now >= self.expires else None
+
+
+class Worker:
+    """What an engine's thread does.
+
+    Args:
+        batch: The running requests; nobody else may touch it.
+        tokenizer: For the text of the answers.
+        ends: Tokens that end an answer.
+        max_batch: Most requests that run at once.
+        counters: What is counted.
+
+    Attributes:
+        lock: Held for a moment by whoever reads or changes ``closing`` and ``in_queue``.
+        closing: Nothing more is taken.
+        in_queue: Requests that were submitted and have neither joined the batch nor ended.
+        request_seconds: Mean time that a request runs, newer ones counting more.
+    """
+
+    def __init__(
+        self, batch: Batch, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int], max_batch: int, counters: Counters
+    ) -> None:
+        self._batch, self._tokenizer, self._ends = batch, tokenizer, ends
+        self._max_batch, self._counters = max_batch, counters
+        self.lock = threading.Lock()
+        self.closing, self.in_queue, self.request_seconds = False, 0, 1.0
+        # A SimpleQueue may be put to by a finalizer at any moment, in the middle of a call of this class too.
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._waiting: deque[Request] = deque()
+        self._running: dict[str, Request] = {}
+        self._tasks: deque[Task[Any]] = deque()
+        self._ending: str | None = None  # "drain" or "drop" once the thread is to end
+
+    # --- what other threads call ---------------------------------------------------------------------------
+
+    def accept(self, request: Request) -> None:
+        """Put a request into the queue; with the lock held."""
+        self.in_queue += 1
+        self._inbox.put(lambda: self._waiting.append(request))
+
+    def take(self, task: Task[Any]) -> None:
+        """Do some work between steps; with the lock held.
+
+        Raises:
+            EngineError: The engine is closed.
+        """
+        self.refuse_if_closing()
+        self._inbox.put(lambda: self._tasks.append(task))
+
+    def refuse_if_closing(self) -> None:
+        """Refuse what comes after the end; with the lock held.
+
+        Raises:
+            EngineError: The engine is closed.
+        """
+        if self.closing:
+            raise EngineError("engine: closed. Expected an open one.")
+
+    def cancel(self, request: Request) -> None:
+        """Let a request go at the next step; a finalizer may call this."""
+        if not request.outbox.ended:
+            request.cancelled = True
+            self._inbox.put(_look)
+
+    def end(self, how: str) -> None:
+        """End the loop: ``drain`` after all that is there, ``drop`` now."""
+        self._inbox.put(lambda: self._end(how))
+
+    # --- the thread ----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """The loop, until :meth:`end`."""
+        error: BaseException = EngineError("engine: closed. Expected an open one.")
+        try:
+            while self._ending != "drop":
+                self._read_inbox()
+                self._sweep()
+                self._admit()
+                if self._running:
+                    self._step()
+                if self._tasks:
+                    task = self._tasks.popleft()
+                    if not task.advance():
+                        self._tasks.append(task)  # the others first: a short prompt does not wait for a long one
+                elif self._ending and not (self._running or self._waiting):
+                    break
+        except BaseException as failure:  # a fault of the engine itself: nobody waits for ever
+            _log.exception("engine: its thread has ended")
+            error = EngineError(f"engine: its thread has ended ({one_line(failure)})")
+            error.__cause__ = failure
+        finally:
+            self._shut(error)
+
+    def _shut(self, error: BaseException) -> None:
+        with self.lock:
+            self.closing = True
+        while True:
+            try:
+                self._inbox.get_nowait()()
+            except queue.Empty:
+                break
+        closed = self._ending is not None
+        for request in [*self._running.values(), *self._waiting]:
+            request.outbox.put(self._last(request, "cancelled") if closed else error)
+        self._running.clear()
+        self._waiting.clear()
+        for task in self._tasks:
+            task.abandon(error)
+        self._tasks.clear()
+        self._batch.close()
+        with self.lock:
+            self.in_queue = 0
+        self._counters.set(running=0, kv_tokens=0)
+
+    def _end(self, how: str) -> None:
+        self._ending = how if self._ending != "drop" else "drop"
+
+    def _read_inbox(self) -> None:
+        """Do what others have asked for; wait for it where there is nothing else to do."""
+        if not (self._running or self._waiting or self._tasks or self._ending):
+            self._inbox.get()()
+        while True:
+            try:
+                self._inbox.get_nowait()()
+            except queue.Empty:
+                return
+
+    def _sweep(self) -> None:
+        """Let requests go that were cancelled, abandoned, or are past their deadline."""
+        now = time.monotonic()  # each is asked once: another thread may cancel it meanwhile
+        for request, reason in [(one, one.over(now)) for one in self._running.values()]:
+            if reason is not None:
+                self._batch.remove(request.name)
+                del self._running[request.name]
+                self._finish(request, reason)
+        asked = [(one, one.over(now)) for one in self._waiting]
+        over = [(one, reason) for one, reason in asked if reason is not None]
+        if over:
+            self._waiting = deque(one for one, reason in asked if reason is None)
+            self._dequeued(len(over))
+            for request, reason in over:
+                self._finish(request, reason)
+
+    def _dequeued(self, number: int) -> None:
+        with self.lock:
+            self.in_queue -= number
+
+    def _admit(self) -> None:
+        """Let the requests that have waited longest join the batch."""
+        while self._waiting and len(self._running) < self._max_batch:
+            request = self._waiting.popleft()
+            self._dequeued(1)
+            request.began = time.monotonic()
+            request.text = TextStream(self._tokenizer, request.sampling.stop)
+            try:
+                self._batch.add(request.name, request.ids, request.adapter, request.sampling, self._ends)
+            except Exception as error:  # an adapter that does not fit the model is this request's fault alone
+                self._finish(request, error)
+                continue
+            self._running[request.name] = request
+            self._counters.add(prompt_tokens=len(request.ids))
+
+    def _step(self) -> None:
+        began = time.perf_counter()
+        try:
+            tokens = self._batch.step()
+        except Exception as error:  # out of memory, a host that was closed: these requests fail, the engine goes on
+            _log.exception("engine: a step failed")
+            failed = list(self._running.values())
+            self._running.clear()
+            self._batch.clear()
+            for request in failed:
+                ended = EngineError(f"engine: a step failed ({one_line(error)})")
+                ended.__cause__ = error
+                self._finish(request, ended)
+            return
+        for token in tokens:
+            request = self._running[token.request_id]
+            try:
+                self._deliver(request, token)
+            except Exception as error:  # a token that the tokenizer cannot decode is this request's fault alone
+                self._batch.remove(request.name)
+                self._running.pop(request.name, None)
+                self._finish(request, error)
+        self._counters.add(steps=1, step_seconds=time.perf_counter() - began, generated_tokens=len(tokens))
+        self._counters.set(
+            running=len(self._running),
+            reused_tokens=self._batch.reused_tokens,
+            slot_bytes=self._batch.slot_bytes,
+            kv_tokens=self._batch.kv_tokens,
+        )
+
+    def _deliver(self, request: Request, token: Token) -> None:
+        """Give out one token; a stop text ends the request here and now."""
+        text = request.text
+        assert text is not None
+        ready = "" if token.ended == "stop" else text.add(token.chosen.token_id)
+        reason: FinishReason | None = None
+        if text.stopped:
+            reason = "stop"
+            if token.ended is None:
+                self._batch.remove(request.name)
+        elif token.ended is not None:
+            ready += text.finish()
+            reason = "stop" if token.ended == "stop" or text.stopped else "length"
+        logprobs = None if request.sampling.logprobs is None else (self._logprob(token),)
+        piece = Piece(ready, (token.chosen.token_id,), logprobs, reason)
+        if reason is None:
+            request.outbox.put(piece)
+        else:
+            del self._running[request.name]
+            self._finish(request, piece)
+
+    def _logprob(self, token: Token) -> TokenLogprob:
+        chosen = token.chosen
+        decode = self._tokenizer.decode
+        top = tuple((i, str(decode([i])), value) for i, value in chosen.top)
+        return TokenLogprob(chosen.token_id, str(decode([chosen.token_id])), float(chosen.logprob or 0.0), top)
+
+    def _last(self, request: Request, reason: FinishReason) -> Piece:
+        text = "" if request.text is None else request.text.finish()
+        return Piece(text, (), None if request.sampling.logprobs is None else (), reason)
+
+    def _finish(self, request: Request, how: Piece | FinishReason | Exception) -> None:
+        """Give out the last piece, and count."""
+        piece = self._last(request, how) if isinstance(how, str) else how
+        reason = piece.finish_reason if isinstance(piece, Piece) else "failed"
+        kinds = {"cancelled": {"cancelled": 1}, "deadline": {"expired": 1}, "failed": {"failed": 1}}
+        self._counters.add(finished=1, **kinds.get(reason or "", {}))
+        if request.began and reason in ("stop", "length"):
+            spent = time.monotonic() - request.began
+            with self.lock:
+                self.request_seconds += _SMOOTHING * (spent - self.request_seconds)
+        self._counters.set(running=len(self._running), kv_tokens=self._batch.kv_tokens)
+        request.outbox.put(piece)
+
+
+def _look() -> None:
+    """Wake the thread, which then looks at all requests."""

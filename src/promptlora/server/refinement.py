@@ -1,0 +1,60 @@
+"""The work of a refinement job: from a stored adapter to a better one, which is stored too."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+from promptlora.adapt.refine import RefineStep
+from promptlora.engine import AdapterEntry
+from promptlora.server.adapters_schema import AdapterRequest
+from promptlora.server.jobs import Progress, Work
+from promptlora.server.service import Service
+
+_STEPS = 40
+
+
+def refining(service: Service, owner: str, body: AdapterRequest, start: AdapterEntry) -> Work:
+    """Work that refines an adapter and returns the id of the result; a refinement that was done before is not repeated.
+
+    Answers go on meanwhile: a step waits for the model's turn, and the engine's steps come between.
+
+    Args:
+        service: The server.
+        owner: Who gets the adapter.
+        body: Prompt, rows, inputs and steps.
+        start: Where it begins.
+    """
+    steps = body.steps or _STEPS
+    rows = [{"input": row.input, "outputs": [row.output]} for row in body.rows] if body.rows else None
+    inputs = list(body.inputs) if body.inputs else None
+    examples = [(example.input, example.output) for example in body.examples]
+    identity = json.dumps({"rows": rows, "inputs": inputs, "steps": steps}, sort_keys=True)
+    key = service.cache.key(body.prompt, examples, body.in_context, refinement=identity)
+
+    def work(progress: Progress) -> str:
+        if service.cache.get(key) is None:
+            began = time.perf_counter()
+
+            def on_step(step: RefineStep) -> None:
+                progress.report(step.step, step.steps)
+
+            better = service.lm.refine(
+                start.lora,
+                body.prompt,
+                rows=rows,
+                inputs=inputs,
+                steps=steps,
+                on_step=on_step,
+                should_stop=progress.asked_to_stop,
+            )
+            progress.check()
+            seconds = time.perf_counter() - began
+            service.cache.put(
+                replace(start, key=key, lora=better, refined=True, created=time.time(), seconds=start.seconds + seconds)
+            )
+        service.own(owner, key)
+        return key
+
+    return work

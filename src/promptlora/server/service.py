@@ -1,0 +1,198 @@
+"""What all endpoints share: the model, the engine, the adapters, and which of them a request may use.
+
+It knows prompts, adapters and owners; nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from promptlora import __version__
+from promptlora.adapt.prompt_lora import PromptLoRA
+from promptlora.engine import AdapterCache, AdapterEntry, Engine
+from promptlora.lora import LoRAWeights
+from promptlora.server.errors import ApiError
+from promptlora.server.jobs import Jobs
+from promptlora.server.metrics import Metrics
+from promptlora.server.owners import Owners
+from promptlora.server.schema import Example, PromptField
+from promptlora.server.security import NOBODY
+from promptlora.server.settings import Settings
+
+T = TypeVar("T")
+WRITER = "promptlora"  # the model that writes an adapter for the system message
+STORED = "adapter:"
+_NO_FIELD = PromptField.model_validate({})
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The adapter of one request.
+
+    Attributes:
+        lora: None is the base.
+        key: Its id.
+        prompt: The prompt that it stands for, where the request says it.
+        in_context: Whether the base reads that prompt too.
+    """
+
+    lora: LoRAWeights | None = None
+    key: str | None = None
+    prompt: str | None = None
+    in_context: bool = False
+
+
+class Service:
+    """The parts of a running server.
+
+    Args:
+        lm: Base and hypernetwork.
+        engine: Runs the requests.
+        cache: The engine's adapters.
+        settings: Names and limits.
+        folder: Where adapters are kept between runs; None keeps none.
+    """
+
+    def __init__(
+        self, lm: PromptLoRA, engine: Engine, cache: AdapterCache, settings: Settings, folder: Path | None = None
+    ) -> None:
+        self.lm, self.engine, self.cache, self.settings = lm, engine, cache, settings
+        self.owners = Owners(None if folder is None else folder / "owners")
+        self.jobs = Jobs(most=settings.most_jobs)
+        self.metrics = Metrics(engine)
+        self.started = int(time.time())
+        self.special = frozenset(int(each) for each in lm.tokenizer.all_special_ids)
+        self.fingerprint = f"promptlora-{__version__}-{str(lm.host.fingerprint.get('weights', ''))[:8]}"
+        self.context = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="promptlora-text")
+
+    def close(self, timeout: float | None = None) -> None:
+        """Finish the answers that run, cancel the jobs, and end all threads.
+
+        Args:
+            timeout: Seconds after which answers are cancelled.
+        """
+        self.jobs.close()
+        self.engine.close(drain=True, timeout=timeout)
+        self._readers.shutdown(cancel_futures=True)
+
+    async def aside(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run work on texts or files in a thread, so that streams go on meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work, *arguments)
+
+    # --- adapters --------------------------------------------------------------------------------------
+
+    async def write(
+        self, owner: str, prompt: str, examples: Sequence[Example] = (), in_context: bool = False
+    ) -> AdapterEntry:
+        """The adapter of a prompt, which the owner may use from now on.
+
+        Raises:
+            PromptError: A prompt that is empty or too long.
+        """
+        pairs = [(example.input, example.output) for example in examples]
+        future = self.engine.adapter(prompt, pairs, in_context)
+        entry = await asyncio.shield(asyncio.wrap_future(future))  # others may wait for it too
+        # Its last owner may have deleted it between the two lines above.
+        if self.own(owner, entry.key) and await self.aside(self.cache.get, entry.key) is None:
+            await self.aside(self.cache.put, entry)
+        return entry
+
+    def own(self, owner: str, key: str) -> bool:
+        """Let an owner use an adapter from now on; whether it could not before."""
+        return owner != NOBODY and self.owners.grant(owner, key)
+
+    async def find(self, owner: str, key: str) -> AdapterEntry:
+        """A stored adapter.
+
+        Raises:
+            ApiError: There is none, or the owner has none of that id.
+        """
+        allowed = _KEY.fullmatch(key) is not None and (owner == NOBODY or self.owners.owns(owner, key))
+        entry = await self.aside(self.cache.get, key) if allowed else None
+        if entry is None:
+            raise ApiError(
+                404,
+                f"adapter {key[:80]!r}: not found. Expected the id of an adapter that was made with this API key. Fix: "
+                "POST /v1/adapters with its prompt.",
+                code="adapter_not_found",
+            )
+        return entry
+
+    async def all(self, owner: str) -> list[str]:
+        """The ids of the adapters that an owner may use."""
+        stored = await self.aside(self.cache.list)
+        if owner == NOBODY:
+            return list(stored)
+        there = set(stored)
+        return [key for key in self.owners.of(owner) if key in there]
+
+    async def forget(self, owner: str, key: str) -> None:
+        """Delete an adapter of an owner; it stays stored while others own it.
+
+        Raises:
+            ApiError: The owner has none of that id.
+        """
+        await self.find(owner, key)
+        if owner == NOBODY or self.owners.revoke(owner, key):
+            await self.aside(self.cache.delete, key)
+
+    # --- models ----------------------------------------------------------------------------------------
+
+    async def choose(self, owner: str, model: str, field: PromptField | None, system: str | None) -> Chosen:
+        """The adapter that a request asks for, written if need be.
+
+        Args:
+            owner: Who asks.
+            model: The model's name in the request.
+            field: The field ``promptlora`` of the request.
+            system: The text of the system messages.
+
+        Raises:
+            ApiError: An unknown model, or a field that does not go with it.
+            PromptError: A prompt that is empty or too long.
+        """
+        field = field or _NO_FIELD
+        if model == WRITER:
+            prompt = system if field.prompt is None else field.prompt
+            if prompt is None and field.examples:
+                raise ApiError(400, "promptlora.examples: no prompt. Expected one beside them.", param="promptlora")
+            if prompt is None:
+                return Chosen()
+            entry = await self.write(owner, prompt, field.examples, field.in_context)
+            return Chosen(_strong(entry.lora, field.strength), entry.key, prompt, field.in_context)
+        if field.prompt is not None or field.examples or field.in_context:
+            raise ApiError(
+                400,
+                f"promptlora: a prompt for the model {model[:80]!r}. Expected the model {WRITER!r}.",
+                param="promptlora",
+                code="wrong_model",
+            )
+        if model == self.settings.model_name:
+            return Chosen()
+        if model.startswith(STORED):
+            entry = await self.find(owner, model.removeprefix(STORED))
+            return Chosen(_strong(entry.lora, field.strength), entry.key)
+        raise unknown_model(model, self.settings.model_name)
+
+
+def unknown_model(model: str, base: str) -> ApiError:
+    """The error of a model that there is not."""
+    return ApiError(
+        404,
+        f"The model `{model[:80]}` does not exist. Expected {base!r}, {WRITER!r} or '{STORED}<id>'; see /v1/models.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def _strong(lora: LoRAWeights, strength: float) -> LoRAWeights:
+    return lora if strength == 1 else LoRAWeights.combine([lora], [strength])

@@ -1,0 +1,169 @@
+"""What a training run reports while it runs: ``StepMetrics``, and ``Callback``, which receives them.
+
+The progress bar of the command line, the log files of a run and a user's own code all use this one mechanism.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptlora.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """The metrics of one step; None marks what was not measured in it.
+
+    Attributes:
+        step: Number of steps done, including this one.
+        loss: The objective's loss, in nats (``reconstruct``: relative squared distance), without penalties.
+        margin: Steering margin: loss with the adapter of another task's prompt minus loss with the right one.
+        gibberish_margin: The same with adapters of random letters.
+        mean_margin: The same with the mean of the batch's updates.
+        variance_ratio: Variance of the updates of the batch's prompts over the squared norm of their mean.
+        effective_rank: Number of directions in which these updates differ.
+        validation_loss: Loss on the rows of held-out tasks, averaged over tasks.
+        validation_wrong: The same with another task's adapter.
+        validation_static: The same with the static part alone.
+        validation_in_context: As ``validation_loss``, with the prompt in the context as well.
+        tokens_per_second: Tokens of the batch without padding, divided by the duration of the step.
+        lr: Learning rate of the trunk.
+        trunk_norm: Gradient norm of encoder and trunk, before clipping.
+        head_norm: Gradient norm of the heads, before clipping.
+        static_norm: Gradient norm of the static part, before clipping.
+    """
+
+    step: int
+    loss: float
+    margin: float | None = None
+    gibberish_margin: float | None = None
+    mean_margin: float | None = None
+    variance_ratio: float | None = None
+    effective_rank: float | None = None
+    validation_loss: float | None = None
+    validation_wrong: float | None = None
+    validation_static: float | None = None
+    validation_in_context: float | None = None
+    tokens_per_second: float
+    lr: float
+    trunk_norm: float
+    head_norm: float
+    static_norm: float
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """The metrics that were measured in this step, ``step`` included."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+class Callback:
+    """Receives the events of a run. Override the methods that you need; all of them do nothing by default.
+
+    Every process of a distributed run calls its own callbacks. An exception in a callback stops the run like an
+    exception in the loop itself: without a checkpoint of the current step.
+    """
+
+    def on_start(self, step: int) -> None:
+        """The run starts, or resumes after ``step`` steps."""
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        """A step is done."""
+
+    def on_validation(self, step: int, losses: Mapping[str, float]) -> None:
+        """The held-out tasks were measured; the keys are the ``validation_*`` fields of :class:`StepMetrics`."""
+
+    def on_checkpoint(self, step: int, folder: Path) -> None:
+        """A checkpoint is complete in ``folder``."""
+
+    def on_warning(self, line: str) -> None:
+        """The run looks wrong; called once per run for each kind of warning."""
+
+    def should_stop(self) -> bool:
+        """Whether to stop after this step, with a checkpoint. One process that says so stops all of them."""
+        return False
+
+    def on_end(self) -> None:
+        """The run ends, whether it finished, was stopped or failed."""
+
+
+Given = Callback | Callable[[StepMetrics], object]  # what a user may pass as a callback
+
+
+class _OnStep(Callback):
+    """A plain function as a callback."""
+
+    def __init__(self, function: Callable[[StepMetrics], object]) -> None:
+        self.function = function
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        self.function(metrics)
+
+
+def as_callback(given: Given) -> Callback:
+    """A callback as it is; any other callable as a callback that calls it after each step.
+
+    Raises:
+        ConfigError: Neither a callback nor a callable, or a class instead of an object of it.
+    """
+    if isinstance(given, Callback):
+        return given
+    if not callable(given) or (isinstance(given, type) and issubclass(given, Callback)):
+        raise ConfigError(
+            f"callbacks: {given!r} is not a callback. Expected a train.Callback or a function of StepMetrics. Fix: pass an object."
+        )
+    return _OnStep(given)
+
+
+class CallbackList(Callback):
+    """Several callbacks as one, for the time of ``with``: their ``on_end`` is called on every path, in reverse order.
+
+    Args:
+        callbacks: In the order in which they are called.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = list(callbacks)
+        self._ending = ExitStack()
+        self._warned = False
+
+    def __enter__(self) -> CallbackList:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.close()
+
+    def on_start(self, step: int) -> None:
+        """Start each callback; the ``on_end`` of one that fails is called too."""
+        for callback in self.callbacks:
+            self._ending.callback(callback.on_end)
+            callback.on_start(step)
+
+    def after_step(self, metrics: StepMetrics, warning: str | None) -> None:
+        """Report a step, its validation if there was one, and the first warning.
+
+        Args:
+            metrics: The metrics of the step.
+            warning: What is wrong after it, if anything is.
+        """
+        losses = {name: value for name, value in metrics.measured.items() if name.startswith("validation_")}
+        warns = warning is not None and not self._warned
+        self._warned = self._warned or warns
+        for callback in self.callbacks:
+            callback.on_step(metrics)
+            if losses:
+                callback.on_validation(metrics.step, losses)
+            if warning is not None and warns:
+                callback.on_warning(warning)
+
+    def on_checkpoint(self, step: int, folder: Path) -> None:
+        """Report a checkpoint."""
+        for callback in self.callbacks:
+            callback.on_checkpoint(step, folder)
+
+    def should_stop(self) -> bool:
+        """Ask every callback, even when one has said so already, because a callback may count its calls."""
+        answers = [callback.should_stop() for callback in self.callbacks]
+        return any(answers)

@@ -1,0 +1,183 @@
+"""The parts of a training run, made from its configuration: batches, objective, hypernetwork, identity of the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from promptlora.data import (
+    Batches,
+    Row,
+    Shown,
+    TaskOrder,
+    render_inputs,
+    rows_by_task,
+    tasks_answered_in_letters,
+    tokenize_rows,
+)
+from promptlora.errors import PromptError
+from promptlora.host import Host
+from promptlora.hypernet.network import HyperNetwork
+from promptlora.models import load_base
+from promptlora.teacher import OnlineTeacher, TeacherCache, check_same_tokenizer
+from promptlora.text import PromptStates
+from promptlora.train.config import TrainConfig
+from promptlora.train.objectives import Distill, Objective, Sft
+from promptlora.train.reading import TrainingData
+
+Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+Say = Callable[[str], None]
+_STATISTICS_PROMPTS = 512  # number of wordings whose states set the encoder's statistics
+
+
+def load_pair(config: TrainConfig, name: str | None, device: torch.device, say: Say | None) -> Pair:
+    """A base or teacher with the dtype and the attention kernel of the run."""
+    return load_base(
+        name,
+        dtype=getattr(torch, config.base_dtype),
+        device=device,
+        attn_implementation=config.attention or None,
+        progress=say,
+    )
+
+
+def check_prompts(states: PromptStates, prompts: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Number of tokens of every prompt of every task.
+
+    Raises:
+        PromptError: A prompt that cannot be read; its task is named. It is found now and not when the order comes to it.
+    """
+    lengths = {}
+    for task, several in prompts.items():
+        for prompt in several:
+            try:
+                lengths[prompt] = max(map(len, states.encode(prompt)))
+            except PromptError as error:
+                raise PromptError(f"task {task!r}: {error}") from error
+    return lengths
+
+
+def make_batches(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, data: TrainingData, lengths: Mapping[str, int], say: Say
+) -> tuple[Batches, dict[str, int]]:
+    """The batches of a run, and how many rows were left out as too long, for ``input`` and for ``answer``.
+
+    Raises:
+        DataError: Too few rows for one batch.
+    """
+    options = config.data
+    examples, left_out = tokenize_rows(tokenizer, data.rows, options)
+    held = f"; held out: {len({row.task for row in data.held})} tasks" if data.held else ""
+    say(
+        f"{len(examples)} rows of {len({example.task for example in examples})} tasks, "
+        f"{sum(len(several) - 1 for several in data.prompts.values())} paraphrases; left out as too long: "
+        f"{left_out['input']} inputs, {left_out['answer']} answers{held}"
+    )
+    letters = tasks_answered_in_letters(data.rows)
+    if letters:
+        say(
+            f"warning: all answers of {', '.join(map(repr, letters))} are single letters, several a row; expected texts: "
+            "was a text split? write outputs as a list of texts"
+        )
+    shown = Shown(
+        paraphrase_share=options.paraphrase_share,
+        in_context_share=options.in_context_share,
+        longest_in_context=options.max_context_tokens,
+        examples_share=options.examples_share,
+        longest_prompt=config.hypernetwork.max_prompt_tokens,
+        default_system_share=options.default_system_share,
+        no_system_share=options.no_system_share,
+        pairs=config.regularization.contrastive > 0,
+    )
+
+    def render(texts: Sequence[str], prompts: Sequence[str | None], system_turn: str = "empty") -> list[list[int]]:
+        return render_inputs(tokenizer, texts, prompts, system_turn)
+
+    size: dict[str, int] = {
+        "prompts_per_batch": config.prompts_per_batch, "rows_per_prompt": config.rows_per_prompt, "seed": config.seed,
+    }  # fmt: skip
+    order = None  # by rows
+    if options.order == "tasks":
+        order = TaskOrder(
+            rows_by_task(examples),
+            [example.length for example in examples],
+            sources=data.sources,
+            weights=options.weights,
+            pools={example.task: example.pool for example in examples if example.pool},
+            cluster=options.cluster,
+            **size,
+        )
+    batches = Batches(
+        examples,
+        data.prompts,
+        pad=int(tokenizer.pad_token_id or 0),
+        shown=shown,
+        render=render,
+        order=order,
+        prompt_tokens=lengths,
+        **size,
+    )
+    return batches, left_out
+
+
+def make_objective(
+    config: TrainConfig, host: Host, batches: Batches, device: torch.device, say: Say, teacher: Pair | None = None
+) -> Objective:
+    """``sft``, or ``distill`` with the teacher that the configuration names or that is given.
+
+    Raises:
+        ModelError: A teacher that cannot be loaded or has another tokenizer.
+    """
+    options = config.distill
+    if config.objective == "sft":
+        return Sft(host, batches, config)
+    if options.cache:
+        return Distill(host, batches, config, TeacherCache.open(options.cache, tokenizer=host.tokenizer))
+    if teacher or options.teacher:
+        model, tokenizer = teacher or load_pair(config, options.teacher, device, say)
+        check_same_tokenizer(tokenizer, host.tokenizer)
+        return Distill(host, batches, config, OnlineTeacher(model, tokenizer))
+    adapter = None
+    if options.adapter:
+        network = HyperNetwork.from_pretrained(options.adapter).to(device).requires_grad_(False)
+        adapter = network, host.prompt_states(network.config, embedder=network.embedder)
+    own = OnlineTeacher(host.model, host.tokenizer, lm_head=host.lm_head)
+    return Distill(host, batches, config, own, adapter)
+
+
+def make_hypernetwork(
+    config: TrainConfig, host: Host, states: PromptStates, prompts: Mapping[str, Sequence[str]], device: torch.device
+) -> HyperNetwork:
+    """A hypernetwork with initial weights of the run's seed, and the statistics of the states of the first prompts."""
+    from accelerate.utils import set_seed
+
+    set_seed(config.seed)  # so that what was loaded before does not change the initial weights
+    hypernetwork = HyperNetwork(
+        config.hypernetwork, host.injector.projections, states.state_size, host.fingerprint, states.fingerprint
+    ).to(device)  # before the statistics, which are computed from states on this device
+    if hypernetwork.encoder is not None:
+        wordings = [prompt for several in prompts.values() for prompt in several[:3]]
+        hypernetwork.encoder.fit_statistics(states.several(wordings[:_STATISTICS_PROMPTS]))
+    return hypernetwork
+
+
+def identity(
+    prompts: Mapping[str, Sequence[str]], rows: Sequence[Row], teacher: Mapping[str, str | int] | None = None
+) -> str:
+    """Hash of everything a run is trained on, so that a checkpoint is never resumed with other data.
+
+    Args:
+        prompts: Task to its prompts.
+        rows: The rows.
+        teacher: Fingerprint of a teacher that the configuration does not name.
+    """
+    digest = hashlib.sha256(json.dumps(prompts).encode())
+    for row in rows:
+        digest.update(json.dumps([row.task, row.input, row.outputs]).encode())
+    if teacher:
+        digest.update(json.dumps(teacher, sort_keys=True).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,53 @@
+"""What a page's address says after its ``#``: the prompt, the inputs and what is looked at.
+
+The page's script writes it, so that work survives a reload and can be sent as a link; this module reads it. A fragment
+stays in the browser: no server sees it in a request, and no proxy logs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+from promptlora.ui.values import Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A prompt with its inputs, and a place in the walk; None where the address does not say."""
+
+    prompt: str
+    inputs: tuple[str, ...]
+    longest: int
+    chosen: int = 0
+    token: int | None = None
+    layer: int | None = None
+    head: int | None = None
+
+
+def read_link(address: str, limits: Limits) -> Link | None:
+    """The link of an address such as ``#prompt=…&input=…``; None for one that says nothing of use.
+
+    What is too long or no number is left out or cut here; whether it makes sense is checked when it is run.
+    """
+    try:
+        found = parse_qs(address.lstrip("#"), max_num_fields=64)
+    except ValueError:
+        return None
+    prompt, inputs = found.get("prompt", [""])[0], found.get("input", [])
+    if not prompt and not inputs:
+        return None
+
+    def number(name: str) -> int | None:
+        text = found.get(name, [""])[0]
+        return int(text) if text.isascii() and text.isdecimal() and len(text) <= 6 else None
+
+    return Link(
+        prompt=prompt[: limits.prompt_characters + 1],
+        inputs=tuple(text[: limits.input_characters + 1] for text in inputs[: limits.inputs]),
+        longest=min(max(number("longest") or 32, 4), limits.new_tokens),
+        chosen=number("chosen") or 0,
+        token=number("token"),
+        layer=number("layer"),
+        head=number("head"),
+    )

@@ -1,0 +1,290 @@
+"""The walk through attention as HTML: tokens, next words, heat maps, the flow diagram, every key, all heads.
+
+Elements with ``data-at`` (``"token=5"``, ``"layer=3&head=2"``) and figures with ``data-row`` and ``data-column`` say what a
+click on them chooses; the page's script sends it on. It knows captures; nothing of Gradio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from promptlora.inspect import AttentionCapture, Fold, flow_diagram, token_life
+from promptlora.inspect.drawing import Pick, bars, heat_map, plain_zero, thumbnail, visible_text
+from promptlora.inspect.life import TokenLife
+from promptlora.ui.html import drawing, safe
+from promptlora.ui.values import Inside
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is looked at: a token, a layer and a head, and the key that was clicked, if any."""
+
+    token: int
+    layer: int
+    head: int
+    key: int | None = None
+
+
+def _token(text: str) -> str:
+    return f'<code dir="auto">{safe(visible_text(text))}</code>'
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "masked" if value == float("-inf") else f"{plain_zero(value, 0.5 * 10**-digits):.{digits}f}"
+
+
+def _signed(value: float) -> str:
+    if abs(value) < 5e-5:
+        return '<span class="pl-soft">0.0000</span>'
+    return f'<span class="{"pl-gain" if value > 0 else "pl-loss"}">{value:+.4f}</span>'
+
+
+def _pair(base: str, adapted: str) -> str:
+    """Base and adapted in one cell: side by side, on a phone below one another."""
+    return f'<span class="pl-pair"><span>{base}</span><span class="pl-second">{adapted}</span></span>'
+
+
+# --- the whole model ---------------------------------------------------------------------------------------
+
+
+def likely(inside: Inside) -> str:
+    """The first tokens that each model finds most probable, as bars."""
+    drawn = bars(
+        [one.base for one in inside.likely],
+        [one.token for one in inside.likely],
+        "Probability of the first token of the answer",
+        other=[one.adapted for one in inside.likely],
+        top=max(max(one.base, one.adapted) for one in inside.likely),
+    )
+    return f'<div class="pl-likely">{drawing(drawn, "Probability of the first token of the answer")}</div>'
+
+
+def changes(inside: Inside, place: Place) -> str:
+    """How much each head's weights change at the token, heads by layers; a click opens the head."""
+    table = inside.change[..., place.token].T
+    heads, layers = list(range(table.shape[0])), list(inside.layers)
+    mark = (place.head, layers.index(place.layer)) if place.layer in layers and place.head in heads else None
+    shown = f"token {place.token} {visible_text(inside.tokens[place.token])}"
+    drawn = heat_map(
+        table,
+        [f"head {n}" for n in heads],
+        [str(n) for n in layers],
+        f"Change of attention at {shown}",
+        across="layer",
+        mark=mark,
+        cell=(20, 20),
+        pick=Pick("head", heads, "layer", layers),
+    )
+    return f'<div class="pl-changes">{drawing(drawn, "Change of attention by head and layer")}</div>'
+
+
+def token_chips(fold: Fold, here: int) -> str:
+    """The text as tokens with their numbers, each a button; the one that is followed is marked, folded runs are not buttons."""
+    cells = []
+    for group, label in zip(fold.groups, fold.labels, strict=True):
+        if len(group) > 1:
+            cells.append(f'<span class="pl-token pl-fold"><small>{group[0]}–{group[-1]}</small>{safe(label)}</span>')
+            continue
+        (i,) = group
+        cells.append(
+            f'<button type="button" class="pl-token" data-at="token={i}" aria-pressed="{str(i == here).lower()}">'
+            f"<small>{i}</small>{_token(fold.tokens[i])}</button>"
+        )
+    return f'<div class="pl-strip" role="group" aria-label="Tokens of the text">{"".join(cells)}</div>'
+
+
+# --- one head ----------------------------------------------------------------------------------------------
+
+
+def _tables(capture: AttentionCapture, fold: Fold, layer: int, head: int) -> tuple[Tensor, Tensor]:
+    """The head's weights in base and adapted model, folded, ``[rows, groups]``."""
+    base = capture.base[layer]
+    assert base.softmax is not None
+    visible = base.softmax.visible[base.softmax.at(head)]
+    adapted = (capture.adapted or capture.base)[layer]
+    return fold.table(base.weights(head), visible), fold.table(adapted.weights(head), visible)
+
+
+def head_maps(capture: AttentionCapture, fold: Fold, place: Place) -> str:
+    """The head's weights in base and adapted model, and their difference; a click on a cell follows its token."""
+    base, adapted = _tables(capture, fold, place.layer, place.head)
+    rows = [fold.groups[at][0] for at in fold.single]
+    pick = Pick("token", rows, "key", [group[0] if len(group) == 1 else -1 for group in fold.groups])
+    key = None if place.key is None else fold.place(place.key)
+    cell = min(max(240 // len(fold.groups), 12), 26)
+    drawn = []
+    for name, title, values in (
+        ("base", "Base", base),
+        ("adapted", "Adapted", adapted),
+        ("difference", "Adapted − base", adapted - base),
+    ):
+        signed = name == "difference"
+        svg = heat_map(
+            values,
+            [fold.labels[at] for at in fold.single],
+            fold.labels,
+            title,
+            across="looked at",
+            down="who looks",
+            signed=signed,
+            top=None if signed else 1.0,
+            mark=(rows.index(place.token), key),
+            cell=(cell, cell),
+            pick=pick,
+        )
+        drawn.append(f'<div class="pl-map" data-map="{name}">{drawing(svg, f"{title}: attention weights")}</div>')
+    return f'<div class="pl-maps">{"".join(drawn)}</div>'
+
+
+def all_heads(capture: AttentionCapture, fold: Fold, inside: Inside, place: Place) -> str:
+    """Every head of the layer as a pair of small pictures, base and adapted; a click opens the head."""
+    part = capture.base[place.layer].softmax
+    if part is None:
+        return ""
+    buttons = []
+    row = inside.layers.index(place.layer)
+    for head in part.heads:
+        base, adapted = _tables(capture, fold, place.layer, head)
+        change = float(inside.change[row, head, place.token])
+        buttons.append(
+            f'<button type="button" class="pl-thumb" data-at="head={head}" aria-pressed="{str(head == place.head).lower()}">'
+            f"<span>{thumbnail(base, f'Head {head}, base')}{thumbnail(adapted, f'Head {head}, adapted')}</span>"
+            f"<small>head {head} · change {plain_zero(change):.3f}</small></button>"
+        )
+    return (
+        f'<h3>All heads of layer {place.layer}</h3><p class="pl-soft">Left the base, right the adapted model; the change is '
+        f"that of token {place.token}.</p><div class='pl-thumbs'>{''.join(buttons)}</div>"
+    )
+
+
+def _bar(value: float, kind: str) -> str:
+    """A bar under a weight; none where it would be a dot."""
+    return f'<span class="pl-bar pl-{kind}" style="width:{100 * min(value, 1.0):.1f}%"></span>' if value >= 0.01 else ""
+
+
+def _keys(life: TokenLife, fold: Fold, key: int | None) -> str:
+    """Every key of the row: scores, weights, change; a folded run has the sum of its weights."""
+    base, adapted = life.base, life.adapted or life.base
+    weights = [fold.columns(side.weights).tolist() for side in (base, adapted)]
+    body = []
+    for at, group in enumerate(fold.groups):
+        if group[0] > life.token:
+            continue
+        first, second = (each[at] for each in weights)
+        kind = "pl-here" if life.token in group else "pl-key" if key is not None and key in group else ""
+        marked = f' class="{kind}"' if kind else ""
+        if len(group) == 1:
+            name = _token(life.tokens[group[0]])
+            raw, score = (
+                _pair(*(_number(float(getattr(side, part)[group[0]])) for side in (base, adapted)))
+                for part in ("raw", "masked")
+            )
+        else:
+            name, raw, score = safe(fold.labels[at]), "", ""
+        bars_ = _pair(_bar(first, "base") + _number(first, 4), _bar(second, "adapted") + _number(second, 4))
+        number = str(group[0]) if len(group) == 1 else f"{group[0]}–{group[-1]}"
+        body.append(
+            f"<tr{marked}><td>{number}</td><td class='pl-text'>{name}</td><td>{raw}</td><td>{score}</td>"
+            f"<td class='pl-weight'>{bars_}</td><td>{_signed(second - first)}</td></tr>"
+        )
+    sides = _pair("base", "adapted")
+    return (
+        '<div class="pl-wide" tabindex="0" role="region" aria-label="Every key of this row"><table><thead><tr><th scope="col">#</th>'
+        f'<th scope="col" class="pl-text">key</th><th scope="col">q·k{sides}</th><th scope="col">scaled{sides}</th>'
+        f'<th scope="col">weight{sides}</th><th scope="col">change</th></tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _gains(life: TokenLife) -> str:
+    named = []
+    for what, found in zip(("Gained", "Lost"), life.changes(), strict=True):
+        told = ", ".join(f"{_token(life.tokens[i])} {_signed(change)}" for i, change in found if abs(change) >= 5e-5)
+        named.append(f"{what} most: {told}" if told else f"None {what.lower()}")
+    return ". ".join(named)
+
+
+def walk(capture: AttentionCapture, inside: Inside, place: Place, *, folded: bool) -> str:
+    """One token in one head: tokens, heat maps, the flow diagram, every key, all heads of the layer.
+
+    Raises:
+        AttentionError: A token, layer or head that was not captured.
+    """
+    fold = Fold.of(capture.tokens, inside.template if folded else [False] * len(capture.tokens), place.token)
+    chips = token_chips(fold, place.token)
+    if capture.base[place.layer].softmax is None:
+        return chips + no_softmax(capture, place.layer, place.token)
+    life = token_life(capture, place.token, place.layer, place.head)
+    sides = (("base", life.base), ("adapted", life.adapted or life.base))
+    sums = [(name, float(side.weights.sum()) + side.sink) for name, side in sides]
+    total = "; ".join(
+        f'{name} <output data-sum="{name}" data-sum-value="{value:.12f}">{value:.6f}</output>' for name, value in sums
+    )
+    left = len(life.tokens) - life.token - 1
+    after = f" {left} later token{'s' if left > 1 else ''}: masked, weight 0." if left else ""
+    return (
+        f'<div class="pl-walk" data-layer="{life.layer}" data-head="{life.head}" data-token="{life.token}">{chips}'
+        f"{head_maps(capture, fold, place)}<h3>From x to the new x</h3>"
+        f'<div class="pl-flow">{drawing(flow_diagram(life, fold, place.key), "The flow of one token through one head")}</div>'
+        f"<p>Token {life.token} {_token(life.tokens[life.token])}, layer {life.layer}, head {life.head}. "
+        f"The weights of this row sum to: {total}.{after} {_gains(life)}.</p>{_keys(life, fold, place.key)}"
+        f"{all_heads(capture, fold, inside, place)}{_proved(capture)}</div>"
+    )
+
+
+def _proved(capture: AttentionCapture) -> str:
+    return (
+        '<p class="pl-soft">Recomputed in float64 and compared with the model: largest relative difference '
+        f"{capture.difference:.1e}.</p>"
+    )
+
+
+# --- layers without softmax weights ------------------------------------------------------------------------
+
+
+_ADDED = "how much of what leaves each projection the adapter adds at this token (share of its length)"
+
+
+def _lengths(base: Tensor | None, adapted: Tensor | None) -> str:
+    """The lengths of a vector in both models."""
+    found = [(name, vector) for name, vector in (("base", base), ("adapted", adapted)) if vector is not None]
+    return "length: " + ", ".join(f"{name} {float(vector.norm()):.3f}" for name, vector in found) if found else ""
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return " · ".join(f"{role} {100 * share:.1f} %" for role, share in shares.items())
+
+
+def _list(rows: Sequence[tuple[str, str, str]]) -> str:
+    """The steps of a walk: a name, what happens, its numbers."""
+    lines = "".join(
+        f"<li><b>{safe(name)}</b> <span>{safe(what)}</span> <span class='pl-soft'>{safe(numbers)}</span></li>"
+        for name, what, numbers in rows
+    )
+    return f'<ol class="pl-steps">{lines}</ol>'
+
+
+def no_softmax(capture: AttentionCapture, layer: int, token: int) -> str:
+    """What a layer without softmax weights has to show for one token, and that it has none."""
+    base = capture.base[layer]
+    adapted = base if capture.adapted is None else capture.adapted[layer]
+
+    def lengths(pick: str) -> str:
+        first, second = getattr(base, pick), getattr(adapted, pick)
+        return "" if first is None or second is None else _lengths(first[token], second[token])
+
+    shares = {role: float(step.share[token]) for role, step in adapted.projections.items()}
+    steps = [
+        ("x", "the token's vector as it enters the block", lengths("x")),
+        (", ".join(shares), _ADDED, _shares(shares)),
+        ("state", "one running state a head, no table of weights", lengths("into_o")),
+        ("o", "all heads together through o", lengths("out")),
+        ("residual", "added to the token's vector", lengths("residual_after")),
+    ]
+    return (
+        f'<div class="pl-walk" data-layer="{layer}" data-token="{token}"><p>Token {token} '
+        f"{_token(capture.tokens[token])}, layer {layer}: {safe(base.note)}.</p>{_list(steps)}{_proved(capture)}</div>"
+    )

@@ -1,0 +1,333 @@
+"""The endpoints of adapters and jobs, and what one API key sees of another."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+import time
+import zipfile
+
+import httpx
+import openai
+import pytest
+import torch
+
+from promptlora.lora import LoRAWeights
+from tests.server_helpers import BASE, SYSTEM, TEXT, chat, serving, tiny_lm
+
+KEYS = ("first-key-of-the-test", "second-key-of-the-test")
+ROWS = [{"input": f"w{i}", "output": "b"} for i in range(10)]
+
+
+@pytest.fixture(scope="module")
+def lm():
+    made = tiny_lm()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def served(lm):
+    with serving(lm) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(served):
+    with httpx.Client(base_url=f"{served.url}/v1", timeout=60) as client:
+        yield client
+
+
+def of(served, key: str) -> httpx.Client:
+    return httpx.Client(base_url=f"{served.url}/v1", headers={"authorization": f"Bearer {key}"}, timeout=60)
+
+
+def finished(http: httpx.Client, job: str) -> dict:
+    until = time.monotonic() + 60
+    while (found := http.get(f"/jobs/{job}").json())["status"] in ("queued", "running"):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return found
+
+
+def test_a_prompt_becomes_a_stored_adapter(served, http):
+    made = http.post("/adapters", json={"prompt": SYSTEM})
+    assert made.status_code == 200
+    found = made.json()
+    entry = served.service.cache.get(found["id"])
+    assert found == {
+        "id": served.service.cache.key(SYSTEM), "object": "adapter", "model": f"adapter:{found['id']}",
+        "created": int(entry.created), "bytes": entry.nbytes, "seconds": entry.seconds, "prompt_tokens": 4,
+        "in_context": False, "refined": False, "distance": found["distance"],
+    }  # fmt: skip
+    for name, pair in served.lm.adapt(SYSTEM).items():
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(pair, entry.lora[name], strict=True))
+    assert http.post("/adapters", json={"prompt": SYSTEM}).json()["id"] == found["id"]
+    assert http.get(f"/adapters/{found['id']}").json()["bytes"] == found["bytes"] > 0
+    assert {"id": found["id"], "object": "adapter", "model": found["model"]} in http.get("/adapters").json()["data"]
+    with served.client() as client:
+        answer = chat(client, model=found["model"], system=None)
+    assert answer.choices[0].message.content.strip() == served.alone(TEXT)
+
+
+def test_examples_and_use_make_other_adapters(http):
+    bodies = [
+        {"prompt": SYSTEM},
+        {"prompt": SYSTEM, "in_context": True},
+        {"prompt": SYSTEM, "examples": [{"input": "w7", "output": "w8"}]},
+        {"prompt": "w1 w2 w3 w5"},
+    ]
+    found = [http.post("/adapters", json=body).json() for body in bodies]
+    assert len({each["id"] for each in found}) == len(bodies)
+    assert found[2]["prompt_tokens"] > found[0]["prompt_tokens"]
+    assert [each["in_context"] for each in found] == [False, True, False, False]
+
+
+def test_a_deleted_adapter_is_gone_until_its_prompt_comes_again(http):
+    key = http.post("/adapters", json={"prompt": "w8 w8"}).json()["id"]
+    assert http.delete(f"/adapters/{key}").json() == {"id": key, "object": "adapter", "deleted": True}
+    for answer in (http.get(f"/adapters/{key}"), http.delete(f"/adapters/{key}"), http.get(f"/adapters/{key}/peft")):
+        assert answer.status_code == 404
+        assert answer.json()["error"]["code"] == "adapter_not_found"
+    assert http.post("/adapters", json={"prompt": "w8 w8"}).json()["id"] == key
+
+
+def test_names_that_are_no_ids(http):
+    for name in ("0", "..%2F..%2Fetc", "%00", "A" * 64, "é", "0" * 64):
+        assert http.get(f"/adapters/{name}").status_code == 404
+
+
+def test_the_peft_folder_loads_in_peft(served, http, tmp_path):
+    from peft import PeftModel
+
+    key = http.post("/adapters", json={"prompt": SYSTEM}).json()["id"]
+    answer = http.get(f"/adapters/{key}/peft", params={"pad_rank": "auto"})
+    assert answer.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.namelist() == ["adapter_config.json", "adapter_model.safetensors"]
+        archive.extractall(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 8
+    back = LoRAWeights.load_peft(tmp_path)
+    lora = served.lm.adapt(SYSTEM)
+    for name in lora:
+        torch.testing.assert_close(back.delta(name), lora.delta(name), atol=1e-6, rtol=1e-5)
+    from tests.helpers import tiny_llama
+
+    plain = tiny_llama(torch.float32, max_position_embeddings=512)
+    ids = torch.tensor([[5, 9, 11]])
+    adapted = PeftModel.from_pretrained(plain, tmp_path)(input_ids=ids).logits
+    with served.lm.host.evaluating(lora, [0]):
+        torch.testing.assert_close(served.lm.model(input_ids=ids).logits, adapted.detach(), atol=1e-4, rtol=1e-4)
+    assert http.get(f"/adapters/{key}/peft", params={"pad_rank": "3.5"}).status_code == 400
+    assert http.get(f"/adapters/{key}/peft", params={"pad_rank": "1"}).status_code == 400  # below its rank
+
+
+# --- refinement ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:refine:UserWarning")
+def test_rows_refine_an_adapter_in_a_job(served, http):
+    answer = http.post("/adapters", json={"prompt": SYSTEM, "rows": ROWS, "steps": 5})
+    assert answer.status_code == 202
+    job = finished(http, answer.json()["id"])
+    assert job["status"] == "succeeded", job
+    assert (job["step"], job["steps"], job["error"]) == (5, 5, None)
+    refined = http.get(f"/adapters/{job['adapter']}").json()
+    assert refined["refined"]
+    assert refined["id"] != served.service.cache.key(SYSTEM)
+    rows = [{"input": row["input"], "outputs": [row["output"]]} for row in ROWS]
+    expected = served.lm.refine(served.lm.adapt(SYSTEM), SYSTEM, rows=rows, steps=5)
+    found = served.service.cache.get(job["adapter"]).lora
+    for name in expected:
+        torch.testing.assert_close(found.delta(name), expected.delta(name), atol=1e-5, rtol=1e-4)
+    with served.client() as client:
+        answer = chat(client, model=refined["model"], system=None)
+    assert answer.choices[0].message.content.strip() == served.lm.generate(TEXT, expected, max_new_tokens=8)
+    again = http.post("/adapters", json={"prompt": SYSTEM, "rows": ROWS, "steps": 5}).json()
+    again = finished(http, again["id"])
+    assert again["adapter"] == job["adapter"]
+    assert again["step"] == 0  # it was there
+    assert {job["id"], again["id"]} <= {each["id"] for each in http.get("/jobs").json()["data"]}
+
+
+@pytest.mark.filterwarnings("ignore:refine:UserWarning")
+def test_a_job_can_be_cancelled_and_does_not_stop_answers(served, http):
+    body = {"prompt": "w9 w9", "rows": ROWS, "steps": 10_000}
+    running, waiting = (http.post("/adapters", json={**body, "steps": 10_000 - i}).json()["id"] for i in range(2))
+    until = time.monotonic() + 30
+    while not http.get(f"/jobs/{running}").json()["step"]:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    with served.client() as client:
+        answer = chat(client)
+    assert answer.choices[0].message.content.strip() == served.alone(TEXT)
+    assert http.get(f"/jobs/{running}").json()["status"] == "running"
+    assert http.delete(f"/jobs/{waiting}").json()["status"] == "cancelled"
+    assert http.delete(f"/jobs/{running}").status_code == 200
+    job = finished(http, running)
+    assert job["status"] == "cancelled"
+    assert job["adapter"] is None
+    assert 0 < job["step"] < 10_000
+    assert http.get("/jobs/job-0").status_code == 404
+
+
+def test_a_job_that_fails_says_why(http):
+    long = " ".join(["w1"] * 400)
+    rows = [{"input": long, "output": "b"}] * 3
+    answer = http.post("/adapters", json={"prompt": SYSTEM, "rows": rows, "steps": 2})
+    job = finished(http, answer.json()["id"])
+    assert job["status"] == "failed"
+    assert "short enough" in job["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "Missing required parameter: prompt"),
+        ({"prompt": " "}, "empty"),
+        ({"prompt": "w1 " * 20}, "at most 16"),
+        ({"prompt": "w1", "rows": ROWS[:1]}, "rows"),
+        ({"prompt": "w1", "steps": 3}, "nothing to refine on"),
+        ({"prompt": "w1", "row": []}, "Unrecognized"),
+        ({"prompt": "w1", "examples": [["w1", "w2"]]}, "examples.0"),
+        ({"prompt": "w1", "examples": [{"input": "w1", "output": ""}]}, "examples.0.output"),
+    ],
+)
+def test_adapters_that_cannot_be_made(http, body, words):
+    answer = http.post("/adapters", json=body)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]["message"]
+
+
+# --- keys ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded(lm, tmp_path_factory):
+    with serving(lm, keys=KEYS, folder=tmp_path_factory.mktemp("adapters"), most_bytes=20_000) as running:
+        yield running
+
+
+@pytest.mark.parametrize("key", ["", "wrong", KEYS[0][:-1], KEYS[0] + "x", "é"])
+def test_a_wrong_key_gets_nothing(guarded, key):
+    paths = ("/v1/models", "/v1/adapters", "/v1/jobs", "/metrics", "/openapi.json", "/nowhere")
+    headers = {"authorization": f"Bearer {key}".encode()} if key else {}
+    for path in paths:
+        answer = httpx.get(guarded.url + path, headers=headers)
+        assert answer.status_code == 401, path
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert httpx.get(f"{guarded.url}/health").status_code == 200
+    with guarded.client(key if key.isascii() and key else "none") as client, pytest.raises(openai.AuthenticationError):
+        client.models.list()
+
+
+def test_nothing_of_one_key_is_visible_to_another(guarded):
+    first, second = (of(guarded, key) for key in KEYS)
+    with first, second:
+        key = first.post("/adapters", json={"prompt": "w3 w3 w3"}).json()["id"]
+        job = first.post("/adapters", json={"prompt": "w3 w3 w3", "rows": ROWS, "steps": 1}).json()["id"]
+        finished(first, job)
+        assert key in str(first.get("/models").json())
+        for path in ("/models", "/adapters", "/jobs"):
+            assert "w3" not in str(second.get(path).json())
+            assert key not in str(second.get(path).json())
+            assert job not in str(second.get(path).json())
+        for path in (f"/adapters/{key}", f"/adapters/{key}/peft", f"/models/adapter:{key}", f"/jobs/{job}"):
+            assert first.get(path).status_code == 200
+            assert second.get(path).status_code == 404
+        assert second.delete(f"/adapters/{key}").status_code == 404
+        assert second.delete(f"/jobs/{job}").status_code == 404
+        messages = [{"role": "user", "content": TEXT}]
+        asked = {"model": f"adapter:{key}", "messages": messages, "max_tokens": 2}
+        assert second.post("/chat/completions", json=asked).status_code == 404
+        assert first.post("/chat/completions", json=asked).status_code == 200
+
+
+def test_who_sends_the_prompt_owns_its_adapter_and_deletion_is_for_one_key(guarded):
+    first, second = (of(guarded, key) for key in KEYS)
+    with first, second, guarded.client(KEYS[1]) as client:
+        key = first.post("/adapters", json={"prompt": "w4 w4 w4"}).json()["id"]
+        assert chat(client, system="w4 w4 w4").usage.promptlora["adapter"] == key
+        assert second.get(f"/adapters/{key}").status_code == 200
+        assert first.delete(f"/adapters/{key}").status_code == 200
+        assert first.get(f"/adapters/{key}").status_code == 404
+        assert second.get(f"/adapters/{key}").status_code == 200
+        assert second.delete(f"/adapters/{key}").status_code == 200
+        assert guarded.service.cache.get(key) is None
+
+
+def test_adapters_and_their_owners_survive_a_restart(lm, tmp_path):
+    for start in range(2):
+        with (
+            serving(lm, keys=KEYS, folder=tmp_path) as running,
+            of(running, KEYS[0]) as first,
+            of(running, KEYS[1]) as second,
+        ):
+            if start == 0:
+                key = first.post("/adapters", json={"prompt": "w5 w5"}).json()["id"]
+            assert [each["id"] for each in first.get("/adapters").json()["data"]] == [key]
+            assert second.get("/adapters").json()["data"] == []
+            asked = {"model": f"adapter:{key}", "messages": [{"role": "user", "content": TEXT}], "max_tokens": 2}
+            assert first.post("/chat/completions", json=asked).status_code == 200
+    stored = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert not any(key.encode() in stored for key in KEYS)
+
+
+def test_a_body_that_is_too_large(guarded):
+    with of(guarded, KEYS[0]) as http:
+        body = json.dumps({"prompt": "w1 " * 20_000}).encode()
+        answer = http.post("/adapters", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 413
+        assert answer.json()["error"]["code"] == "request_too_large"
+
+        def pieces():
+            for at in range(0, len(body), 1000):
+                yield body[at : at + 1000]
+
+        answer = http.post("/adapters", content=pieces(), headers={"content-type": "application/json"})
+        assert answer.status_code == 413
+        assert answer.json()["error"]["code"] == "request_too_large"
+
+
+def test_no_text_of_a_request_is_logged(guarded, caplog):
+    caplog.set_level(logging.DEBUG)
+    with guarded.client(KEYS[0]) as client:
+        chat(client, system="w11 w12 w13", text="w14 w15")
+        with pytest.raises(openai.BadRequestError):
+            chat(client, system="w11 " * 20, text="w14 w15")
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("promptlora")]
+    assert any("POST /v1/chat/completions 200" in line for line in ours)
+    assert not any(word in line for line in ours for word in ("w11", "w14", *KEYS))
+
+
+# --- adapters only ------------------------------------------------------------------------------------------
+
+
+def test_adapters_only(lm):
+    with serving(lm, adapters_only=True) as running, of(running, "none") as http:
+        key = http.post("/adapters", json={"prompt": SYSTEM}).json()["id"]
+        assert http.get(f"/adapters/{key}/peft").status_code == 200
+        for path in ("/chat/completions", "/completions"):
+            assert http.post(path, json={"model": BASE, "prompt": "a"}).status_code == 404
+        assert "/v1/chat/completions" not in httpx.get(f"{running.url}/openapi.json").json()["paths"]
+
+
+def test_many_requests_for_one_new_prompt_write_it_once(lm):
+    with serving(lm) as running, of(running, "none") as http:
+        found = []
+        threads = [
+            threading.Thread(
+                target=lambda: found.append(http.post("/adapters", json={"prompt": "w6 w6 w6"}).json()["id"])
+            )
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(found) == 8
+        assert len(set(found)) == 1
+        assert running.service.engine.stats.adapters_written == 1
