@@ -3,6 +3,7 @@
 from promptlora.text.base_states import decoder_layers as decoder_layers
 from promptlora.text.base_states import prompt_states as prompt_states
 from promptlora.text.chat import PLACES as PLACES
+from promptlora.text.chat import as_text as as_text
 from promptlora.text.chat import encode_chat as encode_chat
 from promptlora.text.chat import encode_prompt as encode_prompt
 from promptlora.text.chat import gibberish as gibberish
