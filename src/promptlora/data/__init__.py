@@ -57,10 +57,6 @@ _HOME = {
     "make_row": "rows",
     "of_split": "rows",
     "tokenize_rows": "tokens",
-    "of_split": "rows",
-    "make_row": "rows",
-    "check_rows": "rows",
-    "rows_by_task": "batches",
 }
 __all__ = sorted(_HOME)
 

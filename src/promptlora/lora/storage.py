@@ -32,10 +32,6 @@ def write_forms(
     projections: tuple[Projection, ...] | None,
     base_model: str | None = None,
     provenance: Sequence[Mapping[str, Any]] | None = None,
-<<<<<<< HEAD
-=======
-    origins: Sequence[AdapterOrigin | None] = (),
->>>>>>> origin/main
 ) -> None:
     """Write forms to one file, whole or not at all."""
     tensors = {
@@ -51,11 +47,6 @@ def write_forms(
         metadata["base_model"] = base_model
     if provenance is not None:
         metadata["provenance"] = json.dumps(provenance)
-<<<<<<< HEAD
-=======
-    if any(origin is not None for origin in origins):
-        metadata["origins"] = origins_to_json(origins)
->>>>>>> origin/main
     with replacing_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 

@@ -18,11 +18,7 @@ from torch import Tensor
 
 from promptlora.errors import LoRAError, PromptLoRAError
 from promptlora.lora.forms import Form, Free, Shared, concatenated, summed
-<<<<<<< HEAD
 from promptlora.lora.origin import AdapterOrigin, ChatFiles
-=======
-from promptlora.lora.origin import AdapterOrigin, origins_of_json
->>>>>>> origin/main
 from promptlora.lora.storage import read_forms, read_metadata_projections, read_provenance, read_scaling, write_forms
 from promptlora.projections import Projection
 
@@ -45,11 +41,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         projections: Where the names live in the base model; only exports of fused modules need it.
         base_model: Hub id or path of the base, which exports name; None where it is not known.
         provenance: What is known of how each stored adapter came about, as values that JSON takes.
-<<<<<<< HEAD
         chat: What writes the base's tokenizer and chat template into exported folders; not kept in files.
-=======
-        origins: Where each stored adapter comes from, which exports tell; None where it is not known.
->>>>>>> origin/main
 
     Raises:
         LoRAError: Matrices that do not fit together; the message names the projection.
@@ -64,11 +56,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         projections: Sequence[Projection] | None = None,
         base_model: str | None = None,
         provenance: Sequence[Mapping[str, Any]] | None = None,
-<<<<<<< HEAD
         chat: ChatFiles | None = None,
-=======
-        origins: Sequence[AdapterOrigin | None] | None = None,
->>>>>>> origin/main
     ) -> None:
         if not matrices:
             raise LoRAError("matrices is empty: expected at least one projection name with its A and B")
@@ -85,14 +73,6 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         if self._provenance is not None and len(self._provenance) != self.stored_adapters:
             raise LoRAError(
                 f"provenance: {len(self._provenance)} entries for {self.stored_adapters} adapters. Expected one each."
-<<<<<<< HEAD
-=======
-            )
-        self.stored_origins: tuple[AdapterOrigin | None, ...] = tuple(origins or [None] * self.stored_adapters)
-        if len(self.stored_origins) != self.stored_adapters:
-            raise LoRAError(
-                f"{len(self.stored_origins)} origins for {self.stored_adapters} adapters; expected one each"
->>>>>>> origin/main
             )
         self.index = tuple(range(self.stored_adapters)) if index is None else _whole_numbers(index)
         for i in self.index:
@@ -132,15 +112,6 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     def _origin(self) -> dict[str, Any]:
         """What a LoRA that is made from this one keeps: where its names live."""
         return {"projections": self.projections, "base_model": self.base_model, "chat": self.chat}
-
-    def _kept_as_stored(self) -> dict[str, Any]:
-        """What a selection of the same adapters, or the same adapters in other numbers, keeps."""
-        return {"provenance": self._provenance, "origins": self.stored_origins, **self._kept()}
-
-    __eq__ = object.__eq__  # a mapping compares values; tensors have no single truth
-    __hash__ = object.__hash__
-
-    # --- mapping -------------------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
         """A ``[adapters, in, rank]`` and B ``[adapters, rank, out]`` of the selected adapters."""
@@ -228,12 +199,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         """The selected adapters in the free form, each with an A and a B; itself where it has that form."""
         if all(isinstance(form, Free) for form in self._forms.values()):
             return self
-<<<<<<< HEAD
         return LoRAWeights(dict(self.items()), self.scaling, provenance=self.provenance, **self._origin())
-=======
-        kept = {"provenance": self.provenance, "origins": self.origins, **self._kept()}
-        return LoRAWeights(dict(self.items()), self.scaling, **kept)
->>>>>>> origin/main
 
     def delta(self, name: str) -> Tensor:
         """The dense update ``A @ B * scaling``, ``[adapters, in, out]``, of one projection."""
@@ -245,11 +211,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     def _map(self, change: Callable[[Form], Form], scaling: float) -> LoRAWeights:
         """The same selection of changed forms, so that a shared adapter is changed and kept once."""
         forms = {name: change(form) for name, form in self._forms.items()}
-<<<<<<< HEAD
         return LoRAWeights(forms, scaling, index=self.index, provenance=self._provenance, **self._origin())
-=======
-        return LoRAWeights(forms, scaling, index=self.index, **self._kept_as_stored())
->>>>>>> origin/main
 
     def select(self, rows: int | Sequence[int]) -> LoRAWeights:
         """Choose adapters by row, by reference: nothing is copied.
@@ -268,11 +230,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             if not -self.adapters <= row < self.adapters:
                 raise LoRAError(f"select({row}): there are {self.adapters} adapters (0 … {self.adapters - 1})")
         index = [self.index[row] for row in chosen]
-<<<<<<< HEAD
         return LoRAWeights(self._forms, self.scaling, index=index, provenance=self._provenance, **self._origin())
-=======
-        return LoRAWeights(self._forms, self.scaling, index=index, **self._kept_as_stored())
->>>>>>> origin/main
 
     @staticmethod
     def stack(loras: Sequence[LoRAWeights]) -> LoRAWeights:
@@ -299,12 +257,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
                     )
             matrices[name] = concatenated(forms)
         provenance = [entry for lora in loras for entry in lora.provenance]
-<<<<<<< HEAD
         return LoRAWeights(matrices, first.scaling, provenance=provenance, **first._origin())
-=======
-        origins = [origin for lora in loras for origin in lora.origins]
-        return LoRAWeights(matrices, first.scaling, provenance=provenance, origins=origins, **first._kept())
->>>>>>> origin/main
 
     @staticmethod
     def combine(loras: Sequence[LoRAWeights], weights: Sequence[float] | None = None) -> LoRAWeights:
@@ -369,16 +322,10 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
 
         A row is written for each row of the selection, shared factors once; :attr:`projections` are written along.
         """
-<<<<<<< HEAD
         write_forms(
             Path(path), {name: self.chosen(name) for name in self}, self.scaling, self.projections, self.base_model,
             self.provenance if any(self.provenance) else None,
         )  # fmt: skip
-=======
-        forms = {name: self.chosen(name) for name in self}
-        provenance = self.provenance if any(self.provenance) else None
-        write_forms(Path(path), forms, self.scaling, self.projections, self.base_model, provenance, self.origins)
->>>>>>> origin/main
 
     @classmethod
     def load(cls, path: str | Path) -> LoRAWeights:
@@ -391,19 +338,10 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         try:
             projections = read_metadata_projections(metadata, forms)
             base_model = metadata.get("base_model")
-<<<<<<< HEAD
             provenance = read_provenance(metadata, next(iter(forms.values())).adapters)
             return cls(
                 forms, read_scaling(metadata), projections=projections, base_model=base_model, provenance=provenance
             )
-=======
-            count = next(iter(forms.values())).adapters
-            return cls(
-                forms, read_scaling(metadata), projections=projections, base_model=base_model,
-                provenance=read_provenance(metadata, count),
-                origins=origins_of_json(metadata.get("origins"), count, "origins"),
-            )  # fmt: skip
->>>>>>> origin/main
         except PromptLoRAError as error:
             raise LoRAError(f"{path}: {error}") from error
 

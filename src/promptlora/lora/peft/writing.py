@@ -31,10 +31,6 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 METADATA = "promptlora.peft/1"
 PROVENANCE = "promptlora.provenance"
-<<<<<<< HEAD
-=======
-ORIGIN = "promptlora.origin"
->>>>>>> origin/main
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -110,11 +106,7 @@ def save_peft(
     base = _base_name(lora, base_model_name, model)
     config = _config(report, written, base, model)
     with creating_folder(Path(path), overwrite=overwrite) as folder:
-<<<<<<< HEAD
         notes = {"format": "pt", METADATA: metadata}
-=======
-        notes = {"format": "pt", METADATA: metadata, **told}
->>>>>>> origin/main
         if lora.provenance[0]:
             notes[PROVENANCE] = json.dumps(lora.provenance)
         save_file(tensors, folder / WEIGHTS_FILE, metadata=notes)
