@@ -29,6 +29,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/architectures.py --check
 	$(BIN)/python scripts/attention_page.py --check
+	$(BIN)/python scripts/cli_page.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 unit: $(READY)

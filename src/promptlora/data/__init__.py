@@ -53,10 +53,6 @@ _HOME = {
     "render_inputs": "tokens",
     "tasks_answered_in_letters": "rows",
     "tokenize_rows": "tokens",
-    "of_split": "rows",
-    "make_row": "rows",
-    "check_rows": "rows",
-    "rows_by_task": "batches",
 }
 __all__ = sorted(_HOME)
 
