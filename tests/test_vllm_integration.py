@@ -23,8 +23,9 @@ import openai
 import pytest
 
 from promptlora import PromptLoRA
-from promptlora.text.padding import pad_rows
+from promptlora.models import embedded_folder
 from promptlora.text import encode_chat, render_chat
+from promptlora.text.padding import pad_rows
 from tests.vllm_helpers import BASE, VLLM, WHERE_VLLM, Sidecar
 
 pytestmark = [
@@ -79,7 +80,7 @@ def sidecar(tmp_path_factory) -> Iterator[Sidecar]:
 
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory, sidecar, lm, report) -> Iterator[VLLM]:
-    made = VLLM(tmp_path_factory.mktemp("vllm"), Path(lm.model.config.name_or_path), sidecar)
+    made = VLLM(tmp_path_factory.mktemp("vllm"), embedded_folder(), sidecar)
     began = time.perf_counter()
     made.start()
     script = "import torch, transformers, vllm; print(vllm.__version__, torch.__version__, transformers.__version__)"
