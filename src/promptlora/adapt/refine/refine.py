@@ -112,7 +112,12 @@ def refine_adapters(
         if said:
             warnings.warn(f"refine: {record['prompt'].strip()[:40]!r}: {said}.", stacklevel=3)
     return LoRAWeights(
-        result.stored, result.scaling, projections=result.projections, base_model=lora.base_model, provenance=records
+        result.stored,
+        result.scaling,
+        projections=result.projections,
+        base_model=lora.base_model,
+        chat=lm.chat_export,
+        provenance=[{**given, **record} for given, record in zip(lora.provenance, records, strict=True)],
     )
 
 
