@@ -26,6 +26,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=integrations/vllm/src $(BIN)/mypy -p promptlora_vllm
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/architectures.py --check
 	$(BIN)/python scripts/attention_page.py --check

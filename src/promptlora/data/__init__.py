@@ -52,10 +52,6 @@ _HOME = {
     "read_rows": "rows",
     "render_inputs": "tokens",
     "tasks_answered_in_letters": "rows",
-    "rows_by_task": "batches",
-    "check_rows": "rows",
-    "make_row": "rows",
-    "of_split": "rows",
     "tokenize_rows": "tokens",
 }
 __all__ = sorted(_HOME)

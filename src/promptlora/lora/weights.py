@@ -113,6 +113,11 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         """What a LoRA that is made from this one keeps: where its names live."""
         return {"projections": self.projections, "base_model": self.base_model, "chat": self.chat}
 
+    __eq__ = object.__eq__  # a mapping compares values; tensors have no single truth
+    __hash__ = object.__hash__
+
+    # --- mapping -------------------------------------------------------------------------------------
+
     def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
         """A ``[adapters, in, rank]`` and B ``[adapters, rank, out]`` of the selected adapters."""
         return self.chosen(name).pair()

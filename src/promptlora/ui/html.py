@@ -206,6 +206,6 @@ def refined(found: Refined) -> str:
     )
     note = f" {safe(found.note)}." if found.note else ""
     return (
-        f'<div class="pl-refined"><p>{kept}{loss}{judged}{note}</p>'
+        f'<div class="pl-refined"><h3>Answers of the generated and of the refined adapter</h3><p>{kept}{loss}{judged}{note}</p>'
         f"{_both(found.inputs, found.answers, ('Generated', 'Refined'))}</div>"
     )

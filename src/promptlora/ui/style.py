@@ -46,7 +46,7 @@ button.pl-token,button.pl-thumb{cursor:pointer;background:none}button.pl-token:h
 svg[data-row],[data-at]{cursor:pointer}
 .pl-flow svg{transition:none}.pl-flow :is(rect,path,circle){transition:d .35s,x .35s,y .35s,width .35s,stroke-width .35s}
 .pl-two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(24rem,100%),1fr));gap:1rem;align-items:start}
-:is(#walk,#compared) h3{font-size:1rem;font-weight:600;margin:.9rem 0 .1rem}
+:is(#walk,#compared,#refined) h3{font-size:1rem;font-weight:600;margin:.9rem 0 .1rem}
 .pl-token code,.pl-walk code{background:none!important;border:0!important;padding:0!important;font-size:.85rem;white-space:pre}
 .pl-walk p{margin:.35rem 0}.pl-walk output{font-weight:600;font-variant-numeric:tabular-nums}
 .pl-wide{overflow:auto;max-height:32rem;border:1px solid var(--border-color-primary);border-radius:8px;margin:.6rem 0}
