@@ -153,8 +153,8 @@ def test_forms(tiny_core):
 
 def test_never_worse_than_the_start_on_rows_that_are_kept_back(tiny):
     prompt = prompts(1)[0]
-    lora = tiny.adapt(prompt)
-    found = tiny.refine(lora, prompt, rows=pairs(8), steps=20, lr=5.0, patience=2, measure_every=1)
+    lora = tiny.refine(tiny.adapt(prompt), prompt, rows=pairs(16), steps=40, lr=2e-2)
+    found = tiny.refine(lora, prompt, rows=pairs(16), steps=20, lr=5.0, patience=2, measure_every=1)
     (record,) = found.provenance
     assert record["best_step"] == 0
     assert record["loss_after"] == record["loss_before"]

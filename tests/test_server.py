@@ -405,6 +405,18 @@ def test_a_full_queue_is_429_with_the_time_to_wait(served):
             stream.close()
 
 
+def test_too_many_open_requests_are_429(served):
+    with serving(served.lm, most_requests=1) as small, small.client() as client:
+        with chat(client, stream=True, max_tokens=400, stop="no such text") as stream:
+            next(iter(stream))
+            with pytest.raises(openai.RateLimitError, match="requests are open"):
+                chat(client)
+            assert httpx.get(f"{small.url}/health").status_code == 200
+        until = time.monotonic() + 20
+        while httpx.get(f"{small.url}/v1/models").status_code != 200:  # until it has seen that the client has gone
+            assert time.monotonic() < until
+
+
 def test_health_and_metrics(served, client):
     chat(client)
     assert httpx.get(f"{served.url}/health").json() == {"status": "ok"}

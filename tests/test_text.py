@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from promptlora.data.tokens import render_inputs
 from promptlora.errors import ModelError, PromptError
 from promptlora.hypernet.config import HyperNetworkConfig
-from promptlora.injection import HookBasedLoRAInjector
+from promptlora.injection import HookBasedLoRAInjector, turn_of
 from promptlora.text import (
     PromptStates,
     decoder_layers,
@@ -25,6 +25,7 @@ from promptlora.text import (
 )
 from promptlora.text import states as module
 from tests.helpers import random_lora, tiny_gpt2, tiny_llama, token_ids
+from tests.training_helpers import word_tokenizer
 
 DEFAULT = "You are a helpful bot"
 # As many templates are: a default system turn where there is none.
@@ -426,3 +427,26 @@ def test_states_are_kept_between_runs_in_files_of_their_own(tmp_path, monkeypatc
     file.write_bytes(file.read_bytes()[:50])
     assert states_of().one("a b c").equal(first)  # a damaged file is made anew
     assert len(list(tmp_path.rglob("*"))) == len(list(tmp_path.rglob("*.safetensors"))) * 2
+
+
+@pytest.mark.parametrize("source", ["embeddings", "hidden", "layers"])
+def test_states_in_pieces_are_those_of_the_whole_prompt(source):
+    """Each piece reads the keys and values of those before; the model is free between two of them."""
+    model, tokenizer = tiny_llama(torch.float64), word_tokenizer()
+    config = HyperNetworkConfig(source=source, source_layer=2, max_prompt_tokens=64)
+    turn = turn_of(model)
+    states = PromptStates(model, tokenizer, config, guard=turn.held)
+    prompt = " ".join(f"w{i}" for i in range(23))
+    expected = states.one(prompt).clone()
+    states.clear()
+    pieces = 0
+    for _ in states.in_pieces(prompt, 5):
+        assert turn.holder is None
+        pieces += 1
+    assert pieces == 5
+    assert len(states) == 1
+    torch.testing.assert_close(states.one(prompt), expected)
+    assert list(states.in_pieces(prompt, 5)) == []  # it is kept
+    assert list(states.in_pieces("w1 w2", 5)) == []  # short
+    with pytest.raises(PromptError):
+        list(states.in_pieces("", 5))

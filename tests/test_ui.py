@@ -134,8 +134,8 @@ def test_a_layer_without_softmax_shows_what_it_has():
     shown = no_softmax(capture, 0, 4)
     assert "it has no softmax weights" in shown
     shares = capture.adapted[0].projections
-    assert all(f"{role} {100 * float(shares[role].share[4]):.1f} %" in shown for role in ("q", "k", "v", "z", "o"))
-    assert f"adapted {float(capture.adapted[0].out[4].norm()):.3f}" in shown
+    assert all(f"<td>{100 * float(shares[role].share[4]):.2f} %</td>" in shown for role in ("q", "k", "v", "z", "o"))
+    assert f'<span class="pl-second">{float(capture.adapted[0].out[4].norm()):.3f}</span>' in shown
     layers, change = change_at_tokens(capture.base, capture.adapted)
     inside = Inside(tokens=capture.tokens, template=(False,) * 5, layers=tuple(layers), change=change, likely=())
     assert "× gate" in walk(capture, inside, Place(4, 3, 0), folded=True)

@@ -26,7 +26,6 @@ from promptlora.cli.console import (
     working,
 )
 from promptlora.cli.inspection import (
-    layer_values,
     next_tokens,
     print_ablation,
     print_layer,
@@ -227,6 +226,7 @@ def _inspect_token(
 ) -> None:
     from promptlora.inspect import capture_attention, encode_text, find_token, most_changed, token_life, token_page
     from promptlora.inspect import token_texts as texts_of
+    from promptlora.inspect.life import layer_values
     from promptlora.inspect.page import layer_page
 
     position = find_token(texts_of(lm.tokenizer, encode_text(lm, text, raw=raw)), token)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
@@ -36,6 +38,7 @@ from promptlora.host import Host
 from promptlora.lora import LoRAWeights
 
 _PAGE = 16  # tokens; whole pages are shared, so small ones share more of a conversation
+_PAIRS = 1 << 14  # pairs of adapter and first token whose pages can be found
 
 
 @dataclass
@@ -72,14 +75,19 @@ class _Cache(PagedAttentionCache):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.adapters: dict[str, int] = {}  # of each request; 0 is the base
-        self._first: dict[tuple[int, int], int] = {}
         self.reused = 0
+        self._pairs = count(-1, -1)
+        # Numbers are never used twice, so a pair that was dropped only loses its pages.
+        self._first: LRUCache[tuple[int, int], int] = LRUCache(_PAIRS)
 
     def _keyed(self, request_id: str, ids: list[int]) -> list[int]:
         adapter = self.adapters.get(request_id, 0)
         if not adapter or not ids:
             return ids
-        return [self._first.setdefault((adapter, ids[0]), -1 - len(self._first)), *ids[1:]]
+        pair = adapter, ids[0]
+        if pair not in self._first:
+            self._first[pair] = next(self._pairs)
+        return [self._first[pair], *ids[1:]]
 
     def search_prefix_match(self, request_id: str, prompt_ids: list[int]) -> int:
         found: int = super().search_prefix_match(request_id, self._keyed(request_id, prompt_ids))
@@ -90,8 +98,8 @@ class _Cache(PagedAttentionCache):
         if not self.allow_block_sharing or not complete_blocks or state.status == RequestStatus.FINISHED:
             return
         ids = self._keyed(state.request_id, state.initial_tokens + state.generated_tokens)
-        for name, count in complete_blocks.items():
-            self.cache_allocators[name].mark_complete_blocks(state.request_id, ids, count)
+        for name, number in complete_blocks.items():
+            self.cache_allocators[name].mark_complete_blocks(state.request_id, ids, number)
 
 
 class _Scheduler(FIFOScheduler):

@@ -2,12 +2,12 @@
 
 from promptlora.inspect.ablation import CHOICES, Ablation, ablate, ablate_ids, only_roles
 from promptlora.inspect.capture import (
+    Walker,
     attention_layers,
     capture_attention,
     capture_ids,
     encode_text,
     find_token,
-    run_walk,
     token_texts,
 )
 from promptlora.inspect.drawing import bars, heat_map, point_map, visible_text
@@ -39,6 +39,7 @@ __all__ = [
     "Softmax",
     "TokenLife",
     "Walk",
+    "Walker",
     "ablate",
     "ablate_ids",
     "ablation_page",
@@ -60,7 +61,6 @@ __all__ = [
     "next_token_kl",
     "only_roles",
     "point_map",
-    "run_walk",
     "space_page",
     "template_tokens",
     "token_life",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from promptlora.errors import LoRAError, PromptLoRAError
 from promptlora.lora.forms import Form, Free, Shared, concatenated, summed
+from promptlora.lora.origin import AdapterOrigin, origins_of_json
 from promptlora.lora.storage import read_forms, read_metadata_projections, read_provenance, read_scaling, write_forms
 from promptlora.projections import Projection
 
@@ -40,6 +41,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         projections: Where the names live in the base model; only exports of fused modules need it.
         base_model: Hub id or path of the base, which exports name; None where it is not known.
         provenance: What is known of how each stored adapter came about, as values that JSON takes.
+        origins: Where each stored adapter comes from, which exports tell; None where it is not known.
 
     Raises:
         LoRAError: Matrices that do not fit together; the message names the projection.
@@ -54,6 +56,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         projections: Sequence[Projection] | None = None,
         base_model: str | None = None,
         provenance: Sequence[Mapping[str, Any]] | None = None,
+        origins: Sequence[AdapterOrigin | None] | None = None,
     ) -> None:
         if not matrices:
             raise LoRAError("matrices is empty: expected at least one projection name with its A and B")
@@ -70,6 +73,11 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         if self._provenance is not None and len(self._provenance) != self.stored_adapters:
             raise LoRAError(
                 f"provenance: {len(self._provenance)} entries for {self.stored_adapters} adapters. Expected one each."
+            )
+        self.stored_origins: tuple[AdapterOrigin | None, ...] = tuple(origins or [None] * self.stored_adapters)
+        if len(self.stored_origins) != self.stored_adapters:
+            raise LoRAError(
+                f"{len(self.stored_origins)} origins for {self.stored_adapters} adapters; expected one each"
             )
         self.index = tuple(range(self.stored_adapters)) if index is None else _whole_numbers(index)
         for i in self.index:
@@ -106,9 +114,18 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         forms = {name: Shared(A, B, cores[name]) for name, (A, B) in factors.items()}
         return cls(forms, scaling, index=index, projections=projections)
 
-    def _origin(self) -> dict[str, Any]:
-        """What a LoRA that is made from this one keeps: where its names live."""
+    @property
+    def origins(self) -> tuple[AdapterOrigin | None, ...]:
+        """Where each adapter of the selection comes from; None where it is not known."""
+        return tuple(self.stored_origins[i] for i in self.index)
+
+    def _kept(self) -> dict[str, Any]:
+        """What a LoRA of other adapters that is made from this one keeps: where its names live."""
         return {"projections": self.projections, "base_model": self.base_model}
+
+    def _kept_as_stored(self) -> dict[str, Any]:
+        """What a selection of the same adapters, or the same adapters in other numbers, keeps."""
+        return {"provenance": self._provenance, "origins": self.stored_origins, **self._kept()}
 
     __eq__ = object.__eq__  # a mapping compares values; tensors have no single truth
     __hash__ = object.__hash__
@@ -196,7 +213,8 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         """The selected adapters in the free form, each with an A and a B; itself where it has that form."""
         if all(isinstance(form, Free) for form in self._forms.values()):
             return self
-        return LoRAWeights(dict(self.items()), self.scaling, provenance=self.provenance, **self._origin())
+        kept = {"provenance": self.provenance, "origins": self.origins, **self._kept()}
+        return LoRAWeights(dict(self.items()), self.scaling, **kept)
 
     def delta(self, name: str) -> Tensor:
         """The dense update ``A @ B * scaling``, ``[adapters, in, out]``, of one projection."""
@@ -208,7 +226,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     def _map(self, change: Callable[[Form], Form], scaling: float) -> LoRAWeights:
         """The same selection of changed forms, so that a shared adapter is changed and kept once."""
         forms = {name: change(form) for name, form in self._forms.items()}
-        return LoRAWeights(forms, scaling, index=self.index, provenance=self._provenance, **self._origin())
+        return LoRAWeights(forms, scaling, index=self.index, **self._kept_as_stored())
 
     def select(self, rows: int | Sequence[int]) -> LoRAWeights:
         """Choose adapters by row, by reference: nothing is copied.
@@ -227,7 +245,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             if not -self.adapters <= row < self.adapters:
                 raise LoRAError(f"select({row}): there are {self.adapters} adapters (0 … {self.adapters - 1})")
         index = [self.index[row] for row in chosen]
-        return LoRAWeights(self._forms, self.scaling, index=index, provenance=self._provenance, **self._origin())
+        return LoRAWeights(self._forms, self.scaling, index=index, **self._kept_as_stored())
 
     @staticmethod
     def stack(loras: Sequence[LoRAWeights]) -> LoRAWeights:
@@ -254,7 +272,8 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
                     )
             matrices[name] = concatenated(forms)
         provenance = [entry for lora in loras for entry in lora.provenance]
-        return LoRAWeights(matrices, first.scaling, provenance=provenance, **first._origin())
+        origins = [origin for lora in loras for origin in lora.origins]
+        return LoRAWeights(matrices, first.scaling, provenance=provenance, origins=origins, **first._kept())
 
     @staticmethod
     def combine(loras: Sequence[LoRAWeights], weights: Sequence[float] | None = None) -> LoRAWeights:
@@ -280,7 +299,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             else [lora.scaling * (1.0 if weights is None else weights[i]) for i, lora in enumerate(loras)]
         )
         matrices = {name: summed([lora.chosen(name) for lora in loras], factors) for name in first}
-        return LoRAWeights(matrices, first.scaling if plain else 1.0, **first._origin())
+        return LoRAWeights(matrices, first.scaling if plain else 1.0, **first._kept())
 
     def mean(self) -> LoRAWeights:
         """The mean of the updates of all adapters, exact, as one adapter.
@@ -317,12 +336,12 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     def save(self, path: str | Path) -> None:
         """Write the selected adapters to one safetensors file (whole, or not at all).
 
-        A row is written for each row of the selection, shared factors once; :attr:`projections` are written along.
+        A row is written for each row of the selection, shared factors once; :attr:`projections` and :attr:`origins` are
+        written along.
         """
-        write_forms(
-            Path(path), {name: self.chosen(name) for name in self}, self.scaling, self.projections, self.base_model,
-            self.provenance if any(self.provenance) else None,
-        )  # fmt: skip
+        forms = {name: self.chosen(name) for name in self}
+        provenance = self.provenance if any(self.provenance) else None
+        write_forms(Path(path), forms, self.scaling, self.projections, self.base_model, provenance, self.origins)
 
     @classmethod
     def load(cls, path: str | Path) -> LoRAWeights:
@@ -335,10 +354,12 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         try:
             projections = read_metadata_projections(metadata, forms)
             base_model = metadata.get("base_model")
-            provenance = read_provenance(metadata, next(iter(forms.values())).adapters)
+            count = next(iter(forms.values())).adapters
             return cls(
-                forms, read_scaling(metadata), projections=projections, base_model=base_model, provenance=provenance
-            )
+                forms, read_scaling(metadata), projections=projections, base_model=base_model,
+                provenance=read_provenance(metadata, count),
+                origins=origins_of_json(metadata.get("origins"), count, "origins"),
+            )  # fmt: skip
         except PromptLoRAError as error:
             raise LoRAError(f"{path}: {error}") from error
 

@@ -11,5 +11,6 @@ from promptlora.text.chat import render_chat as render_chat
 from promptlora.text.embedder import EMBEDDER as EMBEDDER
 from promptlora.text.embedder import TextEmbedder as TextEmbedder
 from promptlora.text.examples import with_examples as with_examples
+from promptlora.text.export import ChatExport as ChatExport
 from promptlora.text.padding import pad_rows as pad_rows
 from promptlora.text.states import PromptStates as PromptStates

@@ -49,10 +49,6 @@ svg[data-row],[data-at]{cursor:pointer}
 :is(#walk,#compared,#refined) h3{font-size:1rem;font-weight:600;margin:.9rem 0 .1rem}
 .pl-token code,.pl-walk code{background:none!important;border:0!important;padding:0!important;font-size:.85rem;white-space:pre}
 .pl-walk p{margin:.35rem 0}.pl-walk output{font-weight:600;font-variant-numeric:tabular-nums}
-.pl-steps{margin:.5rem 0;padding:0;list-style:none;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:.4rem;counter-reset:s}
-.pl-steps li{counter-increment:s;border:1px solid var(--border-color-primary);border-radius:6px;padding:.35rem .6rem;font-size:.9rem}
-.pl-steps li::before{content:counter(s) ". ";color:var(--body-text-color-subdued)}
-.pl-steps li span{display:block}
 .pl-wide{overflow:auto;max-height:32rem;border:1px solid var(--border-color-primary);border-radius:8px;margin:.6rem 0}
 .pl-wide:focus-visible{outline:2px solid var(--pl-hot)}
 .pl-wide table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.88rem;margin:0}
