@@ -172,3 +172,10 @@ def test_chat_can_keep_the_prompt_in_the_context(hypernetwork, lm):  # noqa: F81
     )
     base = "".join(lm.stream(INPUTS[0], in_context="Name the city.", max_new_tokens=4))
     assert done.stdout == f"{adapted}\n{base}\n"
+
+
+def test_how_far_the_prompt_is_from_training_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "-p", "blorp fnarg zzt qwop", "hello", "--max-new-tokens", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["training_prompts"]["far"] is True
+    assert main(["run", "-p", "blorp fnarg zzt qwop", "hello", "--max-new-tokens", "1"]) == 0
+    assert "far from all training prompts" in " ".join(capsys.readouterr().err.split())

@@ -17,10 +17,8 @@ from transformers import AutoTokenizer
 
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.cli import main
-from promptlora.errors import LoRAError
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.lora import AdapterOrigin, LoRAWeights
-from promptlora.lora.origin import origins_of_json
 from promptlora.lora.peft import load_peft, save_peft
 from promptlora.models import embedded_folder
 from promptlora.projections import find_projections
@@ -120,7 +118,7 @@ def test_the_card_the_metadata_and_the_name_tell_the_prompt(shipped, tmp_path):
         assert "Hypernetwork: the one in the package" in card
         assert render_chat(shipped.tokenizer, "INPUT") in card
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as handle:
-            (note,) = json.loads(handle.metadata()["promptlora.origin"])
+            (note,) = json.loads(handle.metadata()["promptlora.provenance"])
         assert (note["prompt"], note["prompt_sha256"]) == (prompt, digest)
         (origin,) = load_peft(folder).origins
         assert origin == lora.origins[row]
@@ -215,32 +213,37 @@ def test_without_a_known_prompt_the_card_tells_how_to_load(tmp_path):
     ]
 
 
-# --- origins stay with their adapters ----------------------------------------------------------------------
+# --- where an adapter comes from ---------------------------------------------------------------------------
 
 
-def test_origins_follow_selections_stacks_and_files(tmp_path):
+def test_what_is_known_of_an_adapter_follows_selections_stacks_and_files(tmp_path):
     lora = random_lora(find_projections(tiny_llama()), adapters=3, dtype=torch.float32)
     assert lora.origins == (None,) * 3
-    a, b, c = (AdapterOrigin(name, in_context=name == "b", hypernetwork="h") for name in "abc")
-    lora.stored_origins = (a, b, c)
+    a, b, c = (AdapterOrigin(name, (("x", "y"),), name == "b", "h", "note") for name in "abc")
+    given = [origin.to_dict() for origin in (a, b, c)]
+    lora = LoRAWeights(dict(lora.items()), 1.0, provenance=given, chat=ChatExport(tiny_tokenizer(WITH_DEFAULT)))
     assert lora.select([2, 0, 2]).origins == (c, a, c)
     assert lora.select([2, 0]).free().origins == (c, a)
     assert lora.select([1, 1]).to(torch.bfloat16).rescale(3.0).detach().origins == (b, b)
-    assert LoRAWeights.stack([lora.select(1), lora.select([0, 2])]).origins == (b, a, c)
+    stacked = LoRAWeights.stack([lora.select(1), lora.select([0, 2])])
+    assert stacked.origins == (b, a, c)
+    assert stacked.chat is lora.chat
     assert LoRAWeights.combine([lora, lora]).origins == (None,) * 3  # the sum is no prompt's adapter
     lora.select([2, 1]).save(tmp_path / "a.safetensors")
-    assert LoRAWeights.load(tmp_path / "a.safetensors").origins == (c, b)
-    with pytest.raises(LoRAError, match="2 origins for 3 adapters"):
-        LoRAWeights(dict(lora.items()), 1.0, origins=[a, b])
+    read = LoRAWeights.load(tmp_path / "a.safetensors")
+    assert read.origins == (c, b)
+    read.select(0).save_peft(tmp_path / "a", chat=lora.chat)
+    assert (tmp_path / "a/chat_template.jinja").is_file()
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["{", "{}", "[]", "[1]", '[{"prompt": 1}]', '[{"prompt": "a", "examples": [["b"]]}]', '[{"prompt": "a", "in_context": 2}]'],
-)  # fmt: skip
-def test_damaged_origins_are_refused(text):
-    with pytest.raises(LoRAError, match="origins"):
-        origins_of_json(text, 1, "origins")
+@pytest.mark.parametrize("entry", [{}, {"prompt": 1}, {"prompt": " "}, {"rows": 3}])
+def test_an_entry_without_a_prompt_has_no_origin(entry):
+    assert AdapterOrigin.of(entry) is None
+
+
+def test_odd_values_of_foreign_files_count_as_absent():
+    odd = {"prompt": "p", "examples": [["a"], 3, ["x", "y"]], "in_context": "yes", "hypernetwork": 3, "base_note": None}
+    assert AdapterOrigin.of(odd) == AdapterOrigin("p", (("x", "y"),))
 
 
 @pytest.mark.parametrize(

@@ -317,6 +317,7 @@ REFUSED = {
     "tool result": ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "role", "messages.0.role"),
     "prompt with the base": ({"model": BASE, "extra_body": {"promptlora": {"prompt": "w1"}}}, "model", "promptlora"),
     "strength": ({"extra_body": {"promptlora": {"strength": 0}}}, "strength", "promptlora.strength"),
+    "strength of the base": ({"model": BASE, "extra_body": {"promptlora": {"strength": 2}}}, "no adapter", "promptlora.strength"),
     "typing error": ({"extra_body": {"promptlora": {"promt": "w1"}}}, "promptlora.promt", "promptlora.promt"),
     "examples alone": (
         {"messages": [{"role": "user", "content": "w1"}], "extra_body": {"promptlora": {"examples": [{"input": "", "output": "w1"}]}}},

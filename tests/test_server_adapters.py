@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from promptlora.lora import LoRAWeights
+from promptlora.server.owners import Owners
 from tests.server_helpers import BASE, SYSTEM, TEXT, chat, serving, tiny_lm
 
 KEYS = ("first-key-of-the-test", "second-key-of-the-test")
@@ -275,6 +276,26 @@ def test_adapters_and_their_owners_survive_a_restart(lm, tmp_path):
             assert first.post("/chat/completions", json=asked).status_code == 200
     stored = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert not any(key.encode() in stored for key in KEYS)
+
+
+@pytest.mark.parametrize("where", ["memory", "folder"])
+def test_owners(tmp_path, where):
+    folder = tmp_path / "owners" if where == "folder" else None
+    owners = Owners(folder)
+    beside = Owners(folder) if folder else owners  # of another server with the same folder
+    assert owners.of("a") == []
+    assert owners.grant("a", "1")
+    assert not beside.grant("a", "1")
+    assert beside.grant("b", "1")
+    assert owners.grant("a", "0")
+    assert beside.of("a") == ["0", "1"]
+    assert owners.owns("b", "1")
+    assert not owners.owns("b", "0")
+    assert not owners.revoke("a", "1")
+    assert not beside.owns("a", "1")
+    assert beside.revoke("b", "1")
+    assert owners.revoke("b", "1")  # nothing to take
+    assert owners.of("b") == []
 
 
 @pytest.mark.filterwarnings("ignore:refine:UserWarning")

@@ -198,19 +198,16 @@ class PromptLoRA(AdaptedBase):
         if vectors is None:
             vectors = self.hypernetwork.config.vectors if generated else 0.0
         lora = add_function_vectors(self.host, lora, texts, vectors)
-        lora.base_model = self.model.config.name_or_path or None
-        lora.stored_origins = tuple(
-            AdapterOrigin(
-                prompt,
-                tuple((question, answer) for question, answer in pairs),
-                in_context,
-                self.hypernetwork_name,
-                EMBEDDED_NOTE if lora.base_model == EMBEDDED_ID else "",
-                self.chat_export,
-            )
+        base = self.model.config.name_or_path or None
+        note = EMBEDDED_NOTE if base == EMBEDDED_ID else ""
+        origins = [
+            AdapterOrigin(prompt, tuple((x, y) for x, y in pairs), in_context, self.hypernetwork_name, note)
             for prompt, pairs in zip(given, several, strict=True)
-        )
-        return lora
+        ]
+        return LoRAWeights(
+            lora.stored, lora.scaling, projections=lora.projections, base_model=base,
+            provenance=[origin.to_dict() for origin in origins], chat=self.chat_export,
+        )  # fmt: skip
 
     @torch.no_grad()
     def distances(self, prompts: str | Sequence[str]) -> list[PromptDistance] | None:

@@ -76,7 +76,7 @@ def run(
         instruction = read_prompt(prompt, prompt_file) if prompt is not None or prompt_file is not None else None
         lm: AdaptedBase
         lm, lora = load_with_adapter(adapter, base, dtype, device)
-        beside, seconds = lora, None
+        beside, seconds, near = lora, None, None
         (origin,) = lora.origins
         instruction = instruction or (origin.prompt if origin else None)
     else:
@@ -87,17 +87,22 @@ def run(
             lora = made.adapt(instruction)
             seconds = time.perf_counter() - started
             beside = made.adapt(instruction, in_context=True)
+            distances = made.distances(instruction)
+            near = distances[0] if distances else None
         lm = made
     with working("answering") as say:
         rows = _answers(lm, inputs, instruction, lora, beside, max_new_tokens, say)
     if json:
         described = {"seconds": seconds, "bytes": lora.nbytes, "rank": lora.rank, "projections": len(lora)}
-        shared = {"prompt": instruction, "adapter": described}
+        distance = None if near is None else {"distance": near.distance, "share": near.share, "far": near.far}
+        shared = {"prompt": instruction, "adapter": described, "training_prompts": distance}
         print_json({**shared, **rows[0]} if inputs_file is None else {**shared, "answers": rows})
         return
     _print(rows)
     if seconds is not None:
         err.print(f"adapter written in {seconds:.2f} s, {size(lora.nbytes)}", highlight=False)
+        if near is not None:
+            err.print(str(near), style="yellow" if near.far else None, highlight=False)
     elif instruction is None:
         err.print(f"{escape(str(adapter))} does not say its prompt; --prompt shows it in the context", highlight=False)
 

@@ -52,11 +52,11 @@ _HOME = {
     "read_rows": "rows",
     "render_inputs": "tokens",
     "tasks_answered_in_letters": "rows",
-    "rows_by_task": "batches",
-    "check_rows": "rows",
-    "make_row": "rows",
-    "of_split": "rows",
     "tokenize_rows": "tokens",
+    "of_split": "rows",
+    "make_row": "rows",
+    "check_rows": "rows",
+    "rows_by_task": "batches",
 }
 __all__ = sorted(_HOME)
 

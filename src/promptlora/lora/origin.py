@@ -9,13 +9,10 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-
-from promptlora.errors import LoRAError
-from promptlora.reading import parse_json
 
 _LONGEST_SLUG = 48  # characters of a folder name, without the hash
 
@@ -30,7 +27,7 @@ class ChatFiles(Protocol):
 
 @dataclass(frozen=True)
 class AdapterOrigin:
-    """Where one adapter comes from.
+    """Where one adapter comes from: a view of an entry of ``LoRAWeights.provenance``.
 
     Attributes:
         prompt: The prompt, as the user gave it.
@@ -38,7 +35,6 @@ class AdapterOrigin:
         in_context: Whether the adapter is meant for a base that has the prompt in its context as well.
         hypernetwork: The name of what wrote it; None where it is not known.
         base_note: A sentence about the base's weights for the model card.
-        chat: Writes the files with which other programs render the chat as it was rendered here; lost in files.
     """
 
     prompt: str
@@ -46,7 +42,6 @@ class AdapterOrigin:
     in_context: bool = False
     hypernetwork: str | None = None
     base_note: str = ""
-    chat: ChatFiles | None = field(default=None, compare=False, repr=False)
 
     @property
     def digest(self) -> str:
@@ -67,7 +62,7 @@ class AdapterOrigin:
         return f"{slug}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The values that are written to files."""
+        """The values for ``LoRAWeights.provenance``."""
         return {
             "prompt": self.prompt,
             "prompt_sha256": self.digest,
@@ -77,47 +72,28 @@ class AdapterOrigin:
             "base_note": self.base_note,
         }
 
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> AdapterOrigin | None:
+        """What an entry of ``LoRAWeights.provenance`` says; None where it names no prompt.
 
-def origins_to_json(origins: Sequence[AdapterOrigin | None]) -> str:
-    """The origins of a file's adapters as JSON."""
-    return json.dumps([None if origin is None else origin.to_dict() for origin in origins])
+        Values of another type, as a foreign file may hold them, count as absent.
+        """
 
+        def text(name: str) -> str:
+            return value if isinstance(value := entry.get(name), str) else ""
 
-def origins_of_json(text: str | None, count: int, where: str) -> tuple[AdapterOrigin | None, ...]:
-    """The origins that a file's metadata holds; unknown ones where it has none.
-
-    Args:
-        text: What :func:`origins_to_json` wrote, or None.
-        count: The number of adapters.
-        where: What an error calls the place.
-
-    Raises:
-        LoRAError: Values that cannot be used.
-    """
-    if text is None:
-        return (None,) * count
-    entries = parse_json(text, where, LoRAError)
-    if not isinstance(entries, list) or len(entries) != count:
-        raise LoRAError(
-            f"{where}: {repr(entries)[:80]}. Expected a list of {count} origins. Fix: write the file again."
+        pairs = entry.get("examples")
+        examples = [p for p in pairs if _is_pair(p)] if isinstance(pairs, list) else []
+        if not text("prompt").strip():
+            return None
+        return cls(
+            text("prompt"),
+            tuple((question, answer) for question, answer in examples),
+            entry.get("in_context") is True,
+            text("hypernetwork") or None,
+            text("base_note"),
         )
-    return tuple(None if entry is None else _read(entry, where) for entry in entries)
 
 
-def _read(entry: Any, where: str) -> AdapterOrigin:
-    values = entry if isinstance(entry, dict) else {}
-    pairs, name, note = values.get("examples", []), values.get("hypernetwork"), values.get("base_note", "")
-    fits = (
-        isinstance(values.get("prompt"), str)
-        and isinstance(values.get("in_context", False), bool)
-        and (name is None or isinstance(name, str))
-        and isinstance(note, str)
-        and isinstance(pairs, list)
-        and all(isinstance(p, list) and len(p) == 2 and all(isinstance(text, str) for text in p) for p in pairs)
-    )
-    if not fits:
-        raise LoRAError(
-            f"{where}: {repr(entry)[:80]}. Expected a prompt and where it was used. Fix: write the file again."
-        )
-    examples = tuple((str(question), str(answer)) for question, answer in pairs)
-    return AdapterOrigin(values["prompt"], examples, values.get("in_context", False), name, note)
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(text, str) for text in value)

@@ -18,7 +18,6 @@ from torch import Tensor
 from promptlora.errors import LoRAError
 from promptlora.files import replacing_file
 from promptlora.lora.forms import Form, Free, Shared
-from promptlora.lora.origin import AdapterOrigin, origins_to_json
 from promptlora.projections import Projection, read_projections
 from promptlora.reading import is_file, parse_json, read_tensors
 
@@ -33,7 +32,6 @@ def write_forms(
     projections: tuple[Projection, ...] | None,
     base_model: str | None = None,
     provenance: Sequence[Mapping[str, Any]] | None = None,
-    origins: Sequence[AdapterOrigin | None] = (),
 ) -> None:
     """Write forms to one file, whole or not at all."""
     tensors = {
@@ -49,8 +47,6 @@ def write_forms(
         metadata["base_model"] = base_model
     if provenance is not None:
         metadata["provenance"] = json.dumps(provenance)
-    if any(origin is not None for origin in origins):
-        metadata["origins"] = origins_to_json(origins)
     with replacing_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from promptlora.errors import LoRAError, PromptLoRAError
 from promptlora.lora.forms import Form, Free, Shared, concatenated, summed
-from promptlora.lora.origin import AdapterOrigin, origins_of_json
+from promptlora.lora.origin import AdapterOrigin, ChatFiles
 from promptlora.lora.storage import read_forms, read_metadata_projections, read_provenance, read_scaling, write_forms
 from promptlora.projections import Projection
 
@@ -41,7 +41,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         projections: Where the names live in the base model; only exports of fused modules need it.
         base_model: Hub id or path of the base, which exports name; None where it is not known.
         provenance: What is known of how each stored adapter came about, as values that JSON takes.
-        origins: Where each stored adapter comes from, which exports tell; None where it is not known.
+        chat: What writes the base's tokenizer and chat template into exported folders; not kept in files.
 
     Raises:
         LoRAError: Matrices that do not fit together; the message names the projection.
@@ -56,7 +56,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         projections: Sequence[Projection] | None = None,
         base_model: str | None = None,
         provenance: Sequence[Mapping[str, Any]] | None = None,
-        origins: Sequence[AdapterOrigin | None] | None = None,
+        chat: ChatFiles | None = None,
     ) -> None:
         if not matrices:
             raise LoRAError("matrices is empty: expected at least one projection name with its A and B")
@@ -67,17 +67,12 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         if not math.isfinite(self.scaling):
             raise LoRAError(f"scaling is {scaling}; expected a finite number, alpha / rank")
         self.projections = tuple(projections) if projections is not None else None
-        self.base_model = base_model
+        self.base_model, self.chat = base_model, chat
         self.stored_adapters = _adapters(self._forms)
         self._provenance = None if provenance is None else tuple(map(dict, provenance))
         if self._provenance is not None and len(self._provenance) != self.stored_adapters:
             raise LoRAError(
                 f"provenance: {len(self._provenance)} entries for {self.stored_adapters} adapters. Expected one each."
-            )
-        self.stored_origins: tuple[AdapterOrigin | None, ...] = tuple(origins or [None] * self.stored_adapters)
-        if len(self.stored_origins) != self.stored_adapters:
-            raise LoRAError(
-                f"{len(self.stored_origins)} origins for {self.stored_adapters} adapters; expected one each"
             )
         self.index = tuple(range(self.stored_adapters)) if index is None else _whole_numbers(index)
         for i in self.index:
@@ -114,18 +109,9 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         forms = {name: Shared(A, B, cores[name]) for name, (A, B) in factors.items()}
         return cls(forms, scaling, index=index, projections=projections)
 
-    @property
-    def origins(self) -> tuple[AdapterOrigin | None, ...]:
-        """Where each adapter of the selection comes from; None where it is not known."""
-        return tuple(self.stored_origins[i] for i in self.index)
-
-    def _kept(self) -> dict[str, Any]:
-        """What a LoRA of other adapters that is made from this one keeps: where its names live."""
-        return {"projections": self.projections, "base_model": self.base_model}
-
-    def _kept_as_stored(self) -> dict[str, Any]:
-        """What a selection of the same adapters, or the same adapters in other numbers, keeps."""
-        return {"provenance": self._provenance, "origins": self.stored_origins, **self._kept()}
+    def _origin(self) -> dict[str, Any]:
+        """What a LoRA that is made from this one keeps: where its names live."""
+        return {"projections": self.projections, "base_model": self.base_model, "chat": self.chat}
 
     __eq__ = object.__eq__  # a mapping compares values; tensors have no single truth
     __hash__ = object.__hash__
@@ -168,6 +154,11 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     def provenance(self) -> tuple[dict[str, Any], ...]:
         """How each selected adapter came about (``PromptLoRA.refine`` records it); empty where nothing is known."""
         return tuple({} if self._provenance is None else self._provenance[i] for i in self.index)
+
+    @property
+    def origins(self) -> tuple[AdapterOrigin | None, ...]:
+        """The prompt and the hypernetwork of each adapter, as :attr:`provenance` tells; None where it names no prompt."""
+        return tuple(AdapterOrigin.of(entry) for entry in self.provenance)
 
     @property
     def is_shared(self) -> bool:
@@ -213,8 +204,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         """The selected adapters in the free form, each with an A and a B; itself where it has that form."""
         if all(isinstance(form, Free) for form in self._forms.values()):
             return self
-        kept = {"provenance": self.provenance, "origins": self.origins, **self._kept()}
-        return LoRAWeights(dict(self.items()), self.scaling, **kept)
+        return LoRAWeights(dict(self.items()), self.scaling, provenance=self.provenance, **self._origin())
 
     def delta(self, name: str) -> Tensor:
         """The dense update ``A @ B * scaling``, ``[adapters, in, out]``, of one projection."""
@@ -226,7 +216,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     def _map(self, change: Callable[[Form], Form], scaling: float) -> LoRAWeights:
         """The same selection of changed forms, so that a shared adapter is changed and kept once."""
         forms = {name: change(form) for name, form in self._forms.items()}
-        return LoRAWeights(forms, scaling, index=self.index, **self._kept_as_stored())
+        return LoRAWeights(forms, scaling, index=self.index, provenance=self._provenance, **self._origin())
 
     def select(self, rows: int | Sequence[int]) -> LoRAWeights:
         """Choose adapters by row, by reference: nothing is copied.
@@ -245,7 +235,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             if not -self.adapters <= row < self.adapters:
                 raise LoRAError(f"select({row}): there are {self.adapters} adapters (0 … {self.adapters - 1})")
         index = [self.index[row] for row in chosen]
-        return LoRAWeights(self._forms, self.scaling, index=index, **self._kept_as_stored())
+        return LoRAWeights(self._forms, self.scaling, index=index, provenance=self._provenance, **self._origin())
 
     @staticmethod
     def stack(loras: Sequence[LoRAWeights]) -> LoRAWeights:
@@ -272,8 +262,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
                     )
             matrices[name] = concatenated(forms)
         provenance = [entry for lora in loras for entry in lora.provenance]
-        origins = [origin for lora in loras for origin in lora.origins]
-        return LoRAWeights(matrices, first.scaling, provenance=provenance, origins=origins, **first._kept())
+        return LoRAWeights(matrices, first.scaling, provenance=provenance, **first._origin())
 
     @staticmethod
     def combine(loras: Sequence[LoRAWeights], weights: Sequence[float] | None = None) -> LoRAWeights:
@@ -299,7 +288,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             else [lora.scaling * (1.0 if weights is None else weights[i]) for i, lora in enumerate(loras)]
         )
         matrices = {name: summed([lora.chosen(name) for lora in loras], factors) for name in first}
-        return LoRAWeights(matrices, first.scaling if plain else 1.0, **first._kept())
+        return LoRAWeights(matrices, first.scaling if plain else 1.0, **first._origin())
 
     def mean(self) -> LoRAWeights:
         """The mean of the updates of all adapters, exact, as one adapter.
@@ -336,12 +325,12 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     def save(self, path: str | Path) -> None:
         """Write the selected adapters to one safetensors file (whole, or not at all).
 
-        A row is written for each row of the selection, shared factors once; :attr:`projections` and :attr:`origins` are
-        written along.
+        A row is written for each row of the selection, shared factors once; :attr:`projections` are written along.
         """
-        forms = {name: self.chosen(name) for name in self}
-        provenance = self.provenance if any(self.provenance) else None
-        write_forms(Path(path), forms, self.scaling, self.projections, self.base_model, provenance, self.origins)
+        write_forms(
+            Path(path), {name: self.chosen(name) for name in self}, self.scaling, self.projections, self.base_model,
+            self.provenance if any(self.provenance) else None,
+        )  # fmt: skip
 
     @classmethod
     def load(cls, path: str | Path) -> LoRAWeights:
@@ -354,12 +343,10 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         try:
             projections = read_metadata_projections(metadata, forms)
             base_model = metadata.get("base_model")
-            count = next(iter(forms.values())).adapters
+            provenance = read_provenance(metadata, next(iter(forms.values())).adapters)
             return cls(
-                forms, read_scaling(metadata), projections=projections, base_model=base_model,
-                provenance=read_provenance(metadata, count),
-                origins=origins_of_json(metadata.get("origins"), count, "origins"),
-            )  # fmt: skip
+                forms, read_scaling(metadata), projections=projections, base_model=base_model, provenance=provenance
+            )
         except PromptLoRAError as error:
             raise LoRAError(f"{path}: {error}") from error
 

@@ -56,7 +56,7 @@ def peft_zip(lora: LoRAWeights, pad_rank: int | str | None) -> bytes:
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory(prefix="promptlora-peft-") as place:
         folder = Path(place) / "adapter"
-        lora.save_peft(folder, pad_rank=pad_rank)
+        lora.save_peft(folder, pad_rank=pad_rank, card=False)  # vLLM has its own tokenizer
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
             for file in sorted(folder.iterdir()):
                 archive.write(file, file.name)

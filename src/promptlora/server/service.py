@@ -79,6 +79,7 @@ class Service:
         self.started = int(time.time())
         self.special = frozenset(int(each) for each in lm.tokenizer.all_special_ids)
         self.fingerprint = f"promptlora-{__version__}-{str(lm.host.fingerprint.get('weights', ''))[:8]}"
+        self._deciding = asyncio.Lock()  # held while an adapter gets its first owner or loses its last one
         self._writing = 0  # requests that wait for an adapter
         self._distances: LRUCache[str, PromptDistance | None] = LRUCache(_DISTANCES)
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="promptlora-text")
@@ -116,9 +117,9 @@ class Service:
             entry = await asyncio.wrap_future(self.engine.adapter(prompt, pairs, in_context))
         finally:
             self._writing -= 1
-        # Its last owner may have deleted it between the two lines above.
-        if self.own(owner, entry.key) and await self.aside(self.cache.get, entry.key) is None:
-            await self.aside(self.store, entry)
+        async with self._deciding:  # its last owner may have deleted it since it was written
+            if self.own(owner, entry.key) and await self.aside(self.cache.get, entry.key) is None:
+                await self.aside(self.store, entry)
         return entry
 
     def store(self, entry: AdapterEntry) -> None:
@@ -177,8 +178,9 @@ class Service:
             ApiError: The owner has none of that id.
         """
         await self.find(owner, key)
-        if owner == NOBODY or self.owners.revoke(owner, key):
-            await self.aside(self.cache.delete, key)
+        async with self._deciding:
+            if owner == NOBODY or self.owners.revoke(owner, key):
+                await self.aside(self.cache.delete, key)
 
     # --- models ----------------------------------------------------------------------------------------
 
@@ -212,6 +214,8 @@ class Service:
                 code="wrong_model",
             )
         if model == self.settings.model_name:
+            if field.strength != 1:
+                raise ApiError(400, "promptlora.strength: the base has no adapter.", param="promptlora.strength")
             return Chosen()
         if model.startswith(STORED):
             entry = await self.find(owner, model.removeprefix(STORED))

@@ -20,7 +20,7 @@ from promptlora.adapt.refine.settings import RefineSettings
 from promptlora.adapt.refine.teacher import agreement, group_inputs, invented_inputs, taught_items
 from promptlora.errors import ConfigError, LoRAError, PromptError
 from promptlora.fingerprint import weights_digest
-from promptlora.lora import AdapterOrigin, LoRAWeights
+from promptlora.lora import LoRAWeights
 from promptlora.settings import whole
 from promptlora.signals import stopping
 
@@ -112,9 +112,13 @@ def refine_adapters(
         if said:
             warnings.warn(f"refine: {record['prompt'].strip()[:40]!r}: {said}.", stacklevel=3)
     return LoRAWeights(
-        result.stored, result.scaling, projections=result.projections, base_model=lora.base_model, provenance=records,
-        origins=[origin or AdapterOrigin(text, chat=lm.chat_export) for origin, text in zip(lora.origins, texts, strict=True)],
-    )  # fmt: skip
+        result.stored,
+        result.scaling,
+        projections=result.projections,
+        base_model=lora.base_model,
+        chat=lm.chat_export,
+        provenance=[{**given, **record} for given, record in zip(lora.provenance, records, strict=True)],
+    )
 
 
 def _checked(lm: PromptLoRA, lora: LoRAWeights, prompts: str | Sequence[str]) -> list[str]:

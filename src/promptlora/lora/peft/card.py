@@ -72,7 +72,7 @@ def _prompt(origin: AdapterOrigin | None) -> list[str]:
     return [
         *parts,
         f"SHA-256 of the prompt: `{origin.digest}`.{wrote} Both the prompt and its hash are in the metadata of "
-        "`adapter_model.safetensors`, under `promptlora.origin`.",
+        "`adapter_model.safetensors`, under `promptlora.provenance`.",
     ]
 
 

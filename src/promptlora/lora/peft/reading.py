@@ -19,9 +19,8 @@ from torch import Tensor
 
 from promptlora.errors import LoRAError, PromptLoRAError, one_line
 from promptlora.lora import LoRAWeights
-from promptlora.lora.origin import origins_of_json
 from promptlora.lora.peft.physical import Block, ModuleLoRA, recover
-from promptlora.lora.peft.writing import CONFIG_FILE, METADATA, ORIGIN, PREFIX, PROVENANCE, WEIGHTS_FILE
+from promptlora.lora.peft.writing import CONFIG_FILE, METADATA, PREFIX, PROVENANCE, WEIGHTS_FILE
 from promptlora.lora.storage import read_provenance
 from promptlora.projections import ROLES, Projection, check_names, read_projection
 from promptlora.reading import check_finite, is_file, parse_json, read_json, read_tensors
@@ -96,7 +95,6 @@ def load_peft(path: str | Path, *, projections: Sequence[Projection] | None = No
         projections=projections if projections is not None else used,
         base_model=named if isinstance(named, str) else None,
         provenance=read_provenance(metadata, 1, PROVENANCE),
-        origins=origins_of_json(metadata.get(ORIGIN), 1, f"{folder / WEIGHTS_FILE}: its note {ORIGIN}"),
     )
 
 
@@ -216,7 +214,7 @@ def _scale(folder: Path, config: dict[str, Any], patterns: _Patterns, module: st
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
-    """Module to A ``[in, rank]`` and B ``[rank, out]``, and the metadata, with our own notes if the file has some."""
+    """Module to A ``[in, rank]`` and B ``[rank, out]``, and the metadata of the file."""
     path = folder / WEIGHTS_FILE
     if not is_file(path):
         if is_file(folder / "adapter_model.bin"):

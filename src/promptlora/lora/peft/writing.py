@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from promptlora.errors import LoRAError
 from promptlora.files import creating_folder
 from promptlora.lora import LoRAWeights
-from promptlora.lora.origin import ChatFiles, origins_to_json
+from promptlora.lora.origin import ChatFiles
 from promptlora.lora.peft.card import CARD_FILE, adapter_card
 from promptlora.lora.peft.physical import ModuleLoRA, difference_norm, join, pad, product_norm, truncate
 from promptlora.projections import ROLES, Projection, find_projections, module_shape
@@ -31,7 +31,6 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 METADATA = "promptlora.peft/1"
 PROVENANCE = "promptlora.provenance"
-ORIGIN = "promptlora.origin"
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -106,10 +105,8 @@ def save_peft(
     tensors, metadata = _tensors(written)
     base = _base_name(lora, base_model_name, model)
     config = _config(report, written, base, model)
-    (origin,) = lora.origins
-    told = {} if origin is None else {ORIGIN: origins_to_json([origin])}
     with creating_folder(Path(path), overwrite=overwrite) as folder:
-        notes = {"format": "pt", METADATA: metadata, **told}
+        notes = {"format": "pt", METADATA: metadata}
         if lora.provenance[0]:
             notes[PROVENANCE] = json.dumps(lora.provenance)
         save_file(tensors, folder / WEIGHTS_FILE, metadata=notes)
@@ -326,7 +323,7 @@ def _relative_error(exact: list[ModuleLoRA], written: list[ModuleLoRA], fold: fl
 def _write_card(folder: Path, lora: LoRAWeights, base: str | None, rank: int, chat: ChatFiles | None) -> None:
     """Write the tokenizer, if there is one, and the card that shows its chat format."""
     (origin,) = lora.origins
-    chat = chat or (origin.chat if origin else None)
+    chat = chat or lora.chat
     rendered = chat.write(folder, origin.prompt if origin and origin.in_context else None) if chat else None
     accepted = next((known for known in VLLM_RANKS if known >= rank), rank)
     dtype = str(lora.dtype).removeprefix("torch.")
