@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup demo test test-ui nightly lint unit bench docs clean
+.PHONY: help setup demo test test-ui test-vllm nightly lint unit bench docs clean
 
 help: ## this list
 	@awk -F ":.*## " '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,9 +26,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=integrations/vllm/src $(BIN)/mypy -p promptlora_vllm
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/architectures.py --check
 	$(BIN)/python scripts/attention_page.py --check
+	$(BIN)/python scripts/cli_page.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 unit: $(READY)
@@ -37,7 +39,12 @@ unit: $(READY)
 	$(BIN)/pytest -q --jaxtyping-packages=promptlora,beartype.beartype tests/test_encoder.py tests/test_heads.py tests/test_hypernetwork.py tests/test_losses.py
 
 test-ui: $(READY) ## the web page alone, in a real browser (apt-get install chromium)
-	$(BIN)/pytest -q tests/test_ui.py
+	$(BIN)/pytest -q tests/test_ui.py tests/test_ui_browser.py
+
+test-vllm: $(READY) ## the plugin in a real vLLM, if .venv/vllm is there (docs/vllm.md); writes benchmarks/results/vllm.json
+	@if [ -x $(or $(PROMPTLORA_VLLM_PYTHON),$(VENV)/vllm/bin/python) ]; then \
+	  PROMPTLORA_VLLM_REPORT=benchmarks/results/vllm.json $(BIN)/pytest -q -m vllm tests/test_vllm_integration.py; \
+	else echo "skipped: no environment of vLLM in $(VENV)/vllm; docs/vllm.md says how to make one"; fi
 
 nightly: $(READY) ## the long tests: the whole stress test, ten times; every file format against 2,000 damaged files
 	$(BIN)/pytest -q -m nightly --timeout=3600

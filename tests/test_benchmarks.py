@@ -450,3 +450,30 @@ def test_the_forms_that_the_bench_of_injection_compares_are_the_same_updates(ben
     assert (lora.is_shared, free.is_shared) == (True, False)
     assert all(torch.allclose(lora.delta(name), free.delta(name), atol=1e-6) for name in lora)
     assert all(A.is_contiguous() and B.is_contiguous() for A, B in free.stored.values())
+
+
+def test_the_report_of_serving_divides_within_a_round(benches):
+    serving = benches("serving")
+    latency = {"p50": 0.1, "p99": 0.4}
+
+    def one(wall: float, answer: str = "1-2") -> dict[str, object]:
+        return {"wall": wall, "answers": [answer, "3"], "first_token": latency, "between_tokens": latency}
+
+    times = dict(zip(serving.ARMS, (2.2, 4.0, 3.0, 2.0, 3.0), strict=True))
+    rounds = [
+        {arm: one(wall) for arm, wall in times.items()},
+        {arm: one(10 * wall) for arm, wall in times.items()},  # a slow moment shifts no ratio
+        {"adapters": one(1.0)},  # not complete
+    ]
+    rounds[1]["adapters"] = one(22.0, "9")
+    part = {"rounds": rounds, "adapter": {"wall": 0.5, "bytes": 1000}, "idle": {"p50": 0.2, "p99": 0.3}}
+    report = {"settings": {"requests": 2, "output_tokens": 24}, "lengths": {"50": part, "400": {"rounds": []}}}
+    found = serving.summary(report, kv_bytes=100, clock="wall")
+    assert list(found) == ["50"]
+    assert found["50"]["time_relative_to_generate"]["adapters"] == 1.1
+    assert found["50"]["adapters_relative_to"]["context"] == 0.55
+    assert found["50"]["equal_answers"] == "3 of 4"
+    assert found["50"]["p99_relative_to_alone"] == 2.0
+    assert found["50"]["prompts_per_gb"] == {"adapters": 1_000_000, "prefix cache": 200_000}
+    assert found["50"]["prompt_tokens_from_which_an_adapter_is_smaller"] == 10.0
+    assert found["50"]["requests_until_an_adapter_pays"] == round(0.5 / (11.0 - 6.05), 2)

@@ -26,6 +26,7 @@ COMMANDS = (
     "plot",
     "targets",
     "inspect",
+    "serve",
     "synth",
     "wordings",
 )

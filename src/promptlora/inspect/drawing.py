@@ -23,6 +23,7 @@ RULES = """\
 .pl .box{fill:var(--paper);stroke:var(--line)}.pl .wire{fill:none;stroke:var(--soft);stroke-opacity:.55}
 .pl .trace{fill:none;stroke:var(--soft);stroke-opacity:.3}.pl .stream{fill:none;stroke:var(--hot);stroke-opacity:.5}
 .pl .ground{fill:none;stroke:var(--line);stroke-width:6}
+.pl .line{fill:none;stroke-width:2}.pl .line.hot{stroke:var(--hot)}.pl .line.soft{stroke:var(--soft)}
 """
 STYLE = f".pl{{{LIGHT}}}\n@media (prefers-color-scheme:dark){{.pl{{{DARK}}}}}\n{RULES}"
 _STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)

@@ -227,5 +227,5 @@ def space_page(space: AdapterSpace) -> str:
                 f"{float(space.norm[i]):.3f}",
             ]
         )
-    body += ["<h2>Nearest prompts</h2>", table(["", "prompt", "nearest", "norm of update"], rows)]
+    body += ["<h2>Nearest prompts</h2>", table(["#", "prompt", "nearest", "norm of update"], rows)]
     return html_page("The space of adapters", body)

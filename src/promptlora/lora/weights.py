@@ -18,6 +18,7 @@ from torch import Tensor
 
 from promptlora.errors import LoRAError, PromptLoRAError
 from promptlora.lora.forms import Form, Free, Shared, concatenated, summed
+from promptlora.lora.origin import AdapterOrigin, ChatFiles
 from promptlora.lora.storage import read_forms, read_metadata_projections, read_provenance, read_scaling, write_forms
 from promptlora.projections import Projection
 
@@ -40,6 +41,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         projections: Where the names live in the base model; only exports of fused modules need it.
         base_model: Hub id or path of the base, which exports name; None where it is not known.
         provenance: What is known of how each stored adapter came about, as values that JSON takes.
+        chat: What writes the base's tokenizer and chat template into exported folders; not kept in files.
 
     Raises:
         LoRAError: Matrices that do not fit together; the message names the projection.
@@ -54,6 +56,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         projections: Sequence[Projection] | None = None,
         base_model: str | None = None,
         provenance: Sequence[Mapping[str, Any]] | None = None,
+        chat: ChatFiles | None = None,
     ) -> None:
         if not matrices:
             raise LoRAError("matrices is empty: expected at least one projection name with its A and B")
@@ -64,7 +67,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         if not math.isfinite(self.scaling):
             raise LoRAError(f"scaling is {scaling}; expected a finite number, alpha / rank")
         self.projections = tuple(projections) if projections is not None else None
-        self.base_model = base_model
+        self.base_model, self.chat = base_model, chat
         self.stored_adapters = _adapters(self._forms)
         self._provenance = None if provenance is None else tuple(map(dict, provenance))
         if self._provenance is not None and len(self._provenance) != self.stored_adapters:
@@ -107,8 +110,8 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return cls(forms, scaling, index=index, projections=projections)
 
     def _origin(self) -> dict[str, Any]:
-        """What a LoRA made from this one inherits: the modules that its names belong to."""
-        return {"projections": self.projections, "base_model": self.base_model}
+        """What a LoRA made from this one inherits: the modules that its names belong to, and how it was made."""
+        return {"projections": self.projections, "base_model": self.base_model, "chat": self.chat}
 
     __eq__ = object.__eq__  # a mapping compares values; tensors have no single truth
     __hash__ = object.__hash__
@@ -151,6 +154,11 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     def provenance(self) -> tuple[dict[str, Any], ...]:
         """How each selected adapter came about (``PromptLoRA.refine`` records it); empty where nothing is known."""
         return tuple({} if self._provenance is None else self._provenance[i] for i in self.index)
+
+    @property
+    def origins(self) -> tuple[AdapterOrigin | None, ...]:
+        """The prompt and the hypernetwork of each adapter, as :attr:`provenance` tells; None where it names no prompt."""
+        return tuple(AdapterOrigin.of(entry) for entry in self.provenance)
 
     @property
     def is_shared(self) -> bool:

@@ -51,7 +51,7 @@ def refining(service: Service, owner: str, body: AdapterRequest, start: AdapterE
             )
             progress.check()
             seconds = time.perf_counter() - began
-            service.cache.put(
+            service.store(
                 replace(start, key=key, lora=better, refined=True, created=time.time(), seconds=start.seconds + seconds)
             )
         service.own(owner, key)

@@ -6,6 +6,7 @@ It knows tokenizers and chat templates; nothing of models, LoRA or hypernetworks
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +15,7 @@ from promptlora.errors import PromptError, one_line
 
 PLACES = ("user", "system")
 SYSTEM_TURNS = ("empty", "default", "none")
+_CUT = "\ufdd0"  # a character that Unicode keeps out of texts; text on its two sides is encoded apart
 _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 
@@ -50,7 +52,8 @@ def render_chat(
         raise PromptError(f"system_turn={system_turn!r}; expected one of {', '.join(SYSTEM_TURNS)}")
     if prompt is not None and not isinstance(prompt, str):
         raise PromptError(f"prompt {repr(prompt)[:80]}; expected a text")
-    messages = _messages(text)
+    messages = [{**m, "content": as_text(tokenizer, m["content"])} for m in _messages(text)]
+    prompt = None if prompt is None else as_text(tokenizer, prompt)
     system = [m["content"] for m in messages[:1] if m["role"] == "system" and m["content"]]
     turns = messages[1:] if messages[0]["role"] == "system" else messages
     if prompt is not None and place == "system":
@@ -79,6 +82,20 @@ def render_chat(
         f"the chat template of the base refuses this conversation ({refused}); expected a template that writes every "
         "turn, and turns of user and assistant, one after the other"
     )
+
+
+def as_text(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A user's text in which no special token of the tokenizer stands: ``<|im_end|>`` typed by a user ends no turn.
+
+    Such a string is cut after its first character by a mark at which :func:`encode_chat` splits, so that it becomes the
+    tokens of its characters. All other texts are returned as they are.
+    """
+    special = [str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    text = text.replace(_CUT, "\ufffd")
+    if not any(token in text for token in special):
+        return text
+    longest = sorted(filter(None, special), key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, longest)), lambda found: f"{found[0][0]}{_CUT}{found[0][1:]}", text)
 
 
 def _holds(rendered: str, wanted: Sequence[str]) -> bool:
@@ -140,9 +157,14 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str]) -> 
         return []
     for text in rendered:
         _check_unicode(text)
-    ids: list[list[int]] = tokenizer(list(rendered), add_special_tokens=not tokenizer.chat_template, verbose=False)[
+    pieces = [text.split(_CUT) for text in rendered]
+    special = not tokenizer.chat_template
+    ids: list[list[int]] = tokenizer([first for first, *_ in pieces], add_special_tokens=special, verbose=False)[
         "input_ids"
     ]
+    for row, (_, *others) in zip(ids, pieces, strict=True):
+        for other in others:
+            row += tokenizer(other, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 
@@ -166,7 +188,9 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: i
             f"prompt {repr(prompt)[:80]} is empty; expected an instruction, a system prompt or a document"
         )
     _check_unicode(prompt)
-    ids: list[int] = tokenizer(prompt.strip(), add_special_tokens=False, verbose=False)["input_ids"]
+    ids: list[int] = []
+    for piece in as_text(tokenizer, prompt.strip()).split(_CUT):
+        ids += tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
     if not ids:
         raise PromptError(
             f"prompt {repr(prompt)[:80]} has no token; expected an instruction, a system prompt or a document"

@@ -98,6 +98,16 @@ def load_peft(path: str | Path, *, projections: Sequence[Projection] | None = No
     )
 
 
+def named_base(path: str | Path) -> str | None:
+    """The base that a PEFT folder names, without reading the weights; None where it names none.
+
+    Raises:
+        LoRAError: A folder without a usable adapter_config.json.
+    """
+    named = _read_config(Path(path)).get("base_model_name_or_path")
+    return named if isinstance(named, str) and named else None
+
+
 def _same(first: Projection, second: Projection) -> bool:
     return all(getattr(first, key) == getattr(second, key) for key in ("name", "module", "rows", "shape"))
 
