@@ -110,7 +110,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return cls(forms, scaling, index=index, projections=projections)
 
     def _origin(self) -> dict[str, Any]:
-        """What a LoRA made from this one inherits: the modules that its names belong to, and how it was made."""
+        """What a LoRA made from this one inherits: its projections, and the name and chat files of its base."""
         return {"projections": self.projections, "base_model": self.base_model, "chat": self.chat}
 
     __eq__ = object.__eq__  # a mapping compares values; tensors have no single truth
