@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -183,3 +184,12 @@ def test_extras_in_messages_are_declared():
         named |= set(re.findall(r'need\("(\w+)"', text)) | set(re.findall(r"promptlora\[(\w+)\]", text))
     named.discard("extra")  # of the helper's own docstring
     assert {"train", "data", "eval", "ui", "plot", "embedded"} <= named <= set(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.parametrize("package", ["promptlora", "promptlora.data"])
+def test_names_that_are_imported_late_are_those_that_type_checkers_see(package):
+    module = importlib.import_module(package)
+    source = Path(str(module.__file__)).read_text(encoding="utf-8")
+    seen = set(re.findall(r"^    from \S+ import (\w+) as \w+$", source, re.MULTILINE))
+    assert seen == set(module.__all__) - {"__version__"}
+    assert all(getattr(module, name) is not None for name in seen)
