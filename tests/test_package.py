@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -192,4 +193,18 @@ def test_names_that_are_imported_late_are_those_that_type_checkers_see(package):
     source = Path(str(module.__file__)).read_text(encoding="utf-8")
     seen = set(re.findall(r"^    from \S+ import (\w+) as \w+$", source, re.MULTILINE))
     assert seen == set(module.__all__) - {"__version__"}
+
+
+def test_names_that_are_imported_when_first_used_are_those_that_type_checkers_see(package: str) -> None:
+    module = importlib.import_module(package)
+    tree = ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))
+    seen = {
+        alias.asname or alias.name
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == set(module._HOME)
     assert all(getattr(module, name) is not None for name in seen)

@@ -30,14 +30,25 @@ def test_training_shows_step_bar_and_time_in_80_columns():
     bar = TrainingBar(12_000, shown=True, console=console)
     bar.on_start(0)
     measured = {"margin": 0.123, "gibberish_margin": 0.5, "mean_margin": -0.2, "validation_loss": 2.5}
-    bar.on_step(StepMetrics(step=11_999, loss=12.345, tokens_per_second=123_456.0, lr=1e-3, **measured))
+    bar.on_step(
+        StepMetrics(
+            step=11_999,
+            loss=12.345,
+            tokens_per_second=123_456.0,
+            lr=1e-3,
+            trunk_norm=1.0,
+            head_norm=1.0,
+            static_norm=1.0,
+            **measured,
+        )
+    )
     bar.on_end()
     lines = text.getvalue().splitlines()
     last = next(line for line in reversed(lines) if "step" in line)
     assert "11999/12000" in last
     assert "━" in last
     assert "loss 12.345" in last
-    assert len(re.findall(r"\d:\d\d:\d\d", last)) == 2
+    assert len(re.findall(r"[\d-]:[\d-]{2}:[\d-]{2}", last)) == 2
     assert "…" not in text.getvalue()
     assert any("margin +0.123  gibberish +0.500  mean -0.200  held out +2.500" in line for line in lines)
 

@@ -28,6 +28,7 @@ from promptlora.inspect import (
     token_life,
 )
 from promptlora.inspect.life import change_at_tokens
+from promptlora.inspect.sections import Column
 from promptlora.text import encode_chat, render_chat
 from promptlora.ui import Limits, Studio
 from promptlora.ui import html as fragments
@@ -313,6 +314,9 @@ def test_what_rounding_leaves_is_drawn_as_nothing():
     assert "nothing changes" in drawn
     assert "e-1" not in drawn
     assert "-0.0" not in drawn
+    assert Column("change", "+.4f").shown(-8.9e-17) == ""
+    assert Column("change", "+.4f").shown(-0.01) == "-0.0100"
+    assert Column("q·k").shown(-8.9e-17) == "0.000"
 
 
 # --- what visitors bring -----------------------------------------------------------------------------------

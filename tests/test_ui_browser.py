@@ -128,7 +128,9 @@ def test_the_first_click_shows_everything(visit, shots, smollm, tmp_path):
     download.value.save_as(tmp_path / "adapter.zip")
     with zipfile.ZipFile(tmp_path / "adapter.zip") as whole:
         whole.extractall(tmp_path)
-    _peft_loads(smollm, tmp_path / "adapter")
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert folder.name.startswith("decide-whether-the-review-is-positive-or")
+    _peft_loads(smollm, folder)
 
     shoot(page, shots / "ui-walk.png", None, "#walk")
     assert page.violations() == []
@@ -338,6 +340,7 @@ def test_inputs_up_to_the_limit_and_no_more(visit):
     page.start()
     page.ended()
     assert "at most 96" in page.tab.locator("#look-status [data-kind=error]").inner_text()
+    assert not page.tab.locator("#look-panel").is_visible()  # an error leaves no empty section
     page.tab.locator("#which input").focus()
     page.tab.get_by_role("option", name="2: short").click()
     page.walked()

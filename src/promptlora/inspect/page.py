@@ -35,7 +35,7 @@ def _drawn(section: Section, first: str = "") -> list[str]:
         drawn = []
         for column, texts, values in zip(section.columns, cells, row, strict=True):
             value = values[0]
-            if column.signed and isinstance(value, float) and value:
+            if column.signed and isinstance(value, float) and texts[0]:
                 drawn.append(signed(value))
             elif column.text:
                 drawn.append(f"<code>{safe_text(texts[0])}</code>")

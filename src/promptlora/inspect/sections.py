@@ -42,10 +42,12 @@ class Column:
         return self.form.startswith("+")
 
     def shown(self, cell: Cell) -> str:
-        """A cell as text; a gain or loss of exactly 0 is left empty."""
-        if cell is None or (self.signed and cell == 0):
-            return ""
-        return cell if isinstance(cell, str) else format(cell, self.form).replace("%", " %")
+        """A cell as text; a gain or loss that would be written as 0 is left empty."""
+        if cell is None or isinstance(cell, str):
+            return cell or ""
+        text = format(cell, self.form).replace("%", " %")
+        nothing = not any(digit in text for digit in "123456789")
+        return "" if nothing and self.signed else text.removeprefix("-") if nothing else text
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from queue import Queue
-from threading import Event, Lock, Thread
+from threading import Lock
 
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.adapt.refine import RefineStep
@@ -27,6 +26,7 @@ from promptlora.lora import LoRAWeights
 from promptlora.text import encode_chat, render_chat
 from promptlora.ui.examples import MAP
 from promptlora.ui.kept import Kept, digest
+from promptlora.ui.refining import watch_refinement
 from promptlora.ui.values import (
     BESIDE,
     SILENT,
@@ -58,10 +58,8 @@ class Studio:
         self.lm, self.folder, self.base_name = lm, folder, base_name
         self.limits = limits or Limits()
         self._exporting = Lock()
-        self.adapters: Kept[Written] = Kept(
-            self.limits.adapters, lambda key, _: self._archive(key).unlink(missing_ok=True)
-        )
-        self._refined: Kept[Path] = Kept(self.limits.adapters, lambda _, path: path.unlink(missing_ok=True))
+        self.adapters: Kept[Written] = Kept(self.limits.adapters, lambda key, _: self._drop(key))
+        self._refined: Kept[Path] = Kept(self.limits.adapters, lambda key, _: self._drop(key))
         self._captures: Kept[AttentionCapture] = Kept(self.limits.captures)
         self._reference: LoRAWeights | None = None
 
@@ -163,9 +161,6 @@ class Studio:
         found = self.lm.distances(prompt)
         return None if found is None else found[0]
 
-    def _archive(self, key: str) -> Path:
-        return self.folder / f"promptlora-{key}.zip"
-
     def export(self, prompt: str) -> Path:
         """The adapter of a prompt as a PEFT folder in a ZIP file.
 
@@ -176,23 +171,30 @@ class Studio:
         written = self.adapter(prompt)
         return self._export(written.key, written.lora)
 
-    def _export(self, key: str, lora: LoRAWeights) -> Path:
+    def _export(self, key: str, lora: LoRAWeights, suffix: str = "") -> Path:
+        (origin,) = lora.origins
+        name = (origin.folder_name if origin else "adapter") + suffix
+        place = self.folder / key
+        archive, folder = place / f"{name}.zip", place / name
         with self._exporting:
-            archive = self._archive(key)
             if archive.exists():
                 return archive
-            folder = self.folder / key
             try:
-                lora.save_peft(folder, overwrite=True, base_model_name=self.base_name, model=self.lm.model)
+                place.mkdir(exist_ok=True)
+                lora.save_peft(folder, base_model_name=self.base_name, model=self.lm.model)
                 with zipfile.ZipFile(archive, "w") as whole:  # stored: weights do not compress
                     for file in sorted(folder.iterdir()):
-                        whole.write(file, f"adapter/{file.name}")
+                        whole.write(file, f"{name}/{file.name}")
             except BaseException:
-                archive.unlink(missing_ok=True)
+                self._drop(key)
                 raise
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             return archive
+
+    def _drop(self, key: str) -> None:
+        """Remove the export of an adapter, if there is one."""
+        shutil.rmtree(self.folder / key, ignore_errors=True)
 
     # --- answers -----------------------------------------------------------------------------------------
 
@@ -337,7 +339,7 @@ class Studio:
     ) -> Iterator[RefineStep | Refined]:
         """Gradient steps from the generated adapter: each step as it is done, then the refined adapter.
 
-        The steps run in a thread of their own; a visitor who leaves ends them.
+        A visitor who leaves ends the steps.
 
         Raises:
             PromptError: As for :meth:`adapter`.
@@ -345,32 +347,14 @@ class Studio:
         """
         text = self.check_prompt(prompt)
         written = self.adapter(text)
-        done: Queue[RefineStep | LoRAWeights | BaseException] = Queue()
-        left = Event()
-
-        def work() -> None:
-            try:
-                most = min(max(int(steps), 1), self.limits.steps)
-                found = self.lm.refine(
-                    written.lora, text, rows=rows, steps=most, on_step=done.put, should_stop=left.is_set
-                )
-                done.put(found)
-            except BaseException as error:
-                done.put(error)
-
-        thread = Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            while isinstance(found := done.get(), RefineStep):
+        found: RefineStep | LoRAWeights = written.lora
+        for found in watch_refinement(self.lm, written.lora, text, rows, min(max(int(steps), 1), self.limits.steps)):
+            if isinstance(found, RefineStep):
                 yield found
-        finally:
-            left.set()
-            thread.join()
-        if isinstance(found, BaseException):
-            raise found
+        assert isinstance(found, LoRAWeights)
         told = found.provenance[0]
         key = digest(text, tuple(rows), told["steps"])
-        archive = self._export(key, found)
+        archive = self._export(key, found, "-refined")
         self._refined.put(key, archive)
         yield Refined(
             inputs=tuple(inputs),
