@@ -5,12 +5,13 @@ It knows where models come from; nothing of LoRA or hypernetworks.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -203,9 +204,22 @@ def _source(model: str | Path | None, progress: Progress | None) -> str:
         or str(model).startswith((".", "/", "~"))
     ):
         raise ModelError(
-            f"{str(model)[:80]}: no such folder; expected a folder with config.json, a Hugging Face id, or {EMBEDDED}"
+            f"{str(model)[:80]}: no such folder; expected a folder with config.json, a Hugging Face id, or {EMBEDDED}.{_near(model)}"
         )
     return str(model)
+
+
+def _near(model: str | Path) -> str:
+    """``did you mean …?`` where a known name, or a folder beside the one that was meant, is spelled much the same."""
+    given, path = str(model), Path(model)
+    beside: list[str] = []
+    with suppress(OSError, ValueError):
+        beside = [str(path.parent / other.name) for other in path.parent.iterdir() if other.is_dir()]
+        if not given.startswith((".", "/", "~")):
+            beside = [str(Path(name)) for name in beside]
+    known = {name.lower(): name for name in (*beside, EMBEDDED, EMBEDDED_ID, QWEN3_CODER_NEXT)}
+    near = difflib.get_close_matches(given.lower(), known, n=1, cutoff=0.75)
+    return f" Did you mean {known[near[0]]!r}?" if near and known[near[0]] != given else ""
 
 
 def _failure(model: str | Path | None, source: str, error: BaseException) -> ModelError:
@@ -227,7 +241,7 @@ def _failure(model: str | Path | None, source: str, error: BaseException) -> Mod
         )
     return ModelError(
         f"{model}: not in the local cache, and the hub gave none ({one_line(error)}); pass a folder, check name and "
-        f"network, or use the embedded {EMBEDDED}"
+        f"network, or use the embedded {EMBEDDED}.{_near(str(model))}"
     )
 
 

@@ -80,7 +80,7 @@ def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture) -> No
             out.print(
                 f"{words}: " + ", ".join(f"{i} {_shown(life.tokens[i])} {c:+.4f}" for i, c in some), highlight=False
             )
-    _print_end(lm, capture)
+    print_end(lm, capture)
 
 
 def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: int) -> None:
@@ -91,10 +91,10 @@ def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: in
     out.print(escape(capture.base[layer].note), highlight=False)
     for section in layer_sections(capture, layer, token):
         print_section(section)
-    _print_end(lm, capture)
+    print_end(lm, capture)
 
 
-def _print_end(lm: PromptLoRA, capture: AttentionCapture) -> None:
+def print_end(lm: PromptLoRA, capture: AttentionCapture) -> None:
     """The most probable next tokens, and the proof."""
     for name, likely in next_tokens(lm, capture).items():
         words = ", ".join(f"{_shown(one['token'])} {one['probability']:.3f}" for one in likely)
@@ -108,15 +108,17 @@ def _heat(values: Sequence[float], top: float) -> list[str]:
     return [f"{_SHADES[round(steps * min(v / top, 1.0)) if top else 0]} {v:.3f}" for v in values]
 
 
-def print_ablation(found: Ablation) -> None:
-    """What each choice changes, and the heat maps layers by projections."""
+def print_ablation(found: Ablation, *, maps: bool = True) -> None:
+    """What each choice changes, and the heat maps layers by projections, which ``maps`` leaves out."""
     from promptlora.inspect.sections import ablation_section
 
     print_section(ablation_section(found))
+    if not maps:
+        return
     attention, outputs = found.by_layer(), found.outputs_by_layer()
-    maps = [("change of attention, layers by projections", found.layers, attention)] if found.layers else []
-    maps.append(("change of the output of o, layers by projections", found.output_layers, outputs))
-    for title, layers, values in maps:
+    drawn = [("change of attention, layers by projections", found.layers, attention)] if found.layers else []
+    drawn.append(("change of the output of o, layers by projections", found.output_layers, outputs))
+    for title, layers, values in drawn:
         table = Table(title=title, title_justify="left")
         table.add_column("layer", justify="right")
         for choice in found.choices:

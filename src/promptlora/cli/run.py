@@ -113,7 +113,7 @@ def _inputs(text: str | None, file: Path | None) -> list[str]:
         raise PromptError("expected an input, or --inputs-file FILE, and not both")
     if file is None:
         return [str(text)]
-    from promptlora.data.inputs import read_inputs  # here: it needs transformers, which `--help` does not
+    from promptlora.data.inputs import read_inputs  # here: only this option reads files
 
     return read_inputs(file)
 

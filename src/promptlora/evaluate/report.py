@@ -21,6 +21,7 @@ MEASURES: dict[str, Callable[[Row, str], float]] = {
     "first_line": lambda row, text: score(row.metric, first_line(text), row.outputs),
     "rougeL": lambda row, text: rouge_l(text, row.outputs),
 }
+FEW_TASKS = 10  # a bootstrap over fewer tasks gives intervals that are too narrow
 BEST_CONSTANT = "best constant answer of each task, chosen on the scored rows (upper bound)"
 BEST_CONSTANT_OTHER = "best constant answer of each task, chosen on its other rows"
 
@@ -77,6 +78,9 @@ class Report:
         lines += ["", "| difference (strict) | points | 95 % interval over tasks |", "|---|---:|---|"]
         for name, d in self.differences.items():
             lines.append(f"| {name} | {d['points']:+.1f} | {d['low']:+.1f} … {d['high']:+.1f} |")
+        if len(self.tasks) < FEW_TASKS and self.differences:
+            lines += ["", f"Warning: these intervals come from {len(self.tasks)} task{'s' * (len(self.tasks) != 1)}. Over fewer "
+                      f"than {FEW_TASKS} tasks a bootstrap interval is too narrow, and says nothing of other tasks."]  # fmt: skip
         shown = list(self.overall)
         lines += [
             "",

@@ -9,6 +9,7 @@ from promptlora.inspect.capture import (
     encode_text,
     find_token,
     token_texts,
+    tokens_alike,
 )
 from promptlora.inspect.drawing import bars, heat_map, point_map, visible_text
 from promptlora.inspect.flow import flow_diagram, flow_figure
@@ -66,6 +67,7 @@ __all__ = [
     "token_life",
     "token_page",
     "token_texts",
+    "tokens_alike",
     "update_products",
     "visible_text",
 ]

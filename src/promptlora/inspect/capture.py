@@ -215,6 +215,11 @@ def capture_attention(
         return capture_ids(lm.model, ids, lm.injector, lora, layers=layers, heads=heads, tokens=tokens)
 
 
+def tokens_alike(tokens: Sequence[str], wanted: str) -> list[int]:
+    """The positions of all tokens with a text, white space around it aside."""
+    return [i for i, token in enumerate(tokens) if wanted in (token, token.strip())]
+
+
 def find_token(tokens: Sequence[str], wanted: str | int | None = None) -> int:
     """The position of a token: by its text, by a word it ends, or by its number; the last one by default.
 
@@ -230,7 +235,7 @@ def find_token(tokens: Sequence[str], wanted: str | int | None = None) -> int:
     if wanted is None:
         return len(tokens) - 1
     if isinstance(wanted, str):
-        alike = [i for i, token in enumerate(tokens) if wanted in (token, token.strip())]
+        alike = tokens_alike(tokens, wanted)
         if alike:
             return alike[-1]
         start = "".join(tokens).rfind(wanted) if wanted.strip() else -1
