@@ -26,9 +26,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=integrations/vllm/src $(BIN)/mypy -p promptlora_vllm
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/architectures.py --check
 	$(BIN)/python scripts/attention_page.py --check
+	$(BIN)/python scripts/cli_page.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 unit: $(READY)

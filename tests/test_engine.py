@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.engine import Engine, EngineError, Piece, QueueFull, Sampling, Ticket
@@ -160,6 +161,26 @@ def test_the_same_input_with_another_adapter_shares_no_keys(one):
             for lora, ids in zip((None, *adapters), expected, strict=True):
                 assert read(engine.submit(input_ids, lora, Sampling(max_tokens=6)))[0] == ids
         assert engine.stats.reused_tokens == 4 * 48  # of the second round alone: three pages each
+
+
+@pytest.mark.parametrize("window", [5, 40])
+def test_a_base_with_a_sliding_window(window, device):
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, sliding_window=window, initializer_range=0.2, max_position_embeddings=256,
+    )  # fmt: skip
+    model = MistralForCausalLM(config).eval().to(device)
+    model.generation_config.eos_token_id = None
+    lm = tiny_prompt_lora(model)
+    adapters = [None, *(lm.adapt(prompt) for prompt in prompts(2))]
+    requests = [([7 + (i * 5 + j) % 80 for j in range(3 + 9 * i)], adapters[i % 3], 12) for i in range(6)]
+    expected = [alone(lm, *request) for request in requests]
+    with Engine(lm, max_prefill_tokens=7) as engine:
+        tickets = [engine.submit(ids, lora, Sampling(max_tokens=tokens)) for ids, lora, tokens in requests]
+        assert [read(ticket)[0] for ticket in tickets] == expected
+    assert model.config._attn_implementation == "sdpa"
+    lm.close()
 
 
 def test_more_requests_than_the_key_value_cache_holds(one):

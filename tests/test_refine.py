@@ -434,7 +434,7 @@ def test_files_say_how_an_adapter_came_about(tiny, tmp_path):
     assert [entry["prompt"] for entry in plain.provenance] == two
     assert "rows" not in plain.provenance[0]
     plain.save(tmp_path / "plain.safetensors")
-    assert LoRAWeights.load(tmp_path / "plain.safetensors").provenance == ({}, {})
+    assert LoRAWeights.load(tmp_path / "plain.safetensors").provenance == plain.provenance
 
 
 # --- the command -------------------------------------------------------------------------------------------

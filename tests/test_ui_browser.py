@@ -203,7 +203,10 @@ def _refine(page: Page) -> None:
     page.tab.click("#refine")
     assert "line 1" in page.tab.locator("#refine-status [data-kind=error]").inner_text()
     assert page.tab.locator("#curve, #refined").all_inner_texts() == ["", ""]  # an error leaves no empty section
-    page.tab.fill("#rows textarea", "So good. => A\nSo bad. => B\nI love it! => A\nIt broke at once. => B\nGreat value. => A\nNever again. => B")
+    page.tab.fill(
+        "#rows textarea",
+        "So good. => A\nSo bad. => B\nI love it! => A\nIt broke at once. => B\nGreat value. => A\nNever again. => B",
+    )
     page.tab.locator("#steps input[type=number]").fill("8")
     page.tab.locator("#steps input[type=number]").press("Tab")
     page.tab.click("#refine")

@@ -17,12 +17,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import openai
 import pytest
 
-from promptlora import PromptLoRA
+from promptlora import LoRAWeights, PromptLoRA
+from promptlora.models import embedded_folder
 from promptlora.text import encode_chat, render_chat
 from promptlora.text.padding import pad_rows
 from tests.vllm_helpers import BASE, VLLM, WHERE_VLLM, Sidecar
@@ -54,9 +56,14 @@ TOKENS = 24
 
 
 @pytest.fixture(scope="module")
-def report() -> Iterator[dict]:
-    """What is measured, written where ``PROMPTLORA_VLLM_REPORT`` says."""
-    found: dict = {}
+def found() -> dict:
+    """What all tests have measured."""
+    return {}
+
+
+@pytest.fixture
+def report(found) -> Iterator[dict]:
+    """What is measured; written after each test where ``PROMPTLORA_VLLM_REPORT`` says."""
     yield found
     if path := os.environ.get("PROMPTLORA_VLLM_REPORT"):
         Path(path).write_text(json.dumps(found, indent=2) + "\n")
@@ -78,18 +85,18 @@ def sidecar(tmp_path_factory) -> Iterator[Sidecar]:
 
 
 @pytest.fixture(scope="module")
-def vllm(tmp_path_factory, sidecar, lm, report) -> Iterator[VLLM]:
-    made = VLLM(tmp_path_factory.mktemp("vllm"), Path(lm.model.config.name_or_path), sidecar)
+def vllm(tmp_path_factory, sidecar, lm, found) -> Iterator[VLLM]:
+    made = VLLM(tmp_path_factory.mktemp("vllm"), embedded_folder(), sidecar)
     began = time.perf_counter()
     made.start()
     script = "import torch, transformers, vllm; print(vllm.__version__, torch.__version__, transformers.__version__)"
     told = subprocess.run([WHERE_VLLM, "-c", script], capture_output=True, text=True, check=True).stdout.split()[-3:]
-    report["versions"] = {
+    found["versions"] = {
         "vllm": told[0], "vllm_torch": told[1], "vllm_transformers": told[2], "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"), "transformers": importlib.metadata.version("transformers"),
     }  # fmt: skip
-    report["options"] = made.command[3:]
-    report["start_seconds"] = round(time.perf_counter() - began, 1)
+    found["options"] = " ".join(made.command[5:])
+    found["start_seconds"] = round(time.perf_counter() - began, 1)
     yield made
     made.stop()
 
@@ -97,16 +104,25 @@ def vllm(tmp_path_factory, sidecar, lm, report) -> Iterator[VLLM]:
 def expected(
     lm: PromptLoRA, texts: Sequence[str], prompts: Sequence[str | None], tokens: int = TOKENS
 ) -> list[list[int]]:
-    """The ids of ``lm.generate``, one request at a time, with as many tokens as asked for."""
-    found = []
-    for text, prompt in zip(texts, prompts, strict=True):
-        ids, mask = pad_rows(encode_chat(lm.tokenizer, [render_chat(lm.tokenizer, text)]), lm.host.pad, left=True)
-        lora = None if prompt is None else lm.adapt(prompt)
-        made = lm.host.generate(
-            ids, mask, lora, None if lora is None else [0], max_new_tokens=tokens, min_new_tokens=tokens
-        )
-        found.append(made[0].tolist())
-    return found
+    """The ids of ``lm.generate``, with as many tokens as asked for: rows of the base in one batch, others in another."""
+    made: dict[int, list[int]] = {}
+    for of_base in (True, False):
+        rows = [i for i, prompt in enumerate(prompts) if (prompt is None) is of_base]
+        if not rows:
+            continue
+        rendered = [render_chat(lm.tokenizer, texts[i]) for i in rows]
+        ids, mask = pad_rows(encode_chat(lm.tokenizer, rendered), lm.host.pad, left=True)
+        lora, index = None, None
+        if not of_base:
+            lora, index = LoRAWeights.stack([adapted(lm, str(prompts[i])) for i in rows]), list(range(len(rows)))
+        answers = lm.host.generate(ids, mask, lora, index, max_new_tokens=tokens, min_new_tokens=tokens)
+        made.update(zip(rows, answers.tolist(), strict=True))
+    return [made[i] for i in range(len(texts))]
+
+
+@cache
+def adapted(lm: PromptLoRA, prompt: str) -> LoRAWeights:
+    return lm.adapt(prompt)
 
 
 def asked(text: str, system: str | None, **options) -> dict:
@@ -226,8 +242,8 @@ def test_clients_need_no_change(vllm, lm, report):
     parts = [{"type": "text", "text": prompt}]
     messages = [{"role": "developer", "content": parts}, {"role": "user", "content": text}]
     assert ask(vllm, text, None, messages=messages) == ask(vllm, text, prompt)
-    two = client.chat.completions.create(**asked(text, prompt, n=2))
-    assert [choice.message.content for choice in two.choices] == [reference] * 2
+    two = client.chat.completions.create(**asked(text, prompt, n=2, temperature=1, seed=5))
+    assert len({choice.message.content for choice in two.choices}) == 2
     assert two.usage.prompt_tokens == len(encode_chat(lm.tokenizer, [render_chat(lm.tokenizer, text)])[0])
     base = client.chat.completions.create(**asked(text, prompt, model=BASE))  # the base reads its system message
     assert base.usage.prompt_tokens > two.usage.prompt_tokens

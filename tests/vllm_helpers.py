@@ -97,11 +97,12 @@ class VLLM(Process):
     def __init__(self, folder: Path, base: Path, sidecar: Sidecar) -> None:
         self.url, self.store = f"http://127.0.0.1:{(port := free_port())}", folder / "store"
         options = {
-            "model": base, "served-model-name": BASE, "dtype": "float32", "max-model-len": 512, "max-num-seqs": 8,
+            "served-model-name": BASE, "dtype": "float32", "max-model-len": 512, "max-num-seqs": 8,
             "max-loras": 4, "max-cpu-loras": 4, "max-lora-rank": 16, "host": "127.0.0.1", "port": port,
             "middleware": "promptlora_vllm.middleware.PromptLoRAMiddleware",
         }  # fmt: skip
-        command = [str(WHERE_VLLM), "-m", "vllm.entrypoints.openai.api_server", "--enable-lora", "--enforce-eager"]
+        command = [str(WHERE_VLLM), "-m", "vllm.entrypoints.openai.api_server", "--model", str(base)]
+        command += ["--enable-lora", "--enforce-eager"]
         command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
         command += ["--lora-target-modules", "qkv_proj", "o_proj"]
         environment = {

@@ -8,6 +8,7 @@ for each request. One thread may use it. It knows ids and adapters; nothing of t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -30,6 +31,7 @@ from transformers.generation.continuous_batching.model_runner import ModelRunner
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState, RequestStatus
 from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 
+from promptlora.engine.attention import by_request
 from promptlora.engine.requests import EngineError, Sampling
 from promptlora.engine.roster import Roster, Seat
 from promptlora.engine.sampling import Chooser, Chosen, choose
@@ -181,7 +183,8 @@ class Batch:
             auto_switch_to_flash=False,
         )
         try:
-            with torch.random.fork_rng():  # transformers seeds torch's generator
+            # transformers seeds torch's generator; with attention by request it needs no mask of the whole row
+            with torch.random.fork_rng(), self._attention():
                 self._processor = self._make(config, max_prefill_tokens)
         except MemoryError as error:
             raise ConfigError(
@@ -192,6 +195,10 @@ class Batch:
                 f"{type(host.model).__name__}: transformers' continuous batching does not run it ({one_line(error)}). Expected full "
                 "or sliding-window attention in every layer. Fix: use PromptLoRA.generate."
             ) from error
+
+    def _attention(self) -> AbstractContextManager[None]:
+        """What attention is computed by; with the turn of the model held where it is run."""
+        return by_request(self._model.config.get_text_config()) if self._model.device.type == "cpu" else nullcontext()
 
     def _make(self, config: ContinuousBatchingConfig, max_prefill_tokens: int) -> ContinuousBatchProcessor:
         model: Any = self._model
@@ -336,7 +343,7 @@ class Batch:
         packed = _packed(processor)
         self._runner.chosen = []
         rows = [(one.query_length, self._running[one.state.request_id].seat) for one in packed]
-        with self._host.evaluating(self._roster.prepare(rows, self._model.device)):
+        with self._host.evaluating(self._roster.prepare(rows, self._model.device)), self._attention():
             processor._generation_step(self._model)
         processor.update_batch()
         tokens = []

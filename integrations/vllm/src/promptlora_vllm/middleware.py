@@ -52,6 +52,9 @@ class PromptLoRAMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Rewrite the request, or pass it on."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return await sidecar().aclose()
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if self._inside is None:

@@ -102,6 +102,12 @@ class Sidecar:
         found = self.store.get(key)
         return found if found is not None else await self._once(("folder", key), self._download, key)
 
+    async def aclose(self) -> None:
+        """Close the connections; the next question opens new ones."""
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.aclose()
+
     async def _once(self, name: tuple[str, str], work: Any, argument: Any) -> Any:
         """Await work that others may be waiting for too; whoever leaves does not cancel it."""
         task = self._running.get(name)

@@ -7,6 +7,7 @@ gone. So a folder outlives the name: it is removed only when the store is too la
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
@@ -22,6 +23,7 @@ from pathlib import Path
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile("[0-9a-f]{64}")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LARGEST = 1 << 32  # bytes of one file of an adapter
 _FORGOTTEN = 3600  # seconds after which a temporary folder belongs to a process that was killed
 
@@ -114,7 +116,7 @@ class Store:
                 shutil.rmtree(path, ignore_errors=True)
                 temporary.rename(path)
         except OSError as error:
-            kind = StoreFullError if error.errno in (28, 122) else StoreError  # no space left, quota exceeded
+            kind = StoreFullError if error.errno in _NO_ROOM else StoreError
             raise kind(f"{self.folder}: {error.strerror}. Expected room for an adapter.") from error
         finally:
             if temporary is not None:
