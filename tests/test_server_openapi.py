@@ -55,6 +55,7 @@ def check(document, method: str, path: str, mode: GenerationMode, examples: int)
     @hypothesis.given(case=document[path][method].as_strategy(generation_mode=mode))
     def run(case):
         if mode == GenerationMode.POSITIVE and isinstance(case.body, dict) and "model" in case.body:
+            case.body["stream"] = len(str(case.body)) % 3 == 0
             case.body["model"] = "promptlora" if len(case.body) % 2 else BASE  # a made-up name is not found
         # Whether a text fits the encoder, the context and the chat template is not said by a schema.
         answer = case.call_and_validate(
@@ -78,6 +79,6 @@ def test_every_answer_is_one_of_the_document(document, method, path):
 @pytest.mark.nightly
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_every_answer_is_one_of_the_document_long(document, method, path):
-    check(document, method, path, GenerationMode.POSITIVE, 500)
+    check(document, method, path, GenerationMode.POSITIVE, 200)
     if "{" in path or method == "POST":
-        check(document, method, path, GenerationMode.NEGATIVE, 500)
+        check(document, method, path, GenerationMode.NEGATIVE, 200)

@@ -80,7 +80,9 @@ def check_output(path: Path, *, overwrite: bool = False, folder: bool = True, re
             what = "a folder" if path.is_dir() else "a file"
             raise OutputError(f"{path}: is {what}; expected a {'folder' if folder else 'file'}; choose another path")
         elif not folder and path.exists() and not overwrite:
-            raise OutputError(f"{path}: exists already; expected a new file; choose another path or pass --overwrite")
+            raise OutputError(
+                f"{path}: exists already; expected a new file; choose another path or pass overwrite=True"
+            )
         if path.is_symlink() and not path.exists():
             raise OutputError(f"{path}: is a broken link. Expected a new name. Fix: remove it.")
         if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
@@ -169,7 +171,7 @@ def _check_target(path: Path, overwrite: bool) -> None:
     if not any(path.iterdir()):
         return
     if not overwrite:
-        raise OutputError(f"{path}: exists already; expected a new folder; choose another path or pass --overwrite")
+        raise OutputError(f"{path}: exists already; expected a new folder; choose another path or pass overwrite=True")
     for lived_in in (Path.cwd(), Path(os.environ.get("HOME") or Path.cwd())):
         if lived_in.resolve().is_relative_to(path.resolve()):
             raise OutputError(f"{path}: holds {lived_in}, so it is not replaced; choose another path")

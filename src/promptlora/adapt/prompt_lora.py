@@ -75,8 +75,8 @@ class PromptLoRA(AdaptedBase):
         mismatch = describe_mismatch(hypernetwork.base, base_fingerprint(model))
         if mismatch and not force:
             raise CheckpointError(
-                f"this hypernetwork was trained for another base: {mismatch}; load that base, or override with --force "
-                "(force=True)"
+                f"this hypernetwork was trained for another base: {mismatch}; load that base, or override with "
+                "force=True"
             )
         self.hypernetwork = hypernetwork
         self.hypernetwork_name: str | None = None  # told by the cards of exports

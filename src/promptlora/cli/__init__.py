@@ -7,6 +7,7 @@ progress to standard error, so that ``--json`` can be piped.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import suppress
 
@@ -84,7 +85,7 @@ def _run(arguments: list[str] | None) -> int:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return fail(f"{message.rstrip('.')}; see promptlora --help")
     except PromptLoRAError as error:
-        return fail(str(error))
+        return fail(_with_flags(str(error)))
     except BrokenPipeError:  # the reader of our output has gone
         _discard_output()
         return 0
@@ -98,6 +99,11 @@ def _run(arguments: list[str] | None) -> int:
             raise
         return fail(f"{_NO_MEMORY} ({one_line(error)})")
     return int(code or 0)
+
+
+def _with_flags(message: str) -> str:
+    """An error of the library, which speaks of its arguments, in the words of the command line."""
+    return re.sub(r"\b(overwrite|resume|force)=True\b", r"--\1", message)
 
 
 def _told(error: OSError) -> str:

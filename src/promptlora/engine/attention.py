@@ -1,9 +1,9 @@
 """Attention of a packed batch on a CPU, one request at a time.
 
 transformers computes it for the packed row as a whole: every new token is multiplied with the keys of all requests, and a mask
-removes what belongs to others. For 16 answers with contexts of 464 tokens that is 5 times the work of each answer with its
-own keys (20.8 against 3.7 ms for a layer of SmolLM2-135M on one thread), and with 64 tokens still 2.4 times. On a GPU one
-large product is better than many small ones, so this is used on a CPU alone.
+removes what belongs to others. For 16 answers that takes 2 to 4 times as long as each answer with its own keys, the longer the
+contexts the more (``benchmarks/packed_attention.py``). On a GPU one large product is better than many small ones, so this
+is used on a CPU alone.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ class Batch:
         )
         try:
             # transformers seeds torch's generator; with attention by request it needs no mask of the whole row
-            with torch.random.fork_rng(), self._attention():
+            with host.turn.held(), torch.random.fork_rng(), self._attention():
                 self._processor = self._make(config, max_prefill_tokens)
         except MemoryError as error:
             raise ConfigError(

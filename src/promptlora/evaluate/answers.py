@@ -122,7 +122,7 @@ def reuse_baselines(path: Path, identity: dict[str, Any]) -> list[Answer]:
         if key not in (*_OF_ADAPTERS, "examples") and theirs.get(key) != value:
             raise OutputError(
                 f"{path}: its {key} is {theirs.get(key)}, here it is {value}; its answers cannot be reused. Expected an "
-                "evaluation of the same rows, base and settings. Fix: choose another --reuse"
+                "evaluation of the same rows, base and settings. Fix: reuse another evaluation"
             )
     same_examples = theirs.get("examples") == identity.get("examples")
     return [

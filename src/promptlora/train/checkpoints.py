@@ -76,7 +76,9 @@ def save_checkpoint(
         try:
             shutil.rmtree(old)
         except OSError as error:
-            raise OutputError(f"{old}: cannot be removed ({error.strerror}); remove it, then --resume") from error
+            raise OutputError(
+                f"{old}: cannot be removed ({error.strerror}); remove it, then pass resume=True"
+            ) from error
     return path
 
 
