@@ -41,10 +41,13 @@ unit: $(READY)
 test-ui: $(READY) ## the web page alone, in a real browser (apt-get install chromium)
 	$(BIN)/pytest -q tests/test_ui.py tests/test_ui_browser.py
 
+VLLM_PYTHON := $(or $(PROMPTLORA_VLLM_PYTHON),$(VENV)/vllm/bin/python)
 test-vllm: $(READY) ## the plugin in a real vLLM, if .venv/vllm is there (docs/vllm.md); writes benchmarks/results/vllm.json
-	@if [ -x $(or $(PROMPTLORA_VLLM_PYTHON),$(VENV)/vllm/bin/python) ]; then \
-	  PROMPTLORA_VLLM_REPORT=benchmarks/results/vllm.json $(BIN)/pytest -q -m vllm tests/test_vllm_integration.py; \
-	else echo "skipped: no environment of vLLM in $(VENV)/vllm; docs/vllm.md says how to make one"; fi
+	@if [ -x $(VLLM_PYTHON) ]; then \
+	  $(VLLM_PYTHON) -m pip install -q --no-deps ./integrations/vllm && \
+	  PROMPTLORA_VLLM_PYTHON=$(VLLM_PYTHON) PROMPTLORA_VLLM_REPORT=benchmarks/results/vllm.json \
+	    $(BIN)/pytest -q -m vllm tests/test_vllm_integration.py; \
+	else echo "skipped: no $(VLLM_PYTHON); docs/vllm.md says how to make the environment of vLLM"; fi
 
 nightly: $(READY) ## the long tests: the whole stress test, ten times; every file format against 2,000 damaged files
 	$(BIN)/pytest -q -m nightly --timeout=3600

@@ -425,7 +425,7 @@ def test_files_say_how_an_adapter_came_about(tiny, tmp_path):
     read = LoRAWeights.load(tmp_path / "both.safetensors")
     assert read.provenance == better.provenance
     assert read.provenance[1]["prompt"] == two[1]
-    assert {"hypernetwork", "rows", "steps", "seed", "loss_after"} <= set(read.provenance[0])
+    assert {"hypernetwork_weights", "rows", "steps", "seed", "loss_after"} <= set(read.provenance[0])
     better.select(1).save_peft(tmp_path / "one")
     assert LoRAWeights.load_peft(tmp_path / "one").provenance == (better.provenance[1],)
     again = LoRAWeights.stack([better.select(1).to(torch.float64), better.free().select(0).to(torch.float64)])

@@ -203,13 +203,16 @@ def _refine(page: Page) -> None:
     page.tab.click("#refine")
     assert "line 1" in page.tab.locator("#refine-status [data-kind=error]").inner_text()
     assert page.tab.locator("#curve, #refined").all_inner_texts() == ["", ""]  # an error leaves no empty section
-    page.tab.fill("#rows textarea", "So good. => A\nSo bad. => B\nNice! => A")
-    page.tab.locator("#steps input[type=number]").fill("4")
+    page.tab.fill(
+        "#rows textarea",
+        "So good. => A\nSo bad. => B\nI love it! => A\nIt broke at once. => B\nGreat value. => A\nNever again. => B",
+    )
+    page.tab.locator("#steps input[type=number]").fill("8")
     page.tab.locator("#steps input[type=number]").press("Tab")
     page.tab.click("#refine")
     page.tab.wait_for_selector("#curve [data-steps='1']")
     page.tab.wait_for_selector("#refine-status [data-kind=done]")
-    assert page.tab.locator("#curve [data-steps='4'] .line").count() == 1
+    assert page.tab.locator("#curve [data-steps='8'] .line").count() == 1
     assert page.tab.locator("#refined .pl-answer").count() == 4
 
 

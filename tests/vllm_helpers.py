@@ -20,7 +20,7 @@ from promptlora.address import bind
 from promptlora.teacher.vllm_client import default_python
 
 ROOT = Path(__file__).parent.parent
-WHERE_VLLM = Path(os.environ.get("PROMPTLORA_VLLM_PYTHON") or default_python())
+WHERE_VLLM = Path(os.environ.get("PROMPTLORA_VLLM_PYTHON") or default_python()).absolute()
 KEY = "a key of this test"
 BASE = "base"
 _QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}

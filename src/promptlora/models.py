@@ -52,7 +52,7 @@ Progress = Callable[[str], None]
 
 
 class _NotInstalledError(ModelError):
-    """What the embedded base needs is not installed."""
+    """A package that the embedded base needs is not installed."""
 
 
 def cache_dir() -> Path:
@@ -65,7 +65,7 @@ def cache_dir() -> Path:
 
 @contextmanager
 def _telling_quarters(say: Progress) -> Iterator[None]:
-    """A line at each quarter in place of the bar of transformers' GGUF reader, which has no switch."""
+    """Print a line at each quarter instead of the progress bar of transformers' GGUF reader, which cannot be switched off."""
     name = "tqdm"  # the reader's module takes its bar by this name
 
     def counted(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
@@ -179,7 +179,7 @@ def _convert(gguf: Path, folder: Path, say: Progress) -> None:
 
 
 def _source(model: str | Path | None, progress: Progress | None) -> str:
-    """What transformers is to load: a folder that holds a config.json, or a Hugging Face id."""
+    """What transformers loads: a folder that holds a config.json, or a Hugging Face id."""
     if model is None or str(model) == EMBEDDED:
         try:
             return str(embedded_folder(progress))
@@ -246,7 +246,7 @@ def _failure(model: str | Path | None, source: str, error: BaseException) -> Mod
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device that is meant: ``auto`` is CUDA, else Apple's MPS, else the CPU, whichever this machine has first."""
+    """Resolve a device name: ``auto`` is CUDA if there is one, otherwise Apple's MPS, otherwise the CPU."""
     if str(device) != "auto":
         return torch.device(device)
     if torch.cuda.is_available():
@@ -323,7 +323,7 @@ def load_tokenizer(model: str | Path | None = None, progress: Progress | None = 
 
 
 def _tokenizer(model: str | Path | None, source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a source; ``model`` is what an error calls it."""
+    """The tokenizer of a source; ``model`` is its name in errors."""
     try:
         options = loading_options(source)
         with quiet(bars=not options["local_files_only"]):

@@ -59,7 +59,7 @@ class Report:
         return f"{condition.label}, with function vectors" if with_vectors else condition.label
 
     def to_markdown(self) -> str:
-        """The tables, for people; the constant answers first."""
+        """The tables as Markdown, with the constant answers first."""
         lines = [
             "| condition | strict | first line | ROUGE-L | tokens read |",
             "|---|---:|---:|---:|---:|",
@@ -121,7 +121,7 @@ def constant_scores(rows: Sequence[Row], other: Sequence[Row] = ()) -> tuple[flo
 
 
 def task_scores(rows: Sequence[Row], texts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Measure to task to the mean score of its rows, of one answer per row."""
+    """For each measure and task, the mean score of the rows, with one answer per row."""
     each: dict[str, dict[str, list[float]]] = {measure: defaultdict(list) for measure in MEASURES}
     for row, text in zip(rows, texts, strict=True):
         for measure, function in MEASURES.items():
@@ -182,7 +182,7 @@ def summarize(
 
 
 def _difference(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int) -> dict[str, float]:
-    """Mean difference over the tasks that both have, with its interval."""
+    """Mean difference over the tasks that both conditions have, with its interval."""
     each = [value - theirs[task] for task, value in ours.items() if task in theirs]
     low, high = bootstrap_interval(each, seed)
     return {"points": fmean(each), "low": low, "high": high}

@@ -30,7 +30,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     """LoRA matrices for a set of projections and a number of adapters.
 
     ``lora[name]`` is the pair ``(A [adapters, in, rank], B [adapters, rank, out])``, whatever the storage form: of
-    shared factors A is a view that repeats the one there is, and B is ``C @ B``. A selection (:meth:`select`) shares
+    shared factors A is a view that repeats the shared A, and B is ``C @ B``. A selection (:meth:`select`) shares
     the stored matrices and keeps only an index of rows to adapters, so that many rows can use one adapter without a copy.
 
     Args:
@@ -110,7 +110,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return cls(forms, scaling, index=index, projections=projections)
 
     def _origin(self) -> dict[str, Any]:
-        """What a LoRA that is made from this one keeps: where its names live."""
+        """What a LoRA made from this one inherits: its projections, and the name and chat files of its base."""
         return {"projections": self.projections, "base_model": self.base_model, "chat": self.chat}
 
     __eq__ = object.__eq__  # a mapping compares values; tensors have no single truth
@@ -119,7 +119,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     # --- mapping -------------------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
-        """A ``[adapters, in, rank]`` and B ``[adapters, rank, out]`` of the selected adapters."""
+        """Return A ``[adapters, in, rank]`` and B ``[adapters, rank, out]`` of the selected adapters."""
         return self.chosen(name).pair()
 
     def chosen(self, name: str) -> Form:
@@ -201,7 +201,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return sum(form.shared_nbytes for form in self._forms.values())
 
     def free(self) -> LoRAWeights:
-        """The selected adapters in the free form, each with an A and a B; itself where it has that form."""
+        """The selected adapters in the free form, each with its own A and B; the same object if it has that form already."""
         if all(isinstance(form, Free) for form in self._forms.values()):
             return self
         return LoRAWeights(dict(self.items()), self.scaling, provenance=self.provenance, **self._origin())
@@ -214,7 +214,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     # --- algebra -------------------------------------------------------------------------------------
 
     def _map(self, change: Callable[[Form], Form], scaling: float) -> LoRAWeights:
-        """The same selection of changed forms, so that a shared adapter is changed and kept once."""
+        """The same selection with changed forms; an adapter that is selected several times is changed and stored once."""
         forms = {name: change(form) for name, form in self._forms.items()}
         return LoRAWeights(forms, scaling, index=self.index, provenance=self._provenance, **self._origin())
 
@@ -239,7 +239,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
 
     @staticmethod
     def stack(loras: Sequence[LoRAWeights]) -> LoRAWeights:
-        """Put the adapters of several LoRAs after one another (concatenate along the adapter axis).
+        """Concatenate the adapters of several LoRAs along the adapter axis.
 
         Projections whose factors are the same in all of them stay in shared form.
 

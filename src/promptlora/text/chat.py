@@ -1,4 +1,4 @@
-"""Text and chat to token ids.
+"""Turns text and chats into token ids.
 
 It knows tokenizers and chat templates; nothing of models, LoRA or hypernetworks.
 """
@@ -99,7 +99,7 @@ def as_text(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 
 def _holds(rendered: str, wanted: Sequence[str]) -> bool:
-    """Whether all texts stand in a rendered chat, each as often as the texts hold it; white space at its ends aside.
+    """Whether a rendered chat contains every text as often as it was given, ignoring white space at the ends.
 
     What the assistant said is not asked for: templates leave out the reasoning of earlier turns.
     """
@@ -108,7 +108,7 @@ def _holds(rendered: str, wanted: Sequence[str]) -> bool:
 
 
 def _messages(text: str | Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """A text as one user turn; messages as they are, checked."""
+    """A text as one user turn; messages unchanged, after a check."""
     if isinstance(text, str):
         return [{"role": "user", "content": text}]
     try:
@@ -124,14 +124,14 @@ def _messages(text: str | Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _before_user(turns: list[dict[str, str]], prompt: str) -> list[dict[str, str]]:
-    """The turns with a prompt put before the first of the user's."""
+    """The turns, with a prompt inserted before the text of the first user turn."""
     first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
     written = {**turns[first], "content": f"{prompt}\n\n{turns[first]['content']}"}
     return [*turns[:first], written, *turns[first + 1 :]]
 
 
 def _without_system(tokenizer: PreTrainedTokenizerBase, rendered: str) -> str:
-    """A rendered chat without its empty system turn; as it is where the template does not render that turn by itself."""
+    """A rendered chat without its empty system turn; unchanged if the template does not render that turn on its own."""
     try:
         alone = str(
             tokenizer.apply_chat_template(
@@ -148,7 +148,7 @@ def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str,
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str]) -> list[list[int]]:
-    """Token ids of rendered chats; the template has written the special tokens already.
+    """Token ids of rendered chats; no special tokens are added, because the template has written them.
 
     Raises:
         PromptError: Text that is not Unicode.
@@ -169,7 +169,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str]) -> 
 
 
 def _check_unicode(text: str) -> None:
-    """Refuse what no tokenizer takes: half of a surrogate pair, as bytes that are no UTF-8 leave it behind."""
+    """Refuse half of a surrogate pair, which no tokenizer accepts and which comes from bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -204,7 +204,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: i
 
 
 def gibberish(prompt: str, seed: int, max_tokens: int) -> str:
-    """A text of random consonants in the place of a prompt, which asks for nothing, as a control.
+    """Random consonants instead of a prompt: a control that asks for nothing.
 
     It has as many words as the prompt, or as ``max_tokens`` hold where every letter is a token.
     """

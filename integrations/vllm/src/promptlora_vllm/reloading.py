@@ -62,14 +62,16 @@ def ensure(store: Store, key: str, settings: Settings) -> Path:
         SidecarError: No adapter within that time.
         StoreError: It cannot be written.
     """
-    end = time.monotonic() + settings.timeout
+    end, told = time.monotonic() + settings.timeout, False
     while (found := store.get(key)) is None:
         try:
             return store.put(key, _download(key, settings))
         except SidecarError as error:
             if error.retry_after is None or time.monotonic() > end:
                 raise
-            log.warning("adapter %s: its folder has gone and %s; trying again", key[:16], error)
+            if not told:
+                log.warning("adapter %s: its folder has gone, and the engine waits: %s", key[:16], error)
+                told = True
             time.sleep(0.5)
     return found
 

@@ -86,7 +86,7 @@ def refine_adapters(
                 _fall_back(lm, tasks, movable, outcomes)
     result = movable.lora(torch.stack([outcome.values for outcome in outcomes])).detach()
     shared = {
-        "hypernetwork": weights_digest(lm.hypernetwork),
+        "hypernetwork_weights": weights_digest(lm.hypernetwork),
         "steps": settings.steps,
         "seed": settings.seed,
         "lr": settings.lr,

@@ -36,7 +36,7 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 @dataclass(frozen=True, kw_only=True)
 class PeftReport:
-    """What :func:`save_peft` wrote.
+    """Describes what :func:`save_peft` wrote.
 
     Attributes:
         rank: The one rank of all modules.
@@ -184,7 +184,7 @@ def _export(
     projections: Sequence[Projection] | None,
     model: nn.Module | None,
 ) -> tuple[list[ModuleLoRA], PeftReport]:
-    """The adapter by physical module, all of one rank, scaled by one alpha; the report has no size yet."""
+    """The adapter by physical module, with one rank and one alpha for all modules; the report has no size yet."""
     if lora.adapters != 1:
         raise LoRAError(
             f"{lora.adapters} adapters; expected exactly one in a PEFT folder; choose one with lora.select(i)"
@@ -206,7 +206,7 @@ def _export(
 
 
 def _base_name(lora: LoRAWeights, given: str | None, model: nn.Module | None) -> str | None:
-    """What the config calls the base: as given, as the LoRA says, or as the model was loaded; None where nothing says."""
+    """The name of the base for the config: the given name, the LoRA's, or that of the loaded model; None if none of them has one."""
     return given or lora.base_model or getattr(getattr(model, "config", None), "name_or_path", None) or None
 
 
@@ -236,7 +236,7 @@ def _known_projections(
 
 
 def _plain(name: str, A: Tensor, B: Tensor) -> Projection:
-    """The projection that a bare name must be: a module of its own."""
+    """The projection that a name without a record stands for: a whole module."""
     role = name.rpartition(".")[2].removesuffix("_proj")
     if role not in ROLES or not name.endswith("_proj"):
         raise LoRAError(
@@ -247,7 +247,7 @@ def _plain(name: str, A: Tensor, B: Tensor) -> Projection:
 
 
 def _modules(lora: LoRAWeights, known: dict[str, Projection], model: nn.Module | None) -> list[ModuleLoRA]:
-    """The adapter by physical module, on the CPU, scaling not applied."""
+    """The adapter by physical module, on the CPU, without the scaling."""
     parts: dict[str, list[tuple[Projection, Tensor, Tensor]]] = {}
     for name, (A, B) in lora.items():
         A, B = A[0].detach().cpu(), B[0].detach().cpu()  # [in, rank], [rank, out]
@@ -258,7 +258,7 @@ def _modules(lora: LoRAWeights, known: dict[str, Projection], model: nn.Module |
 
 
 def _width(module: str, group: list[tuple[Projection, Tensor, Tensor]], model: nn.Module | None) -> int:
-    """Width of the module's output, which the rows of its projections alone do not tell (a gate may follow)."""
+    """Width of the module's output, which does not follow from the rows of its projections (a gate may come after them)."""
     first = group[0][0]
     needed = max(first.out_features if p.rows is None else max(stop for _, stop in p.rows) for p, _, _ in group)
     width: int | None = first.out_features if first.rows is None else first.module_out_features
@@ -280,7 +280,7 @@ def _width(module: str, group: list[tuple[Projection, Tensor, Tensor]], model: n
 
 
 def _rank(rank: int, pad_rank: int | str | None) -> int:
-    """The one rank of the export."""
+    """The rank that the export uses for all modules."""
     listed = ", ".join(str(r) for r in VLLM_RANKS)
     if pad_rank is None:
         return max(rank, 1)
@@ -332,7 +332,7 @@ def _write_card(folder: Path, lora: LoRAWeights, base: str | None, rank: int, ch
 
 
 def _tensors(modules: list[ModuleLoRA]) -> tuple[dict[str, Tensor], str]:
-    """PEFT's tensors, and our own note on where each projection lies, which other readers skip."""
+    """PEFT's tensors, and our own record of where each projection is, which other readers ignore."""
     tensors, note = {}, []
     for lora in modules:
         tensors[f"{PREFIX}{lora.module}.lora_A.weight"] = lora.A.T.contiguous()  # [rank, in]
