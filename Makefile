@@ -30,6 +30,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/architectures.py --check
 	$(BIN)/python scripts/attention_page.py --check
+	$(BIN)/python scripts/cli_page.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 unit: $(READY)
@@ -38,7 +39,7 @@ unit: $(READY)
 	$(BIN)/pytest -q --jaxtyping-packages=promptlora,beartype.beartype tests/test_encoder.py tests/test_heads.py tests/test_hypernetwork.py tests/test_losses.py
 
 test-ui: $(READY) ## the web page alone, in a real browser (apt-get install chromium)
-	$(BIN)/pytest -q tests/test_ui.py
+	$(BIN)/pytest -q tests/test_ui.py tests/test_ui_browser.py
 
 VLLM_PYTHON := $(or $(PROMPTLORA_VLLM_PYTHON),$(VENV)/vllm/bin/python)
 test-vllm: $(READY) ## the plugin in a real vLLM, if .venv/vllm is there (docs/vllm.md); writes benchmarks/results/vllm.json

@@ -1,6 +1,6 @@
 """What each choice is worth: short runs that differ from a reference in one setting, measured on held-out tasks.
 
-``python benchmarks/ablations.py ../shared/data/instructions -o runs/ablations``
+``python benchmarks/ablations.py DATA/instructions -o runs/ablations``
 
 Every run trains on the same tasks but those of some whole categories (the same for all runs), and ends with the loss
 on rows of those: with the right adapter, with another task's, with the static part alone. The table goes to

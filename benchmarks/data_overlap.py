@@ -1,6 +1,6 @@
 """Training tasks that share a goal with a held-out task, or whose answers are broken: training drops them.
 
-``python benchmarks/data_overlap.py ../shared/data`` reads ``train.jsonl.gz`` and ``heldout.jsonl.gz`` of each folder
+``python benchmarks/data_overlap.py DATA`` reads ``train.jsonl.gz`` and ``heldout.jsonl.gz`` of each folder
 below, prints the pairs and writes ``benchmarks/results/data_overlap.json`` (names and reasons, no data).
 """
 

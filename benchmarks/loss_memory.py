@@ -1,8 +1,11 @@
 """Memory of the loss: does its peak grow with answer tokens times vocabulary? Measured, in a process for each case.
 
-Three routes to the same cross-entropy and its gradient for the hidden states: ``chunked`` is ``promptlora.losses``
-as it is (a frozen head: gradients are taken while a chunk's logits exist), ``recomputed`` the same chunks under
-``torch.utils.checkpoint`` (what it does for a head that is trained), ``full`` one call on all logits.
+Six routes to the same cross-entropy and its gradient for the hidden states. ``chunked`` is ``promptlora.losses`` as it is
+(a frozen head: gradients are computed while the logits of a chunk exist). ``recomputed`` runs the same chunks under
+``torch.utils.checkpoint``, which is what the package does for a head that is trained. ``full`` is one call on all logits.
+``torch`` is ``torch.nn.functional.linear_cross_entropy`` with one loss per position, which the package needs in order to
+weight rows, in chunks of the size that torch chooses; ``torch_chunk`` uses the chunks of the package. ``torch_mean`` is the
+same function with one mean over all positions, which the package cannot use.
 
 A case is a process of its own. Its baseline is the peak of its resident memory (``ru_maxrss``) after imports, the
 head's weight, hidden states and labels; the figure is how far forward and backward raise that peak. The slope is the
@@ -32,7 +35,7 @@ example:
   python benchmarks/loss_memory.py --vocab 16384 --tokens 512 3072 --chunk 256
   python benchmarks/loss_memory.py -o benchmarks/results/loss_memory.json
 """
-ROUTES = ("chunked", "recomputed", "full")
+ROUTES = ("chunked", "recomputed", "full", "torch", "torch_chunk", "torch_mean")
 GB = 10**9
 
 
@@ -48,7 +51,7 @@ def run_case(route: str, tokens: int, vocab: int, hidden: int, chunk: int, threa
     from torch import Tensor
     from torch.nn import functional as F
 
-    from promptlora.losses import sft_loss
+    from promptlora.losses import answer_positions, sft_loss
 
     torch.manual_seed(0)
     torch.set_num_threads(threads)
@@ -58,6 +61,19 @@ def run_case(route: str, tokens: int, vocab: int, hidden: int, chunk: int, threa
     labels = torch.randint(vocab, (1, tokens + 1))
 
     def loss(states: Tensor, labels: Tensor) -> Tensor:
+        if route.startswith("torch"):
+            rows, columns = answer_positions(labels)
+            auto = torch.nn.LinearCrossEntropyOptions()
+            fixed = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk, chunking_method=None)
+            sizes = fixed if route == "torch_chunk" and len(rows) > chunk else auto
+            each = F.linear_cross_entropy(
+                states[rows, columns],
+                weight,
+                labels[rows, columns + 1],
+                reduction="mean" if route == "torch_mean" else "none",
+                options=sizes,
+            )
+            return each.mean()
         size = states.shape[1] if route == "full" else chunk
         return sft_loss(states, labels, lambda h: F.linear(h, weight), chunk=size)
 
@@ -98,7 +114,7 @@ def cpu_name() -> str:
 
 def measure(options: argparse.Namespace, route: str, tokens: int) -> dict[str, Any]:
     """The case in a process, or why it was not run."""
-    logits = min(tokens, options.chunk if route != "full" else tokens) * options.vocab * 4
+    logits = min(tokens, tokens if route == "full" else options.chunk) * options.vocab * 4
     needed, free = 3 * logits, available()
     case = {"route": route, "tokens": tokens, "all_logits_bytes": tokens * options.vocab * 4}
     for limit, words in ((options.limit_gb * GB, "the limit"), (free, "what is free")):
@@ -115,7 +131,9 @@ def measure(options: argparse.Namespace, route: str, tokens: int) -> dict[str, A
 
 def slope(cases: Sequence[dict[str, Any]], chunk: int) -> float | None:
     """Bytes for each token between the fewest and the most tokens; chunks count from more than one on."""
-    ran = [c for c in cases if "rise_bytes" in c and (c["route"] == "full" or c["tokens"] > chunk)]
+    ran = [
+        c for c in cases if "rise_bytes" in c and (c["tokens"] > chunk or c["route"] not in ("chunked", "recomputed"))
+    ]
     if len(ran) < 2:
         return None
     low, high = min(ran, key=lambda c: c["tokens"]), max(ran, key=lambda c: c["tokens"])

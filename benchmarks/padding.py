@@ -1,6 +1,6 @@
 """How much of a batch is padding when prompts are in the context: of half the groups of a training batch, of all rows answered.
 
-``python benchmarks/padding.py ../shared/data/instructions``
+``python benchmarks/padding.py DATA/instructions``
 
 Batches put together by the length of what is read, against the same rows put together by the length of their inputs
 alone: tokens and places (rows x longest row), means over the first batches of training and over all batches of an evaluation

@@ -67,7 +67,7 @@ class Bench:
         )
         self.multitask = None
         if options.multitask:
-            network = HyperNetwork.from_pretrained(options.multitask).requires_grad_(False)
+            network = HyperNetwork.from_pretrained(options.multitask).to(self.lm.host.device).requires_grad_(False)
             self.multitask = PromptLoRA(self.lm.model, self.lm.tokenizer, network)
 
     def conditions(self, learned: Sequence[Row], scored: Sequence[Row]) -> dict[str, Callable[[], dict[str, Any]]]:

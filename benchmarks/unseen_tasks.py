@@ -1,6 +1,6 @@
 """The proof: adapters of prompts that were never trained on, against the strongest baselines, on 75 held-out tasks.
 
-``python benchmarks/unseen_tasks.py --data ../shared/data/instructions/heldout.jsonl.gz ../shared/data/tasks/heldout.jsonl.gz
+``python benchmarks/unseen_tasks.py --data DATA/instructions/heldout.jsonl.gz DATA/tasks/heldout.jsonl.gz
 --hypernetworks seed0=RUN seed1=RUN --multitask seed0=RUN seed1=RUN -o runs/unseen --device cuda``
 
 Rows with split ``eval`` are answered by the base, by each hypernetwork and by each multi-task LoRA, under all

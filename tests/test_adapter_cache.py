@@ -118,6 +118,7 @@ def test_an_adapter_with_factors_of_its_own_is_written_whole(lm, tmp_path):
     lora = random_lora(lm.hypernetwork.projections, dtype=torch.float32)
     factors = {name: (A[0], B[0]) for name, (A, B) in lora.items()}
     shared = LoRAWeights.shared(factors, {name: torch.randn(1, 3, 3) for name in factors}, 0.5)
+    shared = LoRAWeights(shared.stored, 0.5, provenance=[{"prompt": "a secret", "steps": 3}])
     for i, each in enumerate((lora, shared)):
         made = replace(entry(lm, cache, "a"), key=cache.key(str(i), refinement="rows"), lora=each, refined=True)
         cache.put(made)
@@ -125,6 +126,8 @@ def test_an_adapter_with_factors_of_its_own_is_written_whole(lm, tmp_path):
         assert found is not None
         assert same(found.lora, each)
         assert found.refined
+    assert found.lora.provenance == ({"steps": 3},)
+    assert not any(b"a secret" in path.read_bytes() for path in tmp_path.rglob("*.safetensors"))
 
 
 def test_memory_is_bounded_and_the_least_used_goes_first(lm, tmp_path):
@@ -177,7 +180,7 @@ def claim_another(name: str, value: str):
 DAMAGE = {
     "truncated": truncate, "empty": empty, "a bit": turn_a_bit, "another hypernetwork": claim_another("hypernetwork", "x"),
     "another base": claim_another("base", "x"), "another dtype": claim_another("dtype", "torch.bfloat16"),
-    "another format": claim_another("format", "x"), "no entry": claim_another("entry", "{}"),
+    "another format": claim_another("format", "x"), "no provenance": claim_another("provenance", "[1]"), "no entry": claim_another("entry", "{}"),
     "not JSON": claim_another("entry", "{"),
 }  # fmt: skip
 

@@ -263,7 +263,8 @@ def test_the_wordings_of_a_task_are_different_and_as_many_for_each(benches, tmp_
         reader.read_wordings([tasks], files, 0, 3)
 
 
-def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
+def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(benches, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the bench for a card sets it, and it is restored afterwards
     (tmp_path / "empty").mkdir()
     with gzip.open(tmp_path / "empty" / "heldout.jsonl.gz", "wt"):
         pass
@@ -290,11 +291,18 @@ def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(tmp_path):
         ("documents.py", ["--report", tmp_path / "nowhere.json"], "nowhere.json: "),
         ("documents.py", ["--report", tmp_path / "text.json"], "expected report.json of promptlora eval"),
     ):
-        done = bench(name, *arguments)
-        assert done.returncode == 2, (name, done.stderr)
-        assert says in done.stderr.splitlines()[-1]
-        assert "Traceback" not in done.stderr
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        try:  # in this process: an interpreter for each case would take most of the time
+            code = benches("runs").told(benches(name.removesuffix(".py")).main)
+        except SystemExit as error:
+            code = error.code
+        told = capfd.readouterr().err
+        assert code == 2, (name, told)
+        assert says in told.splitlines()[-1]
+        assert "Traceback" not in told
     assert not (tmp_path / "out").exists()
+    done = bench("writing.py", "--rounds", "x")  # one of them as a script
+    assert (done.returncode, done.stderr.splitlines()[-1].count("expected a whole number")) == (2, 1)
 
 
 def test_the_bench_of_refinement_resumes_and_compares_the_same_tasks(benches, toy_base, tmp_path, monkeypatch):
@@ -442,3 +450,30 @@ def test_the_forms_that_the_bench_of_injection_compares_are_the_same_updates(ben
     assert (lora.is_shared, free.is_shared) == (True, False)
     assert all(torch.allclose(lora.delta(name), free.delta(name), atol=1e-6) for name in lora)
     assert all(A.is_contiguous() and B.is_contiguous() for A, B in free.stored.values())
+
+
+def test_the_report_of_serving_divides_within_a_round(benches):
+    serving = benches("serving")
+    latency = {"p50": 0.1, "p99": 0.4}
+
+    def one(wall: float, answer: str = "1-2") -> dict[str, object]:
+        return {"wall": wall, "answers": [answer, "3"], "first_token": latency, "between_tokens": latency}
+
+    times = dict(zip(serving.ARMS, (2.2, 4.0, 3.0, 2.0, 3.0), strict=True))
+    rounds = [
+        {arm: one(wall) for arm, wall in times.items()},
+        {arm: one(10 * wall) for arm, wall in times.items()},  # a slow moment shifts no ratio
+        {"adapters": one(1.0)},  # not complete
+    ]
+    rounds[1]["adapters"] = one(22.0, "9")
+    part = {"rounds": rounds, "adapter": {"wall": 0.5, "bytes": 1000}, "idle": {"p50": 0.2, "p99": 0.3}}
+    report = {"settings": {"requests": 2, "output_tokens": 24}, "lengths": {"50": part, "400": {"rounds": []}}}
+    found = serving.summary(report, kv_bytes=100, clock="wall")
+    assert list(found) == ["50"]
+    assert found["50"]["time_relative_to_generate"]["adapters"] == 1.1
+    assert found["50"]["adapters_relative_to"]["context"] == 0.55
+    assert found["50"]["equal_answers"] == "3 of 4"
+    assert found["50"]["p99_relative_to_alone"] == 2.0
+    assert found["50"]["prompts_per_gb"] == {"adapters": 1_000_000, "prefix cache": 200_000}
+    assert found["50"]["prompt_tokens_from_which_an_adapter_is_smaller"] == 10.0
+    assert found["50"]["requests_until_an_adapter_pays"] == round(0.5 / (11.0 - 6.05), 2)

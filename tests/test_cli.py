@@ -26,6 +26,7 @@ COMMANDS = (
     "plot",
     "targets",
     "inspect",
+    "serve",
     "synth",
     "wordings",
 )
@@ -142,12 +143,10 @@ def test_a_row_without_outputs_names_its_line(data, hypernetwork, tmp_path, caps
 
 
 @pytest.mark.real
-def test_run_prints_json(hypernetwork):
-    done = promptlora(
-        "run", "--prompt", "Say yes.", "well?", "--max-new-tokens", "4", "--hypernetwork", hypernetwork, "--json"
-    )
-    assert done.returncode == 0, done.stderr
-    values = json.loads(done.stdout)
+def test_run_prints_json(hypernetwork, capsys):
+    options = ["--max-new-tokens", "4", "--hypernetwork", str(hypernetwork), "--json"]
+    assert main(["run", "--prompt", "Say yes.", "well?", *options]) == 0
+    values = json.loads(capsys.readouterr().out)
     read = values["tokens_read"]
     assert read["in_context"] == read["adapted_in_context"] > read["adapted"] == read["base"]
     assert {"base", "in_context", "adapted", "adapted_in_context", "adapter"} <= set(values)
@@ -232,7 +231,7 @@ def test_train_and_use_what_was_trained(data, tmp_path, capsys):
 
 
 @pytest.mark.real
-def test_ctrl_c_writes_a_checkpoint_and_resume_goes_on(data, tmp_path):
+def test_ctrl_c_writes_a_checkpoint_and_resume_goes_on(data, tmp_path, capsys):
     config = _train_config(tmp_path, data)
     config.write_text(config.read_text().replace("steps = 4", "steps = 400").replace("_every = 2", "_every = 300"))
     command = [Path(sys.executable).with_name("promptlora"), "train", config]
@@ -248,6 +247,5 @@ def test_ctrl_c_writes_a_checkpoint_and_resume_goes_on(data, tmp_path):
     assert "--resume" in error
     (checkpoint,) = (tmp_path / "run").glob("step-*")
     step = int(checkpoint.name.removeprefix("step-"))
-    again = promptlora("train", config, "--resume", "--until", step + 1, "--json")
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["step"] == step + 1
+    assert main(["train", str(config), "--resume", "--until", str(step + 1), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == step + 1

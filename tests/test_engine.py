@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.engine import Engine, EngineError, Piece, QueueFull, Sampling, Ticket
@@ -23,13 +24,20 @@ from tests.host_helpers import prompts, texts, tiny_prompt_lora
 
 @pytest.fixture(params=["full", "core", "diagonal"])
 def tiny(request: pytest.FixtureRequest, device: torch.device) -> Iterator[PromptLoRA]:
-    made = tiny_prompt_lora(tiny_llama(torch.float32).to(device), head=request.param)
-    if request.param != "full":  # cores start at 0
-        torch.manual_seed(1)
-        for parameter in made.hypernetwork.generator.static_C.parameters():
-            torch.nn.init.normal_(parameter, std=1.0)
+    made = steering(tiny_prompt_lora(tiny_llama(torch.float32).to(device), head=request.param))
     yield made
     made.close()
+
+
+def steering(lm: PromptLoRA) -> PromptLoRA:
+    """Heads that write cores start at 0, which would make all adapters one."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in lm.hypernetwork.generator.heads.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+        for parameter in lm.hypernetwork.generator.scales.parameters():
+            parameter.fill_(0.5)
+    return lm
 
 
 @pytest.fixture
@@ -78,7 +86,8 @@ def test_mixed_requests_that_join_and_leave_get_the_answers_they_get_alone(tiny)
     adapters = [tiny.adapt(prompt) for prompt in prompts(6)]
     requests = [(ids_of(tiny, text), (None, *adapters)[i % 7], 4 + i % 9) for i, text in enumerate(texts(24))]
     expected = [alone(tiny, *request) for request in requests]
-    assert len({tuple(ids[:4]) for ids in expected}) > 18  # the adapters steer: a mix-up would show
+    same = [tuple(alone(tiny, requests[0][0], lora, 6)) for lora in (None, *adapters)]
+    assert len(set(same)) >= 6  # the adapters steer: a mix-up would show
     with Engine(tiny, max_batch=5, max_prefill_tokens=7, max_waiting=99) as engine:
         tickets = []
         for i, (ids, lora, tokens) in enumerate(requests):
@@ -152,6 +161,26 @@ def test_the_same_input_with_another_adapter_shares_no_keys(one):
             for lora, ids in zip((None, *adapters), expected, strict=True):
                 assert read(engine.submit(input_ids, lora, Sampling(max_tokens=6)))[0] == ids
         assert engine.stats.reused_tokens == 4 * 48  # of the second round alone: three pages each
+
+
+@pytest.mark.parametrize("window", [5, 40])
+def test_a_base_with_a_sliding_window(window, device):
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, sliding_window=window, initializer_range=0.2, max_position_embeddings=256,
+    )  # fmt: skip
+    model = MistralForCausalLM(config).eval().to(device)
+    model.generation_config.eos_token_id = None
+    lm = tiny_prompt_lora(model)
+    adapters = [None, *(lm.adapt(prompt) for prompt in prompts(2))]
+    requests = [([7 + (i * 5 + j) % 80 for j in range(3 + 9 * i)], adapters[i % 3], 12) for i in range(6)]
+    expected = [alone(lm, *request) for request in requests]
+    with Engine(lm, max_prefill_tokens=7) as engine:
+        tickets = [engine.submit(ids, lora, Sampling(max_tokens=tokens)) for ids, lora, tokens in requests]
+        assert [read(ticket)[0] for ticket in tickets] == expected
+    assert model.config._attn_implementation == "sdpa"
+    lm.close()
 
 
 def test_more_requests_than_the_key_value_cache_holds(one):
@@ -562,3 +591,57 @@ def test_the_random_numbers_of_the_caller_are_left_alone(one):
 
 def test_pieces_are_plain_values():
     assert Piece("a", (1,), None, None) == Piece("a", (1,), None, None)
+
+
+def test_a_thousand_requests_mix_nothing_and_keep_nothing(device):
+    """Requests of many adapters from several threads, some cancelled, abandoned, too long or past their deadline."""
+    lm = steering(tiny_prompt_lora(tiny_llama(torch.float32).to(device), head="core"))
+    adapters = [None, *(lm.adapt(prompt) for prompt in prompts(20))]
+    inputs = [ids_of(lm, text) for text in texts(5)]
+    expected = {(a, i): alone(lm, ids, adapters[a], 5) for a in range(21) for i, ids in enumerate(inputs)}
+    assert len({tuple(ids) for ids in expected.values()}) > 60  # the adapters steer: a mix-up would show
+    wrong: list[object] = []
+    lost: list[object] = []
+
+    def client(engine: Engine, seed: int) -> None:
+        for i in range(125):
+            a, at, kind = (seed * 11 + i * 7) % 21, (seed + i) % 5, (seed * 5 + i * 3) % 10
+            try:
+                ticket = engine.submit(
+                    inputs[at],
+                    adapters[a],
+                    Sampling(max_tokens=5000 if kind == 9 else 5),
+                    deadline=1e-6 if kind == 8 else 60,
+                )
+            except PromptError:
+                assert kind == 9
+                continue
+            if kind == 7:
+                ticket.cancel()
+            if kind == 6:
+                next(iter(ticket))
+                continue
+            ids, _, reason = read(ticket)
+            right = expected[a, at]
+            if ids != right[: len(ids)] or (kind < 6 and ids != right):
+                wrong.append((a, at, ids, right))
+            if kind < 6 and reason not in ("length", "stop"):
+                lost.append((a, at, reason))
+
+    with Engine(lm, max_batch=8, max_prefill_tokens=16, max_waiting=64) as engine:
+        threads = [threading.Thread(target=client, args=(engine, seed)) for seed in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        settled(engine)
+        assert wrong == []
+        assert lost == []
+        assert engine.stats.finished == 900
+        assert engine.stats.failed == 0
+        assert engine.stats.kv_tokens == 0
+        assert engine.stats.slot_bytes < 100_000
+        batch = engine._worker._batch
+        assert not batch._running
+        assert not batch._cache.adapters
+    lm.close()

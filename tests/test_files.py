@@ -146,7 +146,7 @@ def test_an_existing_folder_or_file_is_refused_before_any_work(tmp_path):
     (tmp_path / "folder" / "old").write_text("old")
     (tmp_path / "file").write_text("old")
     with (
-        pytest.raises(OutputError, match=r"folder: exists already; .*--overwrite"),
+        pytest.raises(OutputError, match=r"folder: exists already; .*overwrite=True"),
         creating_folder(tmp_path / "folder"),
     ):
         pytest.fail("work was done")

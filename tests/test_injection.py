@@ -732,14 +732,14 @@ def test_real_weights_batched_adapters_equal_one_at_a_time(smollm) -> None:
 def test_real_weights_are_the_base_again_after_remove(smollm) -> None:
     model, tokenizer = smollm
     batch = tokenizer(["The capital of France is", "2 + 2 ="], return_tensors="pt", padding=True)
-    before = logits_of(model, batch)
+    before, others = logits_of(model, batch), hooks(model)  # of the fixture `lm`, if a test before took it
     injector = HookBasedLoRAInjector(model)
     with injector.apply(real_lora(model, 2)):
         assert not torch.equal(logits_of(model, batch), before)
     assert torch.equal(logits_of(model, batch), before)
     injector.remove()
     assert torch.equal(logits_of(model, batch), before)
-    assert hooks(model) == 0
+    assert hooks(model) == others
 
 
 def logits_of(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:

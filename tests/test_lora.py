@@ -540,3 +540,10 @@ def test_the_scaling_is_written_in_full(tmp_path) -> None:
     make(scaling=1 / 3).save(tmp_path / "l.safetensors")
     with safe_open(tmp_path / "l.safetensors", framework="pt") as handle:
         assert json.loads(handle.metadata()["scaling"]) == 1 / 3
+
+
+def test_a_lora_is_equal_to_itself_alone_and_can_be_a_key():
+    A, B = torch.ones(1, 4, 2), torch.ones(1, 2, 3)
+    one, other = LoRAWeights({"p": (A, B)}, 1.0), LoRAWeights({"p": (A, B)}, 1.0)
+    assert one == one and one != other  # noqa: PT018
+    assert {one: 1, other: 2}[one] == 1

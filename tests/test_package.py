@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import re
 import subprocess
@@ -183,3 +185,19 @@ def test_extras_in_messages_are_declared():
         named |= set(re.findall(r'need\("(\w+)"', text)) | set(re.findall(r"promptlora\[(\w+)\]", text))
     named.discard("extra")  # of the helper's own docstring
     assert {"train", "data", "eval", "ui", "plot", "embedded"} <= named <= set(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.parametrize("package", ["promptlora", "promptlora.data"])
+def test_names_that_are_imported_when_first_used_are_those_that_type_checkers_see(package: str) -> None:
+    module = importlib.import_module(package)
+    tree = ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))
+    seen = {
+        alias.asname or alias.name
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == set(module._HOME)
+    assert all(getattr(module, name) is not None for name in seen)

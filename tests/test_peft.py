@@ -105,7 +105,11 @@ def test_hooks_and_peft_give_the_same_logits(model, form, tmp_path):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
     assert report.relative_error == 0.0
     assert report.bytes == sum(file.stat().st_size for file in (tmp_path / "a").iterdir())
-    assert {file.name for file in (tmp_path / "a").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {file.name for file in (tmp_path / "a").iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
 
 
 def test_peft_wraps_exactly_the_physical_modules(model, tmp_path):

@@ -153,8 +153,8 @@ def test_forms(tiny_core):
 
 def test_never_worse_than_the_start_on_rows_that_are_kept_back(tiny):
     prompt = prompts(1)[0]
-    lora = tiny.adapt(prompt)
-    found = tiny.refine(lora, prompt, rows=pairs(8), steps=20, lr=5.0, patience=2, measure_every=1)
+    lora = tiny.refine(tiny.adapt(prompt), prompt, rows=pairs(16), steps=40, lr=2e-2)
+    found = tiny.refine(lora, prompt, rows=pairs(16), steps=20, lr=5.0, patience=2, measure_every=1)
     (record,) = found.provenance
     assert record["best_step"] == 0
     assert record["loss_after"] == record["loss_before"]
@@ -425,15 +425,16 @@ def test_files_say_how_an_adapter_came_about(tiny, tmp_path):
     read = LoRAWeights.load(tmp_path / "both.safetensors")
     assert read.provenance == better.provenance
     assert read.provenance[1]["prompt"] == two[1]
-    assert {"hypernetwork", "rows", "steps", "seed", "loss_after"} <= set(read.provenance[0])
+    assert {"hypernetwork_weights", "rows", "steps", "seed", "loss_after"} <= set(read.provenance[0])
     better.select(1).save_peft(tmp_path / "one")
     assert LoRAWeights.load_peft(tmp_path / "one").provenance == (better.provenance[1],)
     again = LoRAWeights.stack([better.select(1).to(torch.float64), better.free().select(0).to(torch.float64)])
     assert [entry["prompt"] for entry in again.provenance] == two[::-1]
     plain = tiny.adapt(two)
-    assert plain.provenance == ({}, {})
+    assert [entry["prompt"] for entry in plain.provenance] == two
+    assert "rows" not in plain.provenance[0]
     plain.save(tmp_path / "plain.safetensors")
-    assert LoRAWeights.load(tmp_path / "plain.safetensors").provenance == ({}, {})
+    assert LoRAWeights.load(tmp_path / "plain.safetensors").provenance == plain.provenance
 
 
 # --- the command -------------------------------------------------------------------------------------------

@@ -306,7 +306,7 @@ def test_no_space_left_for_metrics_is_one_line(config_of, monkeypatch):
 
     with Trainer(config_of("full")) as trainer:
         monkeypatch.setattr(logs.json, "dumps", full)
-        with pytest.raises(OutputError, match=r"full: cannot be written \(No space left on device\).*--resume"):
+        with pytest.raises(OutputError, match=r"full: cannot be written \(No space left on device\).*resume=True"):
             trainer.run()
 
 

@@ -317,6 +317,7 @@ REFUSED = {
     "tool result": ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "role", "messages.0.role"),
     "prompt with the base": ({"model": BASE, "extra_body": {"promptlora": {"prompt": "w1"}}}, "model", "promptlora"),
     "strength": ({"extra_body": {"promptlora": {"strength": 0}}}, "strength", "promptlora.strength"),
+    "strength of the base": ({"model": BASE, "extra_body": {"promptlora": {"strength": 2}}}, "no adapter", "promptlora.strength"),
     "typing error": ({"extra_body": {"promptlora": {"promt": "w1"}}}, "promptlora.promt", "promptlora.promt"),
     "examples alone": (
         {"messages": [{"role": "user", "content": "w1"}], "extra_body": {"promptlora": {"examples": [{"input": "", "output": "w1"}]}}},
@@ -403,6 +404,18 @@ def test_a_full_queue_is_429_with_the_time_to_wait(served):
         assert caught.value.code == "queue_full"
         for stream in streams:
             stream.close()
+
+
+def test_too_many_open_requests_are_429(served):
+    with serving(served.lm, most_requests=1) as small, small.client() as client:
+        with chat(client, stream=True, max_tokens=400, stop="no such text") as stream:
+            next(iter(stream))
+            with pytest.raises(openai.RateLimitError, match="requests are open"):
+                chat(client)
+            assert httpx.get(f"{small.url}/health").status_code == 200
+        until = time.monotonic() + 20
+        while httpx.get(f"{small.url}/v1/models").status_code != 200:  # until it has seen that the client has gone
+            assert time.monotonic() < until
 
 
 def test_health_and_metrics(served, client):

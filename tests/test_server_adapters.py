@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shutil
 import threading
 import time
 import zipfile
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from promptlora.lora import LoRAWeights
+from promptlora.server.owners import Owners
 from tests.server_helpers import BASE, SYSTEM, TEXT, chat, serving, tiny_lm
 
 KEYS = ("first-key-of-the-test", "second-key-of-the-test")
@@ -60,7 +62,7 @@ def test_a_prompt_becomes_a_stored_adapter(served, http):
     assert found == {
         "id": served.service.cache.key(SYSTEM), "object": "adapter", "model": f"adapter:{found['id']}",
         "created": int(entry.created), "bytes": entry.nbytes, "seconds": entry.seconds, "prompt_tokens": 4,
-        "in_context": False, "refined": False, "distance": found["distance"],
+        "in_context": False, "refined": False, "distance": None, "far": None,
     }  # fmt: skip
     for name, pair in served.lm.adapt(SYSTEM).items():
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(pair, entry.lora[name], strict=True))
@@ -274,6 +276,48 @@ def test_adapters_and_their_owners_survive_a_restart(lm, tmp_path):
             assert first.post("/chat/completions", json=asked).status_code == 200
     stored = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert not any(key.encode() in stored for key in KEYS)
+
+
+@pytest.mark.parametrize("where", ["memory", "folder"])
+def test_owners(tmp_path, where):
+    folder = tmp_path / "owners" if where == "folder" else None
+    owners = Owners(folder)
+    beside = Owners(folder) if folder else owners  # of another server with the same folder
+    assert owners.of("a") == []
+    assert owners.grant("a", "1")
+    assert not beside.grant("a", "1")
+    assert beside.grant("b", "1")
+    assert owners.grant("a", "0")
+    assert beside.of("a") == ["0", "1"]
+    assert owners.owns("b", "1")
+    assert not owners.owns("b", "0")
+    assert not owners.revoke("a", "1")
+    assert not beside.owns("a", "1")
+    assert beside.revoke("b", "1")
+    assert owners.revoke("b", "1")  # nothing to take
+    assert owners.of("b") == []
+
+
+@pytest.mark.filterwarnings("ignore:refine:UserWarning")
+def test_a_folder_that_cannot_be_written_costs_no_answer(lm, tmp_path, caplog):
+    folder = tmp_path / "adapters"
+    with (
+        serving(lm, keys=KEYS, folder=folder) as running,
+        of(running, KEYS[0]) as http,
+        running.client(KEYS[0]) as client,
+    ):
+        http.post("/adapters", json={"prompt": "w7 w7 w7"})
+        shutil.rmtree(folder)
+        folder.write_text("as a full disk, this takes no file")
+        made = http.post("/adapters", json={"prompt": "w7 w7 w8"})
+        assert made.status_code == 200
+        answer = chat(client, system=None, model=made.json()["model"])
+        assert answer.choices[0].message.content.strip() == running.alone(TEXT, "w7 w7 w8")
+        job = http.post("/adapters", json={"prompt": "w7 w7 w8", "rows": ROWS, "steps": 1}).json()["id"]
+        assert finished(http, job)["status"] == "succeeded"
+        assert http.get("/adapters").status_code == 200
+    assert "cannot be written" in caplog.text
+    assert "w7" not in caplog.text
 
 
 def test_a_body_that_is_too_large(guarded):

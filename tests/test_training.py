@@ -484,7 +484,7 @@ def test_a_run_writes_checkpoints_metrics_tensorboard_and_the_hypernetwork(make_
 
 def test_a_folder_that_holds_a_run_is_refused_and_a_file_too(make_trainer, tmp_path):
     make_trainer(steps=3).run()
-    with pytest.raises(OutputError, match="holds a run already; pass --resume"):
+    with pytest.raises(OutputError, match="holds a run already; pass resume=True"):
         make_trainer(steps=3).run()
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="file: cannot be made"):

@@ -17,8 +17,13 @@ logging.getLogger("promptlora").addHandler(logging.NullHandler())  # silent unle
 
 if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA as PromptLoRA
+    from promptlora.data.rows import Row as Row
+    from promptlora.data.rows import read_rows as read_rows
+    from promptlora.engine import AdapterCache as AdapterCache
+    from promptlora.engine import Engine as Engine
     from promptlora.errors import MissingExtraError as MissingExtraError
     from promptlora.errors import PromptLoRAError as PromptLoRAError
+    from promptlora.host import Host as Host
     from promptlora.hypernet.config import HyperNetworkConfig as HyperNetworkConfig
     from promptlora.hypernet.encoder import PromptEncoder as PromptEncoder
     from promptlora.hypernet.generator import ShapeGroupedLoRAGenerator as ShapeGroupedLoRAGenerator
@@ -42,7 +47,10 @@ if TYPE_CHECKING:
     from promptlora.train.config import TrainConfig as TrainConfig
 
 _HOME = {
+    "AdapterCache": "engine",
+    "Engine": "engine",
     "HookBasedLoRAInjector": "injection",
+    "Host": "host",
     "HyperNetwork": "hypernet",
     "HyperNetworkConfig": "hypernet",
     "LoRAWeights": "lora",
@@ -51,6 +59,7 @@ _HOME = {
     "PromptEncoder": "hypernet",
     "PromptLoRA": "adapt",
     "PromptLoRAError": "errors",
+    "Row": "data",
     "ShapeGroupedLoRAGenerator": "hypernet",
     "TeacherTargets": "losses",
     "TrainConfig": "train",
@@ -63,6 +72,7 @@ _HOME = {
     "make_batched_lora_hook": "injection",
     "make_lora_hook": "injection",
     "merge_lora": "lora.peft",
+    "read_rows": "data",
     "reconstruction_loss": "losses",
     "sft_loss": "losses",
     "weight_penalty": "losses",

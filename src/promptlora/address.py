@@ -32,8 +32,8 @@ def bind(host: str, port: int) -> socket.socket:
             held.close()
         reason = getattr(error, "strerror", None) or one_line(error)
         raise ConfigError(
-            f"--host {host} --port {port}: cannot be served ({reason}); expected an address of this machine and a free "
-            "port; choose another with --port"
+            f"host {host}, port {port}: cannot be served ({reason}); expected an address of this machine and a free "
+            "port; choose another port"
         ) from error
     return held
 

@@ -1,4 +1,4 @@
-"""Writing files and folders whole or not at all: a temporary name beside the target, then a rename.
+"""Writes files and folders atomically: under a temporary name next to the target, followed by a rename.
 
 It knows nothing of what is written.
 """
@@ -28,7 +28,7 @@ def _is_disk_error(error: BaseException) -> bool:
 
 
 def _beside(path: Path) -> Path:
-    """A name for what becomes ``path``, known before anything has it: Ctrl-C may come at any moment after.
+    """A temporary name next to ``path``. It is chosen before anything is created, so that Ctrl-C at any moment can be cleaned up.
 
     It is cut where the name is so long that it would be no name any more.
     """
@@ -37,7 +37,7 @@ def _beside(path: Path) -> Path:
 
 
 def _make_parents(path: Path) -> list[Path]:
-    """Create the folders above a path; those that were not there, the deepest first."""
+    """Create the parent folders of a path; returns those that did not exist, the deepest first."""
     made = []
     for parent in path.parents:
         if parent.exists():
@@ -80,7 +80,9 @@ def check_output(path: Path, *, overwrite: bool = False, folder: bool = True, re
             what = "a folder" if path.is_dir() else "a file"
             raise OutputError(f"{path}: is {what}; expected a {'folder' if folder else 'file'}; choose another path")
         elif not folder and path.exists() and not overwrite:
-            raise OutputError(f"{path}: exists already; expected a new file; choose another path or pass --overwrite")
+            raise OutputError(
+                f"{path}: exists already; expected a new file; choose another path or pass overwrite=True"
+            )
         if path.is_symlink() and not path.exists():
             raise OutputError(f"{path}: is a broken link. Expected a new name. Fix: remove it.")
         if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):
@@ -99,7 +101,7 @@ def check_output(path: Path, *, overwrite: bool = False, folder: bool = True, re
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
-    """Append whole lines to a file, all or none: on a full disk it is cut back to what it was.
+    """Append whole lines to a file, all or none: if the disk is full, the file is truncated to its previous length.
 
     Raises:
         OutputError: They cannot be written.
@@ -145,7 +147,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 def _swap(temporary: Path, path: Path) -> None:
-    """Put a folder in the place of another, which is put back when that fails, and removed when it does not."""
+    """Replace a folder by another one; the old folder is restored on failure and removed on success."""
     beside = _beside(path)
     old = beside / "old"
     try:
@@ -169,7 +171,7 @@ def _check_target(path: Path, overwrite: bool) -> None:
     if not any(path.iterdir()):
         return
     if not overwrite:
-        raise OutputError(f"{path}: exists already; expected a new folder; choose another path or pass --overwrite")
+        raise OutputError(f"{path}: exists already; expected a new folder; choose another path or pass overwrite=True")
     for lived_in in (Path.cwd(), Path(os.environ.get("HOME") or Path.cwd())):
         if lived_in.resolve().is_relative_to(path.resolve()):
             raise OutputError(f"{path}: holds {lived_in}, so it is not replaced; choose another path")

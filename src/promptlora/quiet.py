@@ -19,7 +19,7 @@ _LIBRARIES = ("transformers", "huggingface_hub")
 
 
 class _Silence(logging.Filter):
-    """Drops records below ERROR of the threads that are inside; on the handlers while there is one."""
+    """A logging filter that drops records below ERROR from the threads inside; installed while there is at least one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ _silence = _Silence()
 
 @contextmanager
 def quiet(bars: bool = False) -> Iterator[None]:
-    """Drop the libraries' messages below ERROR, and their progress bars unless ``bars``, in this thread alone."""
+    """Drop the libraries' messages below ERROR, and their progress bars unless ``bars`` is set, in this thread only."""
     thread = threading.get_ident()
     _silence.enter(thread, bars)
     try:

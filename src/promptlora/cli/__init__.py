@@ -7,6 +7,7 @@ progress to standard error, so that ``--json`` can be piped.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import suppress
 
@@ -17,9 +18,11 @@ from promptlora.cli.chat import chat
 from promptlora.cli.console import fail
 from promptlora.cli.demo import demo
 from promptlora.cli.evaluate import evaluate
+from promptlora.cli.generate import generate
 from promptlora.cli.inspect import inspect
 from promptlora.cli.plot import plot
 from promptlora.cli.refine import refine
+from promptlora.cli.run import run
 from promptlora.cli.serve import EPILOG as SERVE_EXAMPLES
 from promptlora.cli.serve import serve
 from promptlora.cli.synth import synth
@@ -28,7 +31,6 @@ from promptlora.cli.teach import teach
 from promptlora.cli.train import train
 from promptlora.cli.ui import ui
 from promptlora.cli.wordings import wordings
-from promptlora.cli.write import generate, run
 from promptlora.errors import PromptLoRAError, one_line
 
 _NO_MEMORY = "not enough memory for this; choose a smaller model, batch or rank"
@@ -61,6 +63,9 @@ def _start(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code is 0, 2 for bad input, 130 for Ctrl-C."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Before PyTorch starts OpenMP. Threads that wait for each other by spinning take the cores from the threads they wait
+    # for when other programs run: answers then took four to seven times as long on a busy machine with two cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _open_streams()
     code = _run(arguments)
     try:
@@ -80,7 +85,7 @@ def _run(arguments: list[str] | None) -> int:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return fail(f"{message.rstrip('.')}; see promptlora --help")
     except PromptLoRAError as error:
-        return fail(str(error))
+        return fail(_with_flags(str(error)))
     except BrokenPipeError:  # the reader of our output has gone
         _discard_output()
         return 0
@@ -94,6 +99,11 @@ def _run(arguments: list[str] | None) -> int:
             raise
         return fail(f"{_NO_MEMORY} ({one_line(error)})")
     return int(code or 0)
+
+
+def _with_flags(message: str) -> str:
+    """An error of the library, which speaks of its arguments, in the words of the command line."""
+    return re.sub(r"\b(overwrite|resume|force)=True\b", r"--\1", message)
 
 
 def _told(error: OSError) -> str:

@@ -32,6 +32,10 @@ _HELP = "/base answers without the adapter, /adapted with it, /reset forgets the
 def chat(
     prompt: Prompt = None,
     prompt_file: PromptFile = None,
+    in_context: Annotated[
+        bool,
+        typer.Option("--in-context", help="Keep the prompt in the context too, of the base and of the adapted base."),
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, callback=finite, help="0 is greedy.")] = 0.0,
     hypernetwork: Hypernetwork = None,
@@ -40,7 +44,7 @@ def chat(
     device: Device = "auto",
     force: Force = False,
 ) -> None:
-    """Talk to the base with the prompt's adapter on; the prompt is not in the context.
+    """Talk to the base with the prompt's adapter on; the prompt is not in the context, except with --in-context.
 
     Reads lines from the keyboard or a pipe. /base, /adapted, /reset and /quit are commands.
 
@@ -50,8 +54,10 @@ def chat(
         raise PromptError("chat --prompt-file -: standard input is the conversation; expected --prompt or a file")
     instruction = read_prompt(prompt, prompt_file)
     lm = load(hypernetwork, base, dtype, device, force, prompts=[instruction])
-    lora = lm.adapt(instruction)
-    err.print(f"adapter of {size(lora.nbytes)} is on; {_HELP}", highlight=False)
+    lora = lm.adapt(instruction, in_context=in_context)
+    shown = instruction if in_context else None
+    where = ", and the prompt is in the context" if in_context else ""
+    err.print(f"adapter of {size(lora.nbytes)} is on{where}; {_HELP}", highlight=False)
     options: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {}
     messages: list[dict[str, str]] = []
     adapted = True
@@ -78,7 +84,8 @@ def chat(
             messages.append({"role": "user", "content": text})
             pieces = []
             try:
-                for piece in lm.stream(messages, lora if adapted else None, max_new_tokens=max_new_tokens, **options):
+                on = lora if adapted else None
+                for piece in lm.stream(messages, on, in_context=shown, max_new_tokens=max_new_tokens, **options):
                     pieces.append(piece)
                     sys.stdout.write(piece)
                     sys.stdout.flush()

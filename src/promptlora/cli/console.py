@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from promptlora.errors import ConfigError, PromptError, one_line
+from promptlora.errors import ConfigError, LoRAError, PromptError, one_line
 from promptlora.reading import decode, is_dir, read_text
 
 if TYPE_CHECKING:
+    from promptlora.adapt import AdaptedBase
     from promptlora.adapt.prompt_lora import PromptLoRA
+    from promptlora.lora import LoRAWeights
 
 _PROMPT_BYTES = 16 << 20
 
@@ -202,6 +204,41 @@ def load(
             force=force,
             progress=say,
         )
+
+
+def load_with_adapter(path: Path, base: str | None, dtype: str, device: str) -> tuple[AdaptedBase, LoRAWeights]:
+    """Load a saved adapter and its base, with progress on standard error; no hypernetwork is needed.
+
+    Args:
+        path: A PEFT folder, or a file of ``LoRAWeights.save`` with one adapter.
+        base: The base; by default the one that the adapter names, else the embedded one.
+        dtype: Of the base and the adapter.
+        device: Where both go.
+
+    Raises:
+        LoRAError: An adapter that cannot be read, several in one file, or one that does not fit the base.
+        ModelError: A base that cannot be loaded.
+    """
+    with working("loading PyTorch and transformers") as say:
+        from promptlora.adapt import AdaptedBase
+        from promptlora.host import Host
+        from promptlora.lora import LoRAWeights
+        from promptlora.lora.peft import named_base
+        from promptlora.models import EMBEDDED_ID, load_base
+        from promptlora.projections import find_projections
+
+        wanted, folder = dtype_named(dtype), is_dir(path)
+        device = check_device(device)
+        lora = None if folder else LoRAWeights.load(path)  # a wrong path is told before the base is loaded
+        if base is None:
+            base = named_base(path) if lora is None else lora.base_model
+        model, tokenizer = load_base(None if base == EMBEDDED_ID else base, dtype=wanted, device=device, progress=say)
+        if lora is None:
+            lora = LoRAWeights.load_peft(path, projections=find_projections(model))
+        if lora.adapters != 1:
+            raise LoRAError(f"{path}: {lora.adapters} adapters. Expected one. Fix: save lora.select(i).")
+        lm = AdaptedBase(Host(model, tokenizer))
+        return lm, lora.to(wanted, lm.host.device)
 
 
 def progress_bar() -> Progress:

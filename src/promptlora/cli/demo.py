@@ -128,12 +128,18 @@ def demo(
         lora.select(0).save_peft(folder)
         same = _same_in_peft(lm, lora.select(0), folder, inputs[0], max_new_tokens)
         if json:
-            print_json({"rows": rows, "adapters": written, "peft": {"folder": str(folder), "same_answer": same}})
-        elif same is None:
-            out.print(f"PEFT folder: {escape(str(folder))} (pip install peft to check it here)", highlight=False)
+            print_json(
+                {
+                    "rows": rows,
+                    "adapters": written,
+                    "peft": {"folder": None if output is None else str(folder), "same_answer": same},
+                }
+            )
         else:
             word = "the same answer" if same else "[red]another answer[/]"
-            out.print(f"PEFT folder: {escape(str(folder))}: PEFT gives {word}", highlight=False)
+            told = f"PEFT gives {word}" if same is not None else "pip install peft to check it in PEFT"
+            where = "was temporary; -o DIR keeps one" if output is None else escape(str(folder))
+            out.print(f"{told}; the folder {where}", highlight=False)
     if same is False:
         raise typer.Exit(1)
 

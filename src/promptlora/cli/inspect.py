@@ -26,9 +26,9 @@ from promptlora.cli.console import (
     working,
 )
 from promptlora.cli.inspection import (
-    layer_values,
     next_tokens,
     print_ablation,
+    print_end,
     print_layer,
     print_life,
     print_space,
@@ -72,7 +72,9 @@ def inspect(
     space: Annotated[
         Path | None, typer.Option(help="Compare adapters: a file with one prompt per line, or JSONL of {prompt, task}.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write an HTML page to this file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write an HTML page to this file, and print less.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
     hypernetwork: Hypernetwork = None,
     base: Base = None,
@@ -225,11 +227,28 @@ def _inspect_token(
     output: Path | None,
     json: bool,
 ) -> None:
-    from promptlora.inspect import capture_attention, encode_text, find_token, most_changed, token_life, token_page
+    from promptlora.inspect import (
+        capture_attention,
+        encode_text,
+        find_token,
+        most_changed,
+        token_life,
+        token_page,
+        tokens_alike,
+    )
     from promptlora.inspect import token_texts as texts_of
+    from promptlora.inspect.life import layer_values
     from promptlora.inspect.page import layer_page
 
-    position = find_token(texts_of(lm.tokenizer, encode_text(lm, text, raw=raw)), token)
+    tokens = texts_of(lm.tokenizer, encode_text(lm, text, raw=raw))
+    position = find_token(tokens, token)
+    alike = [] if token is None else tokens_alike(tokens, token)
+    if len(alike) > 1:
+        places = ", ".join(map(str, alike))
+        err.print(
+            f"token {escape(repr(token))} stands at {places}; this is the one at {position}. --token NUMBER takes another.",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     with working("writing the adapter") as say:
         lora = None if prompt is None else lm.adapt(prompt)
         say("walking through attention")
@@ -239,8 +258,10 @@ def _inspect_token(
         if json:
             values = layer_values(capture, layer, position)
             print_json({"prompt": prompt, "text": text, **values, "next": next_tokens(lm, capture)})
-        else:
+        elif output is None:
             print_layer(lm, capture, layer, position)
+        else:
+            print_end(lm, capture)
         _write_page(output, layer_page(capture, layer, position, prompt) if output else "")
         return
     at_layer, at_head = most_changed(capture, position)
@@ -255,8 +276,10 @@ def _inspect_token(
                 "next": next_tokens(lm, capture),
             }
         )
-    else:
+    elif output is None:
         print_life(lm, life, capture)
+    else:  # the page holds the tables
+        print_end(lm, capture)
     _write_page(output, token_page(life, capture, prompt) if output else "")
 
 
@@ -294,7 +317,7 @@ def _inspect_ablation(
     if json:
         print_json({"prompt": prompt, **found.to_dict()})
     else:
-        print_ablation(found)
+        print_ablation(found, maps=output is None)
     _write_page(output, ablation_page(found, prompt) if output else "")
 
 

@@ -21,6 +21,7 @@ _PANELS = {
     "gradient norm": ("trunk_norm", "head_norm", "static_norm"),
 }
 _SMOOTH = 25  # steps that a drawn training loss is the mean of
+_LABELS = {"loss": f"loss (mean of the last {_SMOOTH} steps)"}
 
 
 def plot(
@@ -30,7 +31,8 @@ def plot(
 ) -> None:
     """Draw a run: loss, steering margins, spread of the adapters, gradient norms.
 
-    Without --output the last values are printed; --json prints all of them.
+    The training loss is drawn as the mean of the last 25 steps; all else is drawn as measured. Without --output the last
+    values are printed; --json prints all of them.
 
     Example: **promptlora plot runs/shipped -o run.svg**
     """
@@ -80,7 +82,7 @@ def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
             steps, values = zip(*points, strict=True)
             if name == "loss":
                 values = tuple(fmean(values[max(0, i + 1 - _SMOOTH) : i + 1]) for i in range(len(values)))
-            axes.plot(steps, values, label=name.replace("_", " "), linewidth=1.2)
+            axes.plot(steps, values, label=_LABELS.get(name, name.replace("_", " ")), linewidth=1.2)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step", fontsize=8)
         axes.grid(alpha=0.3)

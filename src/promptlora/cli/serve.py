@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -65,14 +66,24 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Serve OpenAI's API: the system message of a request becomes an adapter, and the model never reads it."""
-    need("serve", "fastapi", "uvicorn", "prometheus_client")
+    need("serve", "fastapi", "uvicorn", "prometheus_client", "cachetools")
     from promptlora.address import bind, is_loopback, url_of
     from promptlora.files import check_output
     from promptlora.server.security import check_keys, read_keys
+    from promptlora.server.settings import Settings
 
     keys = check_keys(api_key or [], "--api-key") + (() if api_key_file is None else read_keys(api_key_file))
     if adapter_dir is not None:
         check_output(adapter_dir, reuse=True)
+    settings = Settings(
+        model_name=model_name or "base",
+        api_keys=keys,
+        adapters_only=adapters_only,
+        most_bytes=max_body * 1000,
+        most_tokens=max_tokens,
+        deadline=deadline,
+        most_requests=max(1024, 2 * (max_batch + max_waiting)),
+    )
     listener = bind(host, port)  # before the model is loaded, which takes a while
     try:
         lm = load(hypernetwork, model, dtype, device, force)
@@ -80,16 +91,11 @@ def serve(
         from promptlora.server.app import create_app
         from promptlora.server.running import serve as run
         from promptlora.server.service import Service
-        from promptlora.server.settings import Settings
 
-        settings = Settings(
+        settings = replace(
+            settings,
             model_name=model_name or _name(model, str(lm.model.config.name_or_path)),
-            api_keys=keys,
             local=is_loopback(listener),
-            adapters_only=adapters_only,
-            most_bytes=max_body * 1000,
-            most_tokens=max_tokens,
-            deadline=deadline,
         )
         cache = AdapterCache(lm, folder=adapter_dir, memory_bytes=adapter_memory * 1_000_000)
         service = Service(
@@ -123,9 +129,12 @@ def _ready(url: str, model: str, adapters_only: bool, keys: bool, as_json: bool)
         return
     if adapters_only:
         path = "adapters"
-        body: dict[str, object] = {"prompt": "Answer in Spanish."}
+        body: dict[str, object] = {"prompt": "Classify the sentiment as positive or negative."}
     else:
-        messages = [{"role": "system", "content": "Answer in Spanish."}, {"role": "user", "content": "Good morning"}]
+        messages = [
+            {"role": "system", "content": "Classify the sentiment as positive or negative."},
+            {"role": "user", "content": "I loved it"},
+        ]
         path, body = "chat/completions", {"model": "promptlora", "messages": messages}
     key = ' -H "Authorization: Bearer $PROMPTLORA_API_KEY"' if keys else ""
     line = f"serving {url}/v1 (Ctrl-C stops it); try: curl {url}/v1/{path}{key} --json '{json.dumps(body)}'"
@@ -137,9 +146,8 @@ def _log() -> None:
     """One line on standard error for each request, and failures; no text of a request is in them."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("promptlora.server")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logging.getLogger("promptlora").addHandler(handler)
+    logging.getLogger("promptlora.server").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", r"refine: ")  # it names the prompt; the job says what became of it
 
 

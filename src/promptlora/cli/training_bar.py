@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from promptlora.cli.console import err
 from promptlora.train.callbacks import Callback, StepMetrics
@@ -11,28 +15,40 @@ from promptlora.train.callbacks import Callback, StepMetrics
 _SHOWN = {"margin": "margin", "gibberish_margin": "gibberish", "mean_margin": "mean", "validation_loss": "held out"}
 
 
+class _TwoLines(Progress):
+    """A bar, and the instruments on a line below it: beside it they would cut step and time off in 80 columns."""
+
+    instruments = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.instruments:
+            yield Text(self.instruments, overflow="ellipsis", no_wrap=True)
+
+
 class TrainingBar(Callback):
-    """Shows steps, loss, speed and the last value of each instrument.
+    """Shows steps, loss and speed with the bar, and the last value of each instrument below it.
 
     Args:
         steps: The last step of the run.
         shown: False shows nothing, in all processes but the first.
+        console: Where it is shown; standard error by default.
 
     Attributes:
         last: The last value of each metric.
     """
 
-    def __init__(self, steps: int, *, shown: bool) -> None:
+    def __init__(self, steps: int, *, shown: bool, console: Console | None = None) -> None:
         self.shown = shown
         self.last: dict[str, float] = {}
-        self._progress = Progress(
+        self._progress = _TwoLines(
             TextColumn("step"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=16),
             TextColumn("{task.fields[shown]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=err,
+            console=err if console is None else console,
             disable=not shown,
         )
         self._task = self._progress.add_task("", total=steps, shown="")
@@ -46,9 +62,8 @@ class TrainingBar(Callback):
         """Move on by one step."""
         self.last.update(metrics.measured)
         text = f"loss {metrics.loss:.3f}  {metrics.tokens_per_second:.0f} tok/s"
-        for name, title in _SHOWN.items():
-            if name in self.last:
-                text += f"  {title} {self.last[name]:+.3f}"
+        measured = [f"{title} {self.last[name]:+.3f}" for name, title in _SHOWN.items() if name in self.last]
+        self._progress.instruments = "  ".join(measured)
         self._progress.update(self._task, completed=metrics.step, shown=text)
 
     def on_warning(self, line: str) -> None:

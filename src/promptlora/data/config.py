@@ -16,7 +16,7 @@ class DataConfig:
     """Which rows to train on.
 
     Attributes:
-        train: A JSONL, JSONL.gz or Parquet file, a folder of them, or a Hugging Face dataset id; or a list of them. For
+        train: A JSONL, JSONL.gz, CSV or Parquet file, a folder of them, or a Hugging Face dataset id; or a list of them. For
             the objective ``reconstruct``: a JSONL file of ``{prompt, adapter}``, where adapter is a PEFT folder. Empty where
             ``Trainer(rows=...)`` gets the rows themselves.
         weights: With ``order = "tasks"``: how many prompts of a batch come from each source of ``train``, relative to

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from promptlora.data.csv_rows import csv_rows
 from promptlora.errors import DataError, one_line
 from promptlora.extras import need
 from promptlora.reading import is_dir, is_file, json_lines, reason_of
 
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def read_rows(source: str | Path, split: str = "", *, labelled: bool = True, prompt: str | None = None) -> list[Row]:
-    """Read rows from a JSONL, JSONL.gz or Parquet file, a folder of them, or a Hugging Face dataset id.
+    """Read rows from a JSONL, JSONL.gz, CSV or Parquet file, a folder of them, or a Hugging Face dataset id.
 
     Args:
         source: The path or id.
@@ -130,7 +131,7 @@ def read_rows(source: str | Path, split: str = "", *, labelled: bool = True, pro
         files = []
     pairs: Iterable[tuple[str, Any]]
     if files:
-        pairs = [pair for file in files for pair in (_parquet(file) if file.suffix == ".parquet" else _jsonl(file))]
+        pairs = [pair for file in files for pair in _READERS.get(file.suffix, _jsonl)(file)]
     else:
         pairs = _dataset(str(source), split)
     rows = []
@@ -192,9 +193,14 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         yield f"{path} row {number}", values
 
 
+_READERS = {".parquet": _parquet, ".csv": csv_rows}
+
+
 def _dataset(name: str, split: str) -> Iterator[tuple[str, Any]]:
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(_SUFFIXES):
-        raise DataError(f"{name}: no such file; expected JSONL, JSONL.gz, Parquet, or a dataset id such as owner/name")
+        raise DataError(
+            f"{name}: no such file; expected JSONL, JSONL.gz, CSV, Parquet, or a dataset id such as owner/name"
+        )
     need("data", "datasets")
     import datasets
 

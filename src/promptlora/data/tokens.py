@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from promptlora.data.config import DataConfig
 from promptlora.data.rows import Row
 from promptlora.errors import DataError
-from promptlora.text import encode_chat, render_chat
+from promptlora.text import as_text, encode_chat, render_chat
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _renderer(tokenizer: PreTrainedTokenizerBase, system_turn: str) -> Callable[
     before, found, after = slowly(mark).partition(mark)
     if not found or any(slowly(probe) != before + probe + after for probe in _PROBES):
         return slowly
-    return lambda text: before + text + after
+    return lambda text: before + as_text(tokenizer, text) + after
 
 
 def tokenize_rows(

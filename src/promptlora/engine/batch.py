@@ -8,11 +8,14 @@ for each request. One thread may use it. It knows ids and adapters; nothing of t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
@@ -28,6 +31,7 @@ from transformers.generation.continuous_batching.model_runner import ModelRunner
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState, RequestStatus
 from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 
+from promptlora.engine.attention import by_request
 from promptlora.engine.requests import EngineError, Sampling
 from promptlora.engine.roster import Roster, Seat
 from promptlora.engine.sampling import Chooser, Chosen, choose
@@ -36,6 +40,7 @@ from promptlora.host import Host
 from promptlora.lora import LoRAWeights
 
 _PAGE = 16  # tokens; whole pages are shared, so small ones share more of a conversation
+_PAIRS = 1 << 14  # pairs of adapter and first token whose pages can be found
 
 
 @dataclass
@@ -72,14 +77,19 @@ class _Cache(PagedAttentionCache):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.adapters: dict[str, int] = {}  # of each request; 0 is the base
-        self._first: dict[tuple[int, int], int] = {}
         self.reused = 0
+        self._pairs = count(-1, -1)
+        # Numbers are never used twice, so a pair that was dropped only loses its pages.
+        self._first: LRUCache[tuple[int, int], int] = LRUCache(_PAIRS)
 
     def _keyed(self, request_id: str, ids: list[int]) -> list[int]:
         adapter = self.adapters.get(request_id, 0)
         if not adapter or not ids:
             return ids
-        return [self._first.setdefault((adapter, ids[0]), -1 - len(self._first)), *ids[1:]]
+        pair = adapter, ids[0]
+        if pair not in self._first:
+            self._first[pair] = next(self._pairs)
+        return [self._first[pair], *ids[1:]]
 
     def search_prefix_match(self, request_id: str, prompt_ids: list[int]) -> int:
         found: int = super().search_prefix_match(request_id, self._keyed(request_id, prompt_ids))
@@ -90,8 +100,8 @@ class _Cache(PagedAttentionCache):
         if not self.allow_block_sharing or not complete_blocks or state.status == RequestStatus.FINISHED:
             return
         ids = self._keyed(state.request_id, state.initial_tokens + state.generated_tokens)
-        for name, count in complete_blocks.items():
-            self.cache_allocators[name].mark_complete_blocks(state.request_id, ids, count)
+        for name, number in complete_blocks.items():
+            self.cache_allocators[name].mark_complete_blocks(state.request_id, ids, number)
 
 
 class _Scheduler(FIFOScheduler):
@@ -173,7 +183,8 @@ class Batch:
             auto_switch_to_flash=False,
         )
         try:
-            with torch.random.fork_rng():  # transformers seeds torch's generator
+            # transformers seeds torch's generator; with attention by request it needs no mask of the whole row
+            with host.turn.held(), torch.random.fork_rng(), self._attention():
                 self._processor = self._make(config, max_prefill_tokens)
         except MemoryError as error:
             raise ConfigError(
@@ -184,6 +195,10 @@ class Batch:
                 f"{type(host.model).__name__}: transformers' continuous batching does not run it ({one_line(error)}). Expected full "
                 "or sliding-window attention in every layer. Fix: use PromptLoRA.generate."
             ) from error
+
+    def _attention(self) -> AbstractContextManager[None]:
+        """What attention is computed by; with the turn of the model held where it is run."""
+        return by_request(self._model.config.get_text_config()) if self._model.device.type == "cpu" else nullcontext()
 
     def _make(self, config: ContinuousBatchingConfig, max_prefill_tokens: int) -> ContinuousBatchProcessor:
         model: Any = self._model
@@ -328,7 +343,7 @@ class Batch:
         packed = _packed(processor)
         self._runner.chosen = []
         rows = [(one.query_length, self._running[one.state.request_id].seat) for one in packed]
-        with self._host.evaluating(self._roster.prepare(rows, self._model.device)):
+        with self._host.evaluating(self._roster.prepare(rows, self._model.device)), self._attention():
             processor._generation_step(self._model)
         processor.update_batch()
         tokens = []

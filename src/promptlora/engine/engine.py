@@ -37,8 +37,7 @@ _KV_LONGEST = 8192  # places that one request may have then, if the base takes a
 class Engine:
     """Runs requests of different adapters, and of the base, as one batch that requests join and leave at any token.
 
-    Requests join in the order of submission. Equal beginnings of inputs are read once for each adapter: a conversation that
-    goes on is not read again. ``with Engine(lm) as engine: …`` closes it at the end.
+    Requests join in the order of submission. ``with Engine(lm) as engine: …`` closes it at the end.
 
     Args:
         lm: The base and its hypernetwork; other calls to it still get their turn between two steps.
@@ -48,6 +47,8 @@ class Engine:
         cache: Where adapters are kept; by default 256 MB of memory and no disk.
         kv_tokens: Places of the key-value cache, for all requests together; by default 512 for each of ``max_batch``, and
             at least 8192 or as many as the base takes.
+        share_prefixes: Whether equal beginnings of inputs are read once for each adapter, so that a conversation that goes
+            on is not read again. No page is shared between adapters, or between an adapter and the base.
 
     Raises:
         ConfigError: A number below 1, or a key-value cache that does not fit in memory.
@@ -63,6 +64,7 @@ class Engine:
         max_prefill_tokens: int = 512,
         cache: AdapterCache | None = None,
         kv_tokens: int | None = None,
+        share_prefixes: bool = True,
     ) -> None:
         for name, value in (
             ("max_batch", max_batch),
@@ -82,6 +84,7 @@ class Engine:
             max_batch=max_batch,
             max_prefill_tokens=max_prefill_tokens,
             kv_tokens=kv_tokens,
+            share=share_prefixes,
         )
         self._longest = min(batch.kv_capacity, positions)
         self._vocabulary = int(lm.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]

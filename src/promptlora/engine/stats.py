@@ -66,12 +66,12 @@ class Counters:
     def __init__(self, start: EngineStats) -> None:
         self._stats, self._lock = start, threading.Lock()
 
-    def add(self, **more: float) -> None:
+    def add(self, **more: int | float) -> None:
         """Increase some of them."""
         with self._lock:
             self._stats = replace(self._stats, **{name: getattr(self._stats, name) + n for name, n in more.items()})
 
-    def set(self, **values: float) -> None:
+    def set(self, **values: int | float) -> None:
         """Replace some of them."""
         with self._lock:
             self._stats = replace(self._stats, **values)  # type: ignore[arg-type]  # of the types that they have

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,9 +19,11 @@ from torch import Tensor
 
 from promptlora.errors import CheckpointError, PromptLoRAError
 from promptlora.files import replacing_file
+from promptlora.fingerprint import weights_digest
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.lora import Free, LoRAWeights, Shared
 from promptlora.lora.forms import Form
+from promptlora.lora.storage import read_provenance
 from promptlora.reading import parse_json, read_tensors
 
 FORMAT = "promptlora.adapter/1"
@@ -54,24 +56,17 @@ class AdapterEntry:
 
 def fingerprint(network: HyperNetwork) -> str:
     """A hash over a hypernetwork: its configuration, its base and embedder, and every weight."""
-    digest = hashlib.sha256()
     described = [asdict(network.config), network.base, network.embedder, [asdict(p) for p in network.projections]]
-    digest.update(json.dumps(described, sort_keys=True).encode())
-    _update(digest, network.state_dict().items())
-    return digest.hexdigest()
-
-
-def _update(digest: Any, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    for name, tensor in sorted(tensors, key=lambda each: each[0]):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    content = json.dumps([*described, weights_digest(network)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
     """A hash over names, shapes, dtypes and values."""
     digest = hashlib.sha256()
-    _update(digest, tensors.items())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -82,7 +77,7 @@ class AdapterFiles:
         folder: The folder; it is made when the first adapter is written.
         version: What a file must have been written for: the hypernetwork, the base and its dtype.
         factors: The factors that the hypernetwork's adapters share; empty where each has its own.
-        base: Where the factors belong: projections and the name of the base.
+        origin: What every adapter knows of its base: ``projections`` and ``base_model``.
     """
 
     def __init__(
@@ -132,6 +127,9 @@ class AdapterFiles:
             "entry": json.dumps({**values, "scaling": entry.lora.scaling}),
             "checksum": checksum(tensors),
         }
+        if any(entry.lora.provenance):  # the prompt itself stays out of the file
+            records = [{k: v for k, v in each.items() if k != "prompt"} for each in entry.lora.provenance]
+            metadata["provenance"] = json.dumps(records)
         with replacing_file(self.path(entry.key)) as temporary:
             save_file(tensors, temporary, metadata=metadata)
 
@@ -163,8 +161,7 @@ class AdapterFiles:
         names = dict.fromkeys(name.rpartition(".")[0] for name in placed)
         forms = {name: self._form(name, placed) for name in names}
         ordered = {p.name: forms[p.name] for p in self._origin.get("projections") or () if p.name in forms}
-        lora = LoRAWeights({**ordered, **forms}, scaling, projections=self._origin.get("projections"))
-        lora.base_model = self._origin.get("base_model")
+        lora = LoRAWeights({**ordered, **forms}, scaling, provenance=read_provenance(metadata, 1), **self._origin)
         return AdapterEntry(lora=lora, nbytes=lora.nbytes, **values)
 
     def _form(self, name: str, tensors: Mapping[str, Tensor]) -> Form:

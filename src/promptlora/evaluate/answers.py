@@ -1,4 +1,4 @@
-"""Answers on disk: appended as they come, and bound to what they belong to."""
+"""Answers on disk: appended as they are made, and tied to the evaluation that they belong to."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Answer:
 
 
 def _whole_answers(lines: Sequence[str]) -> Iterator[tuple[str, Answer]]:
-    """Lines and their answers, without a line that a kill cut short."""
+    """Lines and their answers, except for an incomplete line that a killed run left."""
     for line in lines:
         try:
             answer = Answer(**json.loads(line))
@@ -62,7 +62,7 @@ def read_answers(path: Path) -> tuple[dict[str, Any], list[Answer]]:
 
 
 class AnswerFile:
-    """Answers as JSON lines, appended as they come; the first line says what they belong to.
+    """Answers as JSON lines, appended as they are made; the first line identifies the evaluation.
 
     Args:
         path: The file; it is created if it does not exist.
@@ -99,7 +99,7 @@ class AnswerFile:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def add(self, answers: Sequence[Answer]) -> None:
-        """Write answers at once, all or none, and keep them.
+        """Append answers to the file, all or none, and remember them.
 
         Raises:
             OutputError: They cannot be written, for want of space, say. What was written before is kept.
@@ -122,7 +122,7 @@ def reuse_baselines(path: Path, identity: dict[str, Any]) -> list[Answer]:
         if key not in (*_OF_ADAPTERS, "examples") and theirs.get(key) != value:
             raise OutputError(
                 f"{path}: its {key} is {theirs.get(key)}, here it is {value}; its answers cannot be reused. Expected an "
-                "evaluation of the same rows, base and settings. Fix: choose another --reuse"
+                "evaluation of the same rows, base and settings. Fix: reuse another evaluation"
             )
     same_examples = theirs.get("examples") == identity.get("examples")
     return [

@@ -103,7 +103,7 @@ def rescore(rows: Sequence[Row], folder: str | Path, *, other: Sequence[Row] = (
 
 
 def complete_answers(rows: Sequence[Row], folder: str | Path) -> tuple[dict[str, Any], dict[str, list[Answer]]]:
-    """What an evaluation belongs to, and its answers in the order of the rows, by condition that is complete.
+    """The identity of an evaluation, and its answers in the order of the rows, for each complete condition.
 
     Raises:
         OutputError: No answers there, or answers to other rows.
@@ -123,7 +123,7 @@ def complete_answers(rows: Sequence[Row], folder: str | Path) -> tuple[dict[str,
 
 
 def _output(folder: str | Path) -> Path:
-    """The output folder, which need not exist.
+    """The output folder, which may not exist yet.
 
     Raises:
         OutputError: An empty path, a file, or a path that the file system does not take.
@@ -154,7 +154,7 @@ def _digest(rows: Sequence[Row]) -> str:
 def _check(rows: Sequence[Row], conditions: Sequence[str], **least: tuple[int, int]) -> None:
     """Refuse settings out of range: ``name=(value, least)``."""
     if not rows:
-        raise DataError("rows: none were given. Expected one or more. Fix: check the file and --split")
+        raise DataError("rows: none were given. Expected one or more. Fix: check the file and the split")
     if not conditions:
         raise DataError(f"conditions: none were given. Expected some of {', '.join(CONDITIONS)}")
     for i, name in enumerate(conditions):
@@ -228,7 +228,7 @@ class _Run:
         return read
 
     def identity(self) -> dict[str, Any]:
-        """What the answers belong to. The hypernetwork counts only where an adapter is on."""
+        """The identity of the answers. The hypernetwork is part of it only for conditions with an adapter."""
         lm = self.lm
         identity = {
             "rows": len(self.rows),
@@ -294,7 +294,7 @@ class _Run:
             yield lora, {i: number[texts[i]] for i in left if texts[i] in number}
 
     def _one_for_all(self, condition: Condition) -> LoRAWeights | None:
-        """The base, the static part, or the mean over the distinct prompts, for whatever row."""
+        """One adapter for all rows: none (the base), the static part, or the mean over the distinct prompts."""
         if condition.adapter == "static":
             return self.lm.adapt(self.prompts.distinct[:1], generated=False)
         if condition.adapter == "mean":

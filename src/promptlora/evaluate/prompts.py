@@ -92,7 +92,7 @@ class Prompts:
         return found
 
     def shown(self, what: str) -> list[str] | None:
-        """What the base reads before each input; None is nothing."""
+        """What the base reads before each input; None if nothing."""
         if what == "examples":
             return self._with_examples()
         return [row.prompt for row in self.rows] if what else None
@@ -102,7 +102,7 @@ class Prompts:
         return hashlib.sha256(json.dumps(self.examples).encode()).hexdigest()[:16]
 
     def mean_examples(self) -> float:
-        """Mean number of examples of a row: fewer than asked for where a task has fewer that fit."""
+        """Mean number of examples per row; smaller than requested if a task has fewer examples that fit."""
         return fmean(map(len, self.examples))
 
     def _fits(self, prompt: str, examples: Examples) -> bool:
@@ -124,7 +124,7 @@ class Prompts:
         return [with_examples(row.prompt, list(chosen)) for row, chosen in zip(self.rows, self.examples, strict=True)]
 
     def _of_other_tasks(self) -> list[str]:
-        """The prompt of another task for each row, never a prompt that its own task has too."""
+        """The prompt of another task for each row, but never a prompt that its own task also has."""
         for attempt in range(_PERMUTATIONS):
             swapped = permute_tasks(list(self.of_task), self.seed + 1_000_003 * attempt)
             given = {
@@ -194,7 +194,7 @@ def choose_examples(
 def _draw(
     pool: Sequence[Row], *, prompt: str, count: int, seed: str, fits: Callable[[str, Examples], bool]
 ) -> Examples:
-    """The first rows of a shuffled pool that fit beside the prompt."""
+    """The first rows of a shuffled pool that fit next to the prompt."""
     order = list(pool)
     random.Random(seed).shuffle(order)
     drawn: Examples = ()

@@ -21,6 +21,7 @@ MEASURES: dict[str, Callable[[Row, str], float]] = {
     "first_line": lambda row, text: score(row.metric, first_line(text), row.outputs),
     "rougeL": lambda row, text: rouge_l(text, row.outputs),
 }
+FEW_TASKS = 10  # a bootstrap over fewer tasks gives intervals that are too narrow
 BEST_CONSTANT = "best constant answer of each task, chosen on the scored rows (upper bound)"
 BEST_CONSTANT_OTHER = "best constant answer of each task, chosen on its other rows"
 
@@ -58,7 +59,7 @@ class Report:
         return f"{condition.label}, with function vectors" if with_vectors else condition.label
 
     def to_markdown(self) -> str:
-        """The tables, for people; the constant answers first."""
+        """The tables as Markdown, with the constant answers first."""
         lines = [
             "| condition | strict | first line | ROUGE-L | tokens read |",
             "|---|---:|---:|---:|---:|",
@@ -77,6 +78,9 @@ class Report:
         lines += ["", "| difference (strict) | points | 95 % interval over tasks |", "|---|---:|---|"]
         for name, d in self.differences.items():
             lines.append(f"| {name} | {d['points']:+.1f} | {d['low']:+.1f} … {d['high']:+.1f} |")
+        if len(self.tasks) < FEW_TASKS and self.differences:
+            lines += ["", f"Warning: these intervals come from {len(self.tasks)} task{'s' * (len(self.tasks) != 1)}. Over fewer "
+                      f"than {FEW_TASKS} tasks a bootstrap interval is too narrow, and says nothing of other tasks."]  # fmt: skip
         shown = list(self.overall)
         lines += [
             "",
@@ -117,7 +121,7 @@ def constant_scores(rows: Sequence[Row], other: Sequence[Row] = ()) -> tuple[flo
 
 
 def task_scores(rows: Sequence[Row], texts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Measure to task to the mean score of its rows, of one answer per row."""
+    """For each measure and task, the mean score of the rows, with one answer per row."""
     each: dict[str, dict[str, list[float]]] = {measure: defaultdict(list) for measure in MEASURES}
     for row, text in zip(rows, texts, strict=True):
         for measure, function in MEASURES.items():
@@ -178,7 +182,7 @@ def summarize(
 
 
 def _difference(ours: Mapping[str, float], theirs: Mapping[str, float], seed: int) -> dict[str, float]:
-    """Mean difference over the tasks that both have, with its interval."""
+    """Mean difference over the tasks that both conditions have, with its interval."""
     each = [value - theirs[task] for task, value in ours.items() if task in theirs]
     low, high = bootstrap_interval(each, seed)
     return {"points": fmean(each), "low": low, "high": high}

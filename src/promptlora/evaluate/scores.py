@@ -31,7 +31,7 @@ def normalize(text: str) -> str:
 
 
 def _comparable(text: str) -> str:
-    """What exact match compares: the normalized text, or the text itself where punctuation alone makes it."""
+    """What exact match compares: the normalized text, or the text itself if it consists only of punctuation."""
     return normalize(text) or text.strip()
 
 
@@ -59,7 +59,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1 << 16)
 def _positions(text: str) -> dict[str, int]:
-    """Each word of a text to a bit mask of the positions where it stands."""
+    """For each word of a text, a bit mask of its positions."""
     masks: dict[str, int] = {}
     for i, word in enumerate(_words(text)):
         masks[word] = masks.get(word, 0) | 1 << i

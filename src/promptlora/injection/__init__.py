@@ -1,4 +1,4 @@
-"""Adding LoRA updates to a frozen model by forward hooks, and taking them away again.
+"""Adding LoRA updates to a frozen model by forward hooks, and removing them again.
 
 ``update`` is the arithmetic of one hook call, ``packed`` that of a batch that lies in one row, ``hooks`` the hooks,
 ``injector`` and ``slots`` what they read, and ``owner`` who may fill it. It knows ``LoRAWeights`` and ``Projection``, and nothing of hypernetworks or prompts.

@@ -32,7 +32,7 @@ def _restore_checkpointing(before: list[tuple[nn.Module, dict[str, Any]]]) -> No
 
 
 def enable_checkpointing(model: nn.Module, context_fn: ContextFn) -> Callable[[], None]:
-    """Switch activation checkpointing on, non-reentrant, with a ``context_fn``; returns what restores the model.
+    """Switch activation checkpointing on, non-reentrant, with a ``context_fn``; returns a function that restores the model.
 
     Raises:
         LoRAError: A model without activation checkpointing.

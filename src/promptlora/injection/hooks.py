@@ -1,4 +1,4 @@
-"""The hooks: two that anyone can register on a module, and the one that an injector installs.
+"""The forward hooks: two that can be registered on any module, and the one that an injector installs.
 
 A hook adds updates to the output of its module. The hook of an injector reads them from a slot that the injector
 fills. This file knows modules and updates; nothing of whole models or of ``LoRAWeights``.
@@ -43,7 +43,7 @@ def make_lora_hook(A: Float[Tensor, "d_in rank"], B: Float[Tensor, "rank d_out"]
 def make_batched_lora_hook(
     A: Float[Tensor, "adapters d_in rank"], B: Float[Tensor, "adapters rank d_out"], scaling: float = 1.0
 ) -> Hook:
-    """A forward hook that adds a LoRA of its own to each row of the batch.
+    """A forward hook that adds a different LoRA to each row of the batch.
 
     The same as ``output + einsum("bsi,bir,bro->bso", x, A, B) * scaling``; a batch that is a multiple of
     ``adapters`` is grouped sample-major, as beam search lays it out.
@@ -66,7 +66,7 @@ def make_batched_lora_hook(
 
 
 def _input(args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> Tensor:
-    """The input of a module: its first argument, also when it was passed by name."""
+    """The input of a module: its first argument, even if it was passed by keyword."""
     x = args[0] if args else next(iter(kwargs.values()), None)
     if not isinstance(x, Tensor):
         raise LoRAError(f"{name}: called with {type(x).__name__}; expected the input tensor as the first argument")
@@ -74,14 +74,16 @@ def _input(args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> Tenso
 
 
 def _added(output: Any, x: Tensor, updates: Updates, owned: bool) -> Any:
-    """The output of a module with the updates added; of a tuple, its first element is the output."""
+    """The output of a module with the updates added; if it is a tuple, they are added to the first element."""
     if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
         return (_added(output[0], x, updates, owned), *output[1:])
     if not isinstance(output, Tensor):
         raise LoRAError(f"{updates[0].name}: the module returned {type(output).__name__}; expected a tensor")
     if _several(updates[0]) and _is_batched(x):
+        first = updates[0]
+        count = len(set(first.plan.slots)) if isinstance(first, PackedUpdate) else len(first.plan.lines)
         raise LoRAError(
-            f"{updates[0].name}: called under torch.func.vmap with several adapters. vmap hides the "
+            f"{first.name}: called under torch.func.vmap with {count} adapters. vmap hides the "
             "batch, so rows cannot be told apart. Expected a batch as the first dimension. Fix: call the model on the "
             "whole batch, or apply one adapter"
         )
@@ -95,14 +97,14 @@ def _added(output: Any, x: Tensor, updates: Updates, owned: bool) -> Any:
 
 
 def _several(update: Update | PackedUpdate) -> bool:
-    """Whether rows have adapters of their own; told by shapes, which a compiled model need not take for constants."""
+    """Whether rows have different adapters. This is read from shapes, which a compiled model need not treat as constants."""
     if isinstance(update, PackedUpdate):
         return True
     return update.A.ndim == 3 or (update.C is not None and update.C.shape[0] > 1)
 
 
 class Slot:
-    """What the hook of one module adds at present.
+    """What the hook of one module currently adds.
 
     Attributes:
         updates: None for the base model.
@@ -133,7 +135,7 @@ class SlotHook:
         _SLOTS[self.number] = self.slot
 
     def close(self) -> None:
-        """Forget the slot; harmless when called twice."""
+        """Release the slot; calling it twice is harmless."""
         self.slot.updates = self.slot.owner = None
         _SLOTS.pop(self.number, None)
 
@@ -141,7 +143,7 @@ class SlotHook:
         forget(self.number, None)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
-        """The module's output with what the slot says added."""
+        """Return the module's output with the slot's updates added."""
         output = rest[-1]  # (kwargs, output), or (output) where a library has registered the hook again without kwargs
         if torch.compiler.is_compiling():
             slot = _SLOTS.get(self.number)
@@ -189,14 +191,14 @@ class SlotHook:
 
 
 class InertHook:
-    """What stands in a copy or a pickle of a model in the place of an injector's hook: it does nothing."""
+    """Replaces an injector's hook in a copy or a pickle of a model; it does nothing."""
 
     def __call__(self, *_: Any) -> None:
         """Leave the module's output as it is."""
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a module's output is a new tensor that nobody else holds: a plain Linear or Conv1D."""
+    """Whether a module's output is a new tensor without other references, as with a plain Linear or Conv1D."""
     forward = type(module).forward
     plain = forward is _LINEAR_FORWARD or (
         type(module).__name__ == "Conv1D" and forward.__module__ == "transformers.pytorch_utils"

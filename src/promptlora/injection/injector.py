@@ -1,4 +1,4 @@
-"""Hooks on a frozen model, the slots they read, and who may fill the slots.
+"""Hooks on a frozen model, the slots that they read, and the control over who fills the slots.
 
 Hooks are installed once and read a slot that says which LoRA is on, so that compiled models and activation
 checkpointing see what is meant. This file knows modules, ``LoRAWeights`` and ``Projection``; the hooks are in
@@ -34,7 +34,7 @@ _WEIGHT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  
 
 
 def _execution_device(module: nn.Module) -> torch.device | None:
-    """Where a module computes: where Accelerate will put it, else where its weights are; None if it has none."""
+    """The device on which a module computes: the one chosen by Accelerate, otherwise that of its weights; None if it has no weights."""
     hook = getattr(module, "_hf_hook", None)
     for one in (hook, *getattr(hook, "hooks", ())):
         device = getattr(one, "execution_device", None)
@@ -60,7 +60,7 @@ def _links(model: nn.Module, paths: Iterable[str]) -> tuple[tuple[nn.Module, str
 
 
 def _forget_compiled_models() -> None:
-    """Drop what torch.compile has made so far: a model that was compiled without hooks never looks for them again."""
+    """Drop everything that torch.compile has compiled, because a model that was compiled without hooks never checks for them again."""
     convert = sys.modules.get("torch._dynamo.convert_frame")
     if convert is not None and convert.input_codes.seen:
         torch._dynamo.reset()
@@ -68,7 +68,7 @@ def _forget_compiled_models() -> None:
 
 @dataclass(frozen=True, eq=False)
 class PreparedLoRA:
-    """A LoRA that fits an injector's model, ready to be switched on often: once for each token, say.
+    """A LoRA that was checked against an injector's model and can be switched on many times, for example once per token.
 
     Attributes:
         state: Module to what its hook adds; None is the base model.
@@ -146,7 +146,7 @@ class HookBasedLoRAInjector:
         self.remove()
 
     def remove(self) -> None:
-        """Take every hook off the model, and checkpointing that it switched on; harmless when called twice.
+        """Remove every hook from the model, and the checkpointing that it switched on; calling it twice is harmless.
 
         Raises:
             LoRAError: A LoRA of another thread or task is on; nothing is removed.
@@ -162,7 +162,7 @@ class HookBasedLoRAInjector:
 
     @property
     def _state(self) -> _State | None:
-        """What is on."""
+        """What is currently switched on."""
         return self._uses.state
 
     def _fill(self, state: _State | None, owner: Owner | None) -> None:
@@ -237,7 +237,7 @@ class HookBasedLoRAInjector:
             yield
 
     def _refuse_replaced_modules(self) -> None:
-        """Refuse a model whose hooked modules are not the ones that it runs: it would run without the LoRA."""
+        """Refuse a model whose hooked modules were replaced, because it would run without the LoRA."""
         for parent, name, child in self._links:
             found = parent._modules.get(name)
             if found is not child and getattr(found, "_orig_mod", None) is not child:
@@ -280,7 +280,7 @@ class HookBasedLoRAInjector:
         return {module: tuple(updates) for module, updates in state.items()}
 
     def _check(self, name: str, form: Form) -> Projection:
-        """The projection of A and B, which must fit it."""
+        """The projection that A and B belong to, after checking that they fit it."""
         A, B = form.A, form.B
         projection = self._by_name.get(name)
         if projection is None:
@@ -310,7 +310,7 @@ class HookBasedLoRAInjector:
 
     @contextmanager
     def _recomputing(self, state: _State | None, owner: Owner) -> Iterator[None]:
-        """Have what was on in a forward of ``owner`` on again, in whichever thread autograd recomputes it."""
+        """Restore what was on in a forward pass of ``owner`` while autograd recomputes it, in any thread."""
         waiting = owner if owner.alive else Owner.current()
         with turn_of(self.model).held(waiting), self._uses.use(state, recomputing=owner):
             yield

@@ -1,4 +1,4 @@
-"""Who may run a model: the owner of a use, and the turn that owners take.
+"""Who may run a model: the owner of a use, and the lock that owners wait for.
 
 The hooks of a model read slots that belong to the model, not to a caller. Two callers that ran it at the same time
 would get each other's adapters. An :class:`Owner` says who the caller is, and a :class:`Turn` lets one owner in at a
@@ -41,11 +41,11 @@ class Owner:
 
     @classmethod
     def current(cls) -> Owner:
-        """The caller."""
+        """The owner that is calling."""
         return cls(threading.current_thread(), _current_task())
 
     def covers(self, other: Owner) -> bool:
-        """Whether ``other`` acts inside of what this owner does: the same thread, and the same task if there is one."""
+        """Whether ``other`` acts within this owner: in the same thread and, if there is one, the same task."""
         return self.thread is other.thread and (self.task is None or self.task is other.task)
 
     def is_caller(self) -> bool:
@@ -54,7 +54,7 @@ class Owner:
 
     @property
     def alive(self) -> bool:
-        """Whether the owner can still do anything: its thread runs and its task is not done."""
+        """Whether the owner can still act: its thread is running and its task is not done."""
         return self.thread.is_alive() and not (self.task is not None and self.task.done())
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class Owner:
 
 
 class Turn:
-    """A lock that owners take in the order of asking; the holder may take it again.
+    """A fair, reentrant lock: owners get it in the order in which they asked.
 
     Unlike ``threading.RLock`` it is fair, it can be taken on behalf of another owner (autograd recomputes a layer in
     a thread of its own while the caller of ``backward`` waits), and it is given back when the holder's thread ends.
@@ -77,12 +77,12 @@ class Turn:
 
     @property
     def holder(self) -> Owner | None:
-        """Who holds it; None if nobody does."""
+        """The owner that holds the lock; None if it is free."""
         return self._holder if self._tickets else None
 
     @contextmanager
     def held(self, owner: Owner | None = None) -> Iterator[None]:
-        """Wait for the turn, and hold it inside ``with``.
+        """Wait for the lock, and hold it inside ``with``.
 
         Args:
             owner: On whose behalf; the caller's by default.
@@ -132,7 +132,7 @@ _TURNS_LOCK = threading.Lock()
 
 
 def turn_of(model: nn.Module) -> Turn:
-    """The turn of a model: the same object for everyone who asks."""
+    """The lock of a model; every call returns the same object."""
     model = getattr(model, "_orig_mod", model)  # torch.compile wraps the model
     with _TURNS_LOCK:
         return _TURNS.setdefault(model, Turn())

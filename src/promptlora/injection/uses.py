@@ -1,4 +1,4 @@
-"""The uses of one injector: what is on now, who switched it on, and in which order uses end.
+"""The uses of one injector: what is on, who switched it on, and in which order uses may end.
 
 A use begins when ``apply`` is entered and ends when it is left. Uses form a stack, and the innermost one says what is
 on. This file knows owners; what is switched on is opaque to it.
@@ -20,7 +20,7 @@ _State = TypeVar("_State")
 
 @dataclass(frozen=True, eq=False)
 class _Use(Generic[_State]):
-    """One entry that has not been left."""
+    """One use that has not ended."""
 
     state: _State | None
     owner: Owner
@@ -41,12 +41,12 @@ class Uses(Generic[_State]):
 
     @property
     def state(self) -> _State | None:
-        """What is on; None for nothing."""
+        """What is on; None if nothing is."""
         return self._stack[-1].state if self._stack else None
 
     @contextmanager
     def use(self, state: _State | None, recomputing: Owner | None = None) -> Iterator[None]:
-        """Have a state on inside ``with``, and what was on before it afterwards.
+        """Switch a state on inside ``with``, and restore the previous one afterwards.
 
         Args:
             state: The state; None for nothing.
@@ -64,7 +64,7 @@ class Uses(Generic[_State]):
         self._leave(use, failing=False)
 
     def close(self) -> None:
-        """End all uses, and refuse further ones.
+        """End all uses, and refuse new ones.
 
         Raises:
             LoRAError: A use of another owner; nothing is ended.
@@ -86,7 +86,7 @@ class Uses(Generic[_State]):
             self._fill_slots(None, None)
 
     def _drop_ended(self) -> None:
-        """End the uses of threads and tasks that have ended without leaving them."""
+        """End the uses of threads and tasks that have finished without ending them."""
         if not all(use.owner.alive for use in self._stack):
             self._stack = [use for use in self._stack if use.owner.alive]
             self._fill()

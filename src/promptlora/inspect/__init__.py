@@ -2,13 +2,14 @@
 
 from promptlora.inspect.ablation import CHOICES, Ablation, ablate, ablate_ids, only_roles
 from promptlora.inspect.capture import (
+    Walker,
     attention_layers,
     capture_attention,
     capture_ids,
     encode_text,
     find_token,
-    run_walk,
     token_texts,
+    tokens_alike,
 )
 from promptlora.inspect.drawing import bars, heat_map, point_map, visible_text
 from promptlora.inspect.flow import flow_diagram, flow_figure
@@ -39,6 +40,7 @@ __all__ = [
     "Softmax",
     "TokenLife",
     "Walk",
+    "Walker",
     "ablate",
     "ablate_ids",
     "ablation_page",
@@ -60,12 +62,12 @@ __all__ = [
     "next_token_kl",
     "only_roles",
     "point_map",
-    "run_walk",
     "space_page",
     "template_tokens",
     "token_life",
     "token_page",
     "token_texts",
+    "tokens_alike",
     "update_products",
     "visible_text",
 ]

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from promptlora.adapt.prompt_lora import Chat, PromptLoRA
+from promptlora.adapt import Chat, PromptLoRA
 from promptlora.errors import AttentionError
 from promptlora.injection import HookBasedLoRAInjector
-from promptlora.inspect.capture import attention_layers, encode_text, run_walk
+from promptlora.inspect.capture import Walker, encode_text
 from promptlora.inspect.values import Walk, jensen_shannon, next_token_kl
 from promptlora.lora import LoRAWeights
 
@@ -160,16 +160,16 @@ def ablate_ids(
     odd = [name for name in names if name not in CHOICES]
     if odd:
         raise AttentionError(f"choice {odd[0]!r}; expected some of {', '.join(CHOICES)}")
-    sites = attention_layers(model)
-    with_weights = [site.layer for site in sites if site.block.layout.kind != "DeltaNet"]
+    walker = Walker(model, injector)
+    with_weights = [site.layer for site in walker.sites if site.block.layout.kind != "DeltaNet"]
     attention: dict[str, list[list[Tensor]]] = {name: [] for name in names}
     output: dict[str, list[list[float]]] = {name: [] for name in names}
     kl: dict[str, list[float]] = {name: [] for name in names}
     for number, row in enumerate(rows):
-        base = run_walk(model, row, injector, sites=sites)
+        base = walker.run(row)
         lora = loras.select(0 if loras.adapters == 1 else number)
         for name in names:
-            other = run_walk(model, row, injector, only_roles(lora, CHOICES[name]), sites=sites)
+            other = walker.run(row, only_roles(lora, CHOICES[name]))
             attention[name].append(_distances(base, other))
             output[name].append(_output_changes(base, other))
             kl[name].append(next_token_kl(base.next_token, other.next_token))
@@ -187,7 +187,7 @@ def ablate_ids(
     return Ablation(
         choices=tuple(names),
         layers=tuple(with_weights),
-        output_layers=tuple(site.layer for site in sites),
+        output_layers=tuple(site.layer for site in walker.sites),
         attention={name: averaged(attention[name]) for name in names},
         output={name: torch.tensor(output[name], dtype=torch.float64).mean(dim=0) for name in names},
         next_token={name: fmean(kl[name]) for name in names},

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from promptlora.adapt.prompt_lora import Chat, PromptLoRA
+from promptlora.adapt import Chat, PromptLoRA
 from promptlora.errors import AttentionError
 from promptlora.injection import HookBasedLoRAInjector
 from promptlora.inspect.recorder import recording
@@ -53,60 +53,72 @@ def _one_row(ids: Sequence[int] | Tensor) -> list[int]:
     return row
 
 
-def _check_size(sites: Sequence[Site], heads: Sequence[int] | None, tokens: int, walks: int) -> None:
-    """Refuse tables that would not fit in memory, before the model runs."""
-    configs: list[Any] = [getattr(site.block.module, "config", None) for site in sites]
-    widest = max((int(getattr(config, "num_attention_heads", 1)) for config in configs), default=0)
-    count = len(sites) * (len(heads) if heads is not None else widest) * walks
-    needed = count * tokens * tokens * (4 * 8 + 1)
-    if needed > _MOST_BYTES:
-        raise AttentionError(
-            f"{tokens} tokens in {len(sites)} layers make tables of {needed / 1e9:.1f} GB; expected at most "
-            f"{_MOST_BYTES / 1e9:.1f} GB; choose layers and heads, or a shorter text"
-        )
-
-
-def run_walk(
-    model: PreTrainedModel,
-    ids: Sequence[int] | Tensor,
-    injector: HookBasedLoRAInjector,
-    lora: LoRAWeights | None = None,
-    *,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
-    sites: Sequence[Site] | None = None,
-) -> Walk:
-    """One forward of one row of ids, its attention recomputed and proved.
+class Walker:
+    """Runs one model on rows of ids, and recomputes and proves its attention; the blocks are found once for all rows.
 
     Args:
         model: The base.
-        ids: Token ids of one row.
-        injector: The injector of the model; whatever it has on outside is off here.
-        lora: The one adapter to switch on; None is the base.
+        injector: The injector of the model; whatever adapter is on outside is off during a walk.
         layers: Layers to keep; all by default.
         heads: Heads to keep; all by default.
-        sites: What :func:`attention_layers` found, to find it once for many rows.
 
     Raises:
-        AttentionError: A layer or head that the model does not have, more than one adapter, or a walk that could not
-            be proved.
+        AttentionError: A layer that the model does not have.
     """
-    row = _one_row(ids)
-    if lora is not None and lora.adapters != 1:
-        raise AttentionError(f"{lora.adapters} adapters; expected one; use lora.select(i)")
-    chosen = list(sites) if sites is not None and layers is None else _sites(model, layers)
-    names = [name for site in chosen for name in site.modules]
-    blocks = [site.block.name for site in chosen if site.block.layout.kind != "DeltaNet"]
-    # Layers that share keys (Gemma 3n, 4) may leave out tokens whose logits nobody asked for.
-    shares = getattr(model.config.get_text_config(), "num_kv_shared_layers", 0)
-    last = not shares and "logits_to_keep" in inspect.signature(model.forward).parameters
-    options = {"logits_to_keep": 1} if last else {}
-    with recording(model, names, blocks) as record, injector.apply(lora):
-        logits = model(input_ids=torch.tensor([row], device=model.device), use_cache=False, **options).logits
-    kept = None if heads is None else tuple(dict.fromkeys(heads))
-    with torch.no_grad():
-        walked = tuple(walk_layer(model, site, record, lora, kept, model.dtype, len(row)) for site in chosen)
-        return Walk(layers=walked, next_token=logits[0, -1].cpu().double().log_softmax(dim=-1))
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        injector: HookBasedLoRAInjector,
+        layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+    ) -> None:
+        self.model, self.injector = model, injector
+        self.sites = _sites(model, layers)
+        self.heads = None if heads is None else tuple(dict.fromkeys(heads))
+
+    def check_size(self, tokens: int, walks: int) -> None:
+        """Refuse tables that would not fit in memory, before the model runs.
+
+        Raises:
+            AttentionError: It says how large they would be.
+        """
+        configs: list[Any] = [getattr(site.block.module, "config", None) for site in self.sites]
+        widest = max((int(getattr(config, "num_attention_heads", 1)) for config in configs), default=0)
+        count = len(self.sites) * (widest if self.heads is None else len(self.heads)) * walks
+        needed = count * tokens * tokens * (4 * 8 + 1)
+        if needed > _MOST_BYTES:
+            raise AttentionError(
+                f"{tokens} tokens in {len(self.sites)} layers make tables of {needed / 1e9:.1f} GB; expected at most "
+                f"{_MOST_BYTES / 1e9:.1f} GB; choose layers and heads, or a shorter text"
+            )
+
+    def run(self, ids: Sequence[int] | Tensor, lora: LoRAWeights | None = None) -> Walk:
+        """One forward pass of one row, with its attention recomputed and proved.
+
+        Args:
+            ids: Token ids of one row.
+            lora: The one adapter to switch on; None is the base.
+
+        Raises:
+            AttentionError: A head that the model does not have, more than one adapter, or a walk that could not be proved.
+        """
+        row, model = _one_row(ids), self.model
+        if lora is not None and lora.adapters != 1:
+            raise AttentionError(f"{lora.adapters} adapters; expected one; use lora.select(i)")
+        names = [name for site in self.sites for name in site.modules]
+        blocks = [site.block.name for site in self.sites if site.block.layout.kind != "DeltaNet"]
+        # Layers that share keys (Gemma 3n, 4) may leave out tokens whose logits nobody asked for.
+        shares = getattr(model.config.get_text_config(), "num_kv_shared_layers", 0)
+        last = not shares and "logits_to_keep" in inspect.signature(model.forward).parameters
+        options = {"logits_to_keep": 1} if last else {}
+        with recording(model, names, blocks) as record, self.injector.apply(lora):
+            logits = model(input_ids=torch.tensor([row], device=model.device), use_cache=False, **options).logits
+        with torch.no_grad():
+            walked = tuple(
+                walk_layer(model, site, record, lora, self.heads, model.dtype, len(row)) for site in self.sites
+            )
+            return Walk(layers=walked, next_token=logits[0, -1].cpu().double().log_softmax(dim=-1))
 
 
 def capture_ids(
@@ -124,19 +136,20 @@ def capture_ids(
     Args:
         model: The base.
         ids: Token ids of one row.
-        injector: The injector of the model.
+        injector: As for :class:`Walker`.
         lora: One adapter; None captures the base alone.
-        layers: Layers to keep; all by default.
-        heads: Heads to keep; all by default.
+        layers: As for :class:`Walker`.
+        heads: As for :class:`Walker`.
         tokens: The text of each token; its id by default.
 
     Raises:
-        AttentionError: As for :func:`run_walk`; or tables that would take gigabytes.
+        AttentionError: As for :class:`Walker`, or tables that would take gigabytes.
     """
     row = _one_row(ids)
-    _check_size(_sites(model, layers), heads, len(row), 1 if lora is None else 2)
-    base = run_walk(model, row, injector, layers=layers, heads=heads)
-    adapted = None if lora is None else run_walk(model, row, injector, lora, layers=layers, heads=heads)
+    walker = Walker(model, injector, layers, heads)
+    walker.check_size(len(row), 1 if lora is None else 2)
+    base = walker.run(row)
+    adapted = None if lora is None else walker.run(row, lora)
     texts = tuple(tokens) if tokens is not None else tuple(str(i) for i in row)
     return AttentionCapture(ids=tuple(row), tokens=texts, base=base, adapted=adapted)
 
@@ -202,6 +215,11 @@ def capture_attention(
         return capture_ids(lm.model, ids, lm.injector, lora, layers=layers, heads=heads, tokens=tokens)
 
 
+def tokens_alike(tokens: Sequence[str], wanted: str) -> list[int]:
+    """The positions of all tokens with a text, white space around it aside."""
+    return [i for i, token in enumerate(tokens) if wanted in (token, token.strip())]
+
+
 def find_token(tokens: Sequence[str], wanted: str | int | None = None) -> int:
     """The position of a token: by its text, by a word it ends, or by its number; the last one by default.
 
@@ -217,7 +235,7 @@ def find_token(tokens: Sequence[str], wanted: str | int | None = None) -> int:
     if wanted is None:
         return len(tokens) - 1
     if isinstance(wanted, str):
-        alike = [i for i, token in enumerate(tokens) if wanted in (token, token.strip())]
+        alike = tokens_alike(tokens, wanted)
         if alike:
             return alike[-1]
         start = "".join(tokens).rfind(wanted) if wanted.strip() else -1

@@ -23,6 +23,7 @@ RULES = """\
 .pl .box{fill:var(--paper);stroke:var(--line)}.pl .wire{fill:none;stroke:var(--soft);stroke-opacity:.55}
 .pl .trace{fill:none;stroke:var(--soft);stroke-opacity:.3}.pl .stream{fill:none;stroke:var(--hot);stroke-opacity:.5}
 .pl .ground{fill:none;stroke:var(--line);stroke-width:6}
+.pl .line{fill:none;stroke-width:2}.pl .line.hot{stroke:var(--hot)}.pl .line.soft{stroke:var(--soft)}
 """
 STYLE = f".pl{{{LIGHT}}}\n@media (prefers-color-scheme:dark){{.pl{{{DARK}}}}}\n{RULES}"
 _STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
@@ -42,7 +43,7 @@ def plain_zero(value: float, least: float = 5e-5) -> float:
 
 
 def visible_text(text: str, longest: int = 18) -> str:
-    """A token for people: line ends and spaces shown, control characters replaced, cut when long."""
+    """A readable form of a token: line ends and spaces are shown, control characters replaced, long tokens cut."""
     shown = text.replace("\r", "\u240d").replace("\n", "\u23ce").replace("\t", "\u21e5")
     shown = "".join(c if c.isprintable() else "\ufffd" for c in shown)
     shown = (
@@ -56,7 +57,7 @@ def visible_text(text: str, longest: int = 18) -> str:
 
 
 def safe_text(text: str) -> str:
-    """A text as HTML and XML take it: escaped, and without control characters or marks that turn the direction."""
+    """A text that is valid in HTML and XML: escaped, without control characters and marks that change the direction."""
     return escape("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text), quote=True)
 
 
@@ -115,7 +116,7 @@ def heat_map(
     cell: tuple[int, int] = (20, 16),
     pick: Pick | None = None,
 ) -> str:
-    """A table of numbers as coloured cells: the stronger, the larger the number.
+    """A table of numbers as coloured cells; larger numbers have stronger colours.
 
     Args:
         values: ``[rows, columns]``; NaN leaves a cell empty.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from promptlora.errors import AttentionError
-from promptlora.inspect.values import AttentionCapture, Layer, Walk, jensen_shannon
+from promptlora.inspect.values import LAYER_VECTORS, AttentionCapture, Layer, Walk, jensen_shannon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +60,7 @@ class Side:
         for name, value in vars(self).items():
             values[name] = value.tolist() if isinstance(value, Tensor) else value
         values["masked"] = [None if v == -torch.inf else v for v in self.masked.tolist()]
-        values["shares"] = {
-            role: {"base_norm": base, "delta_norm": delta, "share": share}
-            for role, (base, delta, share) in self.shares.items()
-        }
+        values["shares"] = _named(self.shares)
         return values
 
 
@@ -126,18 +123,49 @@ class TokenLife:
         }
 
 
+def projection_shares(layer: Layer, token: int) -> dict[str, tuple[float, float, float]]:
+    """Role to the norms of base and delta of its projection at a token, and the delta's share."""
+    return {
+        role: (float(step.base[token].norm()), float(step.delta[token].norm()), float(step.share[token]))
+        for role, step in layer.projections.items()
+    }
+
+
+def _named(shares: Mapping[str, tuple[float, float, float]]) -> dict[str, dict[str, float]]:
+    return {
+        role: {"base_norm": base, "delta_norm": delta, "share": share} for role, (base, delta, share) in shares.items()
+    }
+
+
+def layer_values(capture: AttentionCapture, layer: int, token: int) -> dict[str, Any]:
+    """What a layer without softmax weights has to show for one token, as plain values for JSON."""
+
+    def side(one: Layer) -> dict[str, Any]:
+        vectors = {name: getattr(one, name) for name in LAYER_VECTORS}
+        lists = {name: None if vector is None else vector[token].tolist() for name, vector in vectors.items()}
+        return {"shares": _named(projection_shares(one, token)), **lists}
+
+    base, adapted = capture.base[layer], None if capture.adapted is None else capture.adapted[layer]
+    return {
+        "tokens": list(capture.tokens),
+        "token": token,
+        "layer": layer,
+        "kind": base.kind,
+        "note": base.note,
+        "base": side(base),
+        "adapted": None if adapted is None else side(adapted),
+        "difference": capture.difference,
+    }
+
+
 def _side(layer: Layer, token: int, head: int) -> Side:
     part = layer.softmax
     if part is None:
         raise AttentionError(f"layer {layer.layer}: {layer.note}; choose another layer")
     at = part.at(head)
-    shares = {
-        role: (float(step.base[token].norm()), float(step.delta[token].norm()), float(step.share[token]))
-        for role, step in layer.projections.items()
-    }
     return Side(
         x=layer.x[token],
-        shares=shares,
+        shares=projection_shares(layer, token),
         q_before=part.q_before[at, token],
         q_normed=None if part.q_normed is None else part.q_normed[at, token],
         q=part.q[at, token],

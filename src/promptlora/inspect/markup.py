@@ -58,7 +58,7 @@ def figure(svg: str) -> str:
 
 
 def figures(drawn: Sequence[str]) -> str:
-    """Figures beside one another, as many as fit."""
+    """Figures side by side, as many as fit in a row."""
     return f'<div class="figures">{"".join(map(figure, drawn))}</div>'
 
 

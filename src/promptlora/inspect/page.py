@@ -5,9 +5,6 @@ It knows what is shown (a token's life, an ablation, a space of adapters); every
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import torch
 from torch import Tensor
 
 from promptlora.inspect.ablation import Ablation
@@ -16,37 +13,11 @@ from promptlora.inspect.flow import flow_diagram
 from promptlora.inspect.folding import Fold
 from promptlora.inspect.life import TokenLife, change_map
 from promptlora.inspect.markup import figure, figures, html_page, note, pair, signed, table
+from promptlora.inspect.sections import Section, ablation_section, layer_sections, token_sections
 from promptlora.inspect.space import AdapterSpace
-from promptlora.inspect.values import LAYER_VECTORS, TOKEN_VECTORS, AttentionCapture
+from promptlora.inspect.values import AttentionCapture
 
 # --- one token ---------------------------------------------------------------------------------------------
-
-
-def _keys_table(life: TokenLife) -> str:
-    sides = [side for side in (life.base, life.adapted) if side is not None]
-    names = pair(["base", "adapted"]) if len(sides) > 1 else ""
-    columns = ["q·k", f"×&nbsp;{life.scaling:.4g}", *(["capped"] if life.softcap is not None else []), "weight"]
-    head = ["key", *(f"{column}{names}" for column in columns), *(["change"] if len(sides) > 1 else [])]
-    rows = []
-    for i, token in enumerate(life.tokens):
-        hidden = [float(side.masked[i]) == -torch.inf for side in sides]
-        row = [f"{i} <code>{safe_text(visible_text(token, 40))}</code>"]
-        row.append(pair([f"{float(side.raw[i]):.3f}" for side in sides]))
-        row.append(pair([f"{float(side.scaled[i]):.3f}" for side in sides]))
-        if life.softcap is not None:
-            row.append(pair(["" if h else f"{float(s.masked[i]):.3f}" for s, h in zip(sides, hidden, strict=True)]))
-        weights = [
-            '<span class="soft">masked</span>' if h else f"{float(s.weights[i]):.4f}"
-            for s, h in zip(sides, hidden, strict=True)
-        ]
-        row.append(pair(weights))
-        if life.change is not None:
-            change = float(life.change[i])
-            row.append(signed(change) if change else "")
-        rows.append(row)
-    sums = pair([f"{float(side.weights.sum()) + side.sink:.6f}" for side in sides])
-    total = ["sum of the row", *[""] * (len(columns) - 1), sums, *([""] if len(sides) > 1 else [])]
-    return table(head, [*rows, total], here=life.token)
 
 
 _DISTANCE = (
@@ -55,37 +26,24 @@ _DISTANCE = (
 )
 
 
-def _added(shares: Mapping[str, tuple[float, float, float]]) -> list[str]:
-    """How much the adapter adds to each projection: lengths of base and delta, and the delta's share."""
-    rows = [
-        [safe_text(role), f"{base:.3f}", f"{delta:.3f}", f"{100 * share:.2f} %"]
-        for role, (base, delta, share) in shares.items()
-    ]
-    return [
-        "<h2>What the adapter adds to each projection, at this token</h2>",
-        note("The share is the length of what is added, of both lengths together."),
-        table(["projection", "length of base", "length of what is added", "share"], rows),
-    ]
-
-
-def _of(side: object | None, name: str) -> Tensor | None:
-    found: Tensor | None = None if side is None else getattr(side, name)
-    return found
-
-
-def _vectors_table(vectors: Sequence[tuple[str, Tensor | None, Tensor | None]]) -> str:
-    """Lengths of vectors of base and adapted, and how much they differ; those that the model lacks are left out."""
-    both = any(other is not None for _, _, other in vectors)
+def _drawn(section: Section, first: str = "") -> list[str]:
+    """A section as a heading, a note and a table, with a figure before the table if there is one."""
+    sides = pair(section.sides) if len(section.sides) > 1 else ""
+    head = [safe_text(column.name) + (sides if column.sided else "") for column in section.columns]
     rows = []
-    for words, base, other in vectors:
-        if base is None or (both and other is None):
-            continue
-        row = [f"{words} ({len(base)} numbers)", f"{float(base.norm()):.3f}"]
-        if other is not None:
-            similar = float(torch.nn.functional.cosine_similarity(base, other, dim=0))
-            row += [f"{float(other.norm()):.3f}", f"{float((other - base).norm()):.3f}", f"{similar:.3f}"]
-        rows.append(row)
-    return table(["vector", *(["length, base", "adapted", "of difference", "cosine"] if both else ["length"])], rows)
+    for cells, row in zip(section.texts(), section.rows, strict=True):
+        drawn = []
+        for column, texts, values in zip(section.columns, cells, row, strict=True):
+            value = values[0]
+            if column.signed and isinstance(value, float) and texts[0]:
+                drawn.append(signed(value))
+            elif column.text:
+                drawn.append(f"<code>{safe_text(texts[0])}</code>")
+            else:
+                drawn.append(pair([safe_text(text) for text in texts]))
+        rows.append(drawn)
+    told = [note(section.note)] if section.note else []
+    return [f"<h2>{safe_text(section.title)}</h2>", *told, first, table(head, rows, here=section.here)]
 
 
 def _opening(capture: AttentionCapture, token: int, place: str, prompt: str | None) -> list[str]:
@@ -132,21 +90,12 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
             for name, some in (("Gained most attention", gains), ("Lost most", losses))
         ]
         body.append(f"<p>{'. '.join(words)}.</p>")
-    sink = life.base.sink or (life.adapted.sink if life.adapted is not None else 0.0)
+    *before, vectors = token_sections(life)
+    for section in before:
+        body += _drawn(section)
+    flow = figure(flow_diagram(life, Fold.of(life.tokens, [False] * len(life.tokens))))
     body += [
-        "<h2>Every key</h2>",
-        note(
-            "q·k says how well each key fits this token's query. It is multiplied by the scale; later tokens are masked; "
-            "the softmax makes weights of what is left, which sum to 1"
-            + (", with what goes to no token (the sink)." if sink else ".")
-        ),
-        _keys_table(life),
-        *([] if life.adapted is None else _added(life.adapted.shares)),
-        "<h2>From x to the new x</h2>",
-        figure(flow_diagram(life, Fold.of(life.tokens, [False] * len(life.tokens)))),
-        _vectors_table(
-            [(words, getattr(life.base, name), _of(life.adapted, name)) for name, words in TOKEN_VECTORS.items()]
-        ),
+        *_drawn(vectors, first=flow),
         "<h2>The whole head</h2>",
         note("A row for each token that looks, a column for each that is looked at; this token's row is framed."),
     ]
@@ -203,22 +152,11 @@ def layer_page(capture: AttentionCapture, layer: int, token: int, prompt: str | 
         token: The position that is followed.
         prompt: The prompt of the adapter.
     """
-    base, other = capture.base[layer], None if capture.adapted is None else capture.adapted[layer]
-    shares = {
-        role: (float(step.base[token].norm()), float(step.delta[token].norm()), float(step.share[token]))
-        for role, step in (other or base).projections.items()
-    }
-    vectors = []
-    for name, words in LAYER_VECTORS.items():
-        first, second = getattr(base, name), _of(other, name)
-        vectors.append((words, None if first is None else first[token], None if second is None else second[token]))
+    told = capture.base[layer].note
     body = _opening(capture, token, f"Layer {layer}", prompt)
-    body += [
-        f"<p>{safe_text(base.note[:1].upper() + base.note[1:])}.</p>",
-        *([] if other is None else _added(shares)),
-        "<h2>From x to the new x</h2>",
-        _vectors_table(vectors),
-    ]
+    body.append(f"<p>{safe_text(told[:1].upper() + told[1:])}.</p>")
+    for section in layer_sections(capture, layer, token):
+        body += _drawn(section)
     return html_page(_life_of(capture, token), body)
 
 
@@ -232,16 +170,7 @@ def ablation_page(found: Ablation, prompt: str | None = None) -> str:
     if prompt is not None:
         body.append(f"<p>Prompt: <q>{safe_text(prompt)}</q></p>")
     attention, output = found.by_layer(), found.outputs_by_layer()
-    head = ["adapter on for", "attention (JS distance)", "output of o (relative)", "next token (KL, nats)"]
-    rows = []
-    for i, choice in enumerate(found.choices):
-        changed = f"{float(attention[:, i].mean()):.4f}" if found.layers else "no softmax"
-        row = [choice, changed, f"{float(output[:, i].mean()):.4f}", f"{found.next_token[choice]:.4f}"]
-        rows.append([*row, f"{found.score[choice]:.1f}"] if found.score else row)
-    if found.score:
-        head.append("score")
-        rows.insert(0, ["nothing (base)", "0", "0", "0", f"{found.score['base']:.1f}"])
-    body += ["<h2>Mean over layers</h2>", table(head, rows), "<h2>Layers by projections</h2>"]
+    body += [*_drawn(ablation_section(found)), "<h2>Layers by projections</h2>"]
     body.append(
         note(
             f"{_DISTANCE}. In the first layer v alone and o alone change no attention: it is settled before they come in. "
@@ -298,5 +227,5 @@ def space_page(space: AdapterSpace) -> str:
                 f"{float(space.norm[i]):.3f}",
             ]
         )
-    body += ["<h2>Nearest prompts</h2>", table(["", "prompt", "nearest", "norm of update"], rows)]
+    body += ["<h2>Nearest prompts</h2>", table(["#", "prompt", "nearest", "norm of update"], rows)]
     return html_page("The space of adapters", body)

@@ -1,4 +1,4 @@
-"""What a model computes in one forward, written down as it passes: hooks on modules, and the attention function.
+"""Records what a model computes in one forward pass, with hooks on modules and around the attention function.
 
 The tensors that attention works with (q and k after norm and rotary embedding, the mask, the scale) exist only
 inside a module's ``forward``. transformers hands them to a function that each module looks up by
@@ -37,7 +37,7 @@ class AttentionCall:
 
 @dataclass
 class Record:
-    """Inputs and outputs of modules by their name, and the calls of attention functions by their block's."""
+    """Inputs and outputs of modules by their name, and the calls of attention functions by the name of their block."""
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Record:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """A copy, since the model may go on writing into it."""
+    """A copy, because the model may write into the tensor later."""
     return tensor.detach().clone()
 
 
@@ -69,7 +69,7 @@ def _hook(record: Record, name: str) -> tuple[Callable[..., None], Callable[...,
 
 @contextmanager
 def _noting_calls(record: Record, blocks: dict[int, str]) -> Iterator[None]:
-    """Replace the lookup of attention functions by one that notes the calls of these blocks."""
+    """Replace the lookup of attention functions by one that records the calls of these blocks."""
     with _PATCH:
         lookup = AttentionInterface.get_interface
 
@@ -106,7 +106,7 @@ def _noting_calls(record: Record, blocks: dict[int, str]) -> Iterator[None]:
 
 @contextmanager
 def recording(model: nn.Module, names: Sequence[str], blocks: Sequence[str]) -> Iterator[Record]:
-    """Note what passes through a model inside ``with``.
+    """Record what passes through a model inside ``with``.
 
     Args:
         model: The model; it is put in evaluation mode meanwhile.

@@ -44,7 +44,7 @@ class AdapterSpace:
         prompts: The prompts.
         groups: The task of each; empty texts where none is known.
         cosine: Cosine similarity of the updates, ``[n, n]``.
-        cosine_centred: The same with the mean update taken off: what differs between prompts, without what all of
+        cosine_centred: The same after the mean update is subtracted: what differs between prompts, without what all of
             their adapters have in common.
         norm: Frobenius norm of each update, ``[n]``.
         points: A map in two dimensions, ``[n, 2]``, by classical MDS of ``cosine_centred``.

@@ -1,6 +1,6 @@
-"""What a captured walk through attention is made of: frozen values, all tensors float64 on the CPU.
+"""The values of a captured walk through attention: frozen dataclasses whose tensors are float64 on the CPU.
 
-They say what each step held and know nothing of how it was captured or proved.
+They hold the result of each step, and know nothing of how it was captured or proved.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ProjectionStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Softmax:
-    """The part of a layer that looks at other tokens, for the chosen heads.
+    """The part of a layer that attends to other tokens, for the chosen heads.
 
     ``before`` is what leaves the projection, split into heads; ``normed`` the same after the q or k norm (None
     where the model has none, or norms after the rotary embedding); ``q`` and ``k`` are those that meet. Each key
@@ -138,7 +138,7 @@ class Layer:
         x: What enters the block (after the input norm), ``[tokens, hidden]``.
         projections: Role to its step.
         softmax: None for a DeltaNet, which has no softmax weights.
-        into_o: What enters o, ``[tokens, o's in]``, all heads beside one another.
+        into_o: What enters o, ``[tokens, o's in]``, all heads concatenated.
         out: What leaves o, ``[tokens, hidden]``.
         written: What is added to the residual: ``out``, or its norm in models that norm after attention.
         residual_before: The residual stream as it enters the layer, ``[tokens, hidden]``; of several (Gemma 3n) the first.

@@ -32,7 +32,7 @@ _NORM = re.compile(r"(q|k|query|key)_?(norm|layernorm|ln)")
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """An attention block and where it stands: its layer's number and module, and the modules around it."""
+    """An attention block and its place in the model: the number and the module of its layer, and the modules around it."""
 
     layer: int
     block: Block
@@ -49,7 +49,7 @@ class Site:
 
 
 def find_site(model: nn.Module, block: Block) -> Site:
-    """Where an attention block stands in its model.
+    """Find the place of an attention block in its model.
 
     Raises:
         AttentionError: A block that is not part of a list of layers.
@@ -77,7 +77,7 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 class _Proof:
-    """Compares what was recomputed with what the model computed, and keeps the largest relative difference."""
+    """Compares recomputed tensors with those of the model, and keeps the largest relative difference."""
 
     def __init__(self, place: str, dtype: torch.dtype) -> None:
         self.place, self.tolerance, self.largest = place, _TOLERANCE.get(dtype, 4e-2), 0.0
@@ -100,7 +100,7 @@ class _Proof:
 
 
 def _same(ours: Tensor, theirs: Tensor | None, tolerance: float) -> bool:
-    """Whether two tensors are one, up to rounding."""
+    """Whether two tensors are equal, up to rounding."""
     if theirs is None or ours.numel() != theirs.numel():
         return False
     theirs = _double(theirs).reshape(ours.shape)
@@ -274,7 +274,7 @@ def _softmax_part(
 
 
 def _chosen(part: Softmax, heads: tuple[int, ...]) -> Softmax:
-    """The same for some heads."""
+    """The chosen heads only."""
     if heads == part.heads:
         return part
     rows = list(heads)

@@ -2,4 +2,5 @@
 
 from promptlora.lora.forms import Free as Free
 from promptlora.lora.forms import Shared as Shared
+from promptlora.lora.origin import AdapterOrigin as AdapterOrigin
 from promptlora.lora.weights import LoRAWeights as LoRAWeights

@@ -33,7 +33,7 @@ class Free(NamedTuple):
 
     @property
     def shared_nbytes(self) -> int:
-        """Bytes that all adapters have in common: none."""
+        """Bytes that all adapters share: none in this form."""
         return 0
 
     def pair(self) -> tuple[Tensor, Tensor]:
@@ -41,19 +41,19 @@ class Free(NamedTuple):
         return self.A, self.B
 
     def take(self, index: tuple[int, ...]) -> Free:
-        """The adapters of an index: views where it is a run."""
+        """The adapters of an index; views if the index is contiguous."""
         return Free(take_rows(self.A, index), take_rows(self.B, index))
 
     def map(self, change: Change) -> Free:
-        """The same form of changed tensors."""
+        """The same form, with every tensor changed by a function."""
         return Free(change(self.A), change(self.B))
 
     def times(self, factor: float) -> Free:
-        """The update times a number."""
+        """The update multiplied by a number."""
         return Free(self.A, self.B * factor)
 
     def problem(self) -> str | None:
-        """What does not fit together, in words."""
+        """A description of what does not fit together."""
         A, B = self
         if A.ndim != 3 or B.ndim != 3:
             return (
@@ -63,7 +63,7 @@ class Free(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """A ``[in, rank]`` and B ``[rank, out]`` of all adapters, and a core C ``[adapters, rank, rank]`` of each.
+    """A ``[in, rank]`` and B ``[rank, out]``, shared by all adapters, and one core per adapter, C ``[adapters, rank, rank]``.
 
     The update is ``A @ C @ B``. A C of ``[adapters, rank]`` holds the diagonals of diagonal cores.
     """
@@ -79,7 +79,7 @@ class Shared(NamedTuple):
 
     @property
     def diagonal(self) -> bool:
-        """Whether C holds diagonals alone."""
+        """Whether C holds only diagonals."""
         return self.C.ndim == 2
 
     @property
@@ -89,32 +89,32 @@ class Shared(NamedTuple):
 
     @property
     def shared_nbytes(self) -> int:
-        """Bytes that all adapters have in common: the factors."""
+        """Bytes that all adapters share: the factors."""
         return self.A.nbytes + self.B.nbytes
 
     def pair(self) -> tuple[Tensor, Tensor]:
-        """A ``[adapters, in, rank]``, a view that repeats the one there is, and ``C @ B`` ``[adapters, rank, out]``."""
+        """A ``[adapters, in, rank]``, a view that repeats the shared A, and ``C @ B`` ``[adapters, rank, out]``."""
         B = self.C[..., None] * self.B if self.diagonal else self.C @ self.B
         return self.A.expand(self.adapters, -1, -1), B
 
     def take(self, index: tuple[int, ...]) -> Shared:
-        """The adapters of an index; the factors stay."""
+        """The adapters of an index; the factors are the same."""
         return Shared(self.A, self.B, take_rows(self.C, index))
 
     def map(self, change: Change) -> Shared:
-        """The same form of changed tensors."""
+        """The same form, with every tensor changed by a function."""
         return Shared(change(self.A), change(self.B), change(self.C))
 
     def times(self, factor: float) -> Shared:
-        """The update times a number, which goes into the cores."""
+        """The update multiplied by a number; the factor goes into the cores."""
         return Shared(self.A, self.B, self.C * factor)
 
     def full(self) -> Tensor:
-        """The cores ``[adapters, rank, rank]``, diagonal ones with their zeros."""
+        """The cores ``[adapters, rank, rank]``, with diagonal cores expanded to matrices."""
         return torch.diag_embed(self.C) if self.diagonal else self.C
 
     def problem(self) -> str | None:
-        """What does not fit together, in words."""
+        """A description of what does not fit together."""
         A, B, C = self
         if A.ndim != 2 or B.ndim != 2 or C.ndim not in (2, 3):
             return (
@@ -133,7 +133,7 @@ Form = Free | Shared
 
 
 def take_rows(tensor: Tensor, index: tuple[int, ...], at: Tensor | None = None) -> Tensor:
-    """Rows of a tensor: the tensor itself or a view where they are a run, else a copy.
+    """Rows of a tensor: the tensor itself or a view if the rows are contiguous, otherwise a copy.
 
     Args:
         tensor: Any tensor.
@@ -148,7 +148,7 @@ def take_rows(tensor: Tensor, index: tuple[int, ...], at: Tensor | None = None) 
 
 
 def concatenated(forms: Sequence[Form]) -> Form:
-    """The adapters of several forms after one another; shared where all have the same factors."""
+    """The adapters of several forms, concatenated; in shared form if all have the same factors."""
     shared = _with_the_same_factors(forms)
     if shared is not None:
         return Shared(shared[0].A, shared[0].B, torch.cat(_cores(shared)))
@@ -174,12 +174,12 @@ def summed(forms: Sequence[Form], factors: Sequence[float]) -> Form:
 
 
 def _cores(forms: Sequence[Shared]) -> list[Tensor]:
-    """The cores of several forms, diagonals only where all are."""
+    """The cores of several forms; diagonals only if all of them are diagonal."""
     return [form.C for form in forms] if len({form.diagonal for form in forms}) == 1 else [f.full() for f in forms]
 
 
 def _with_the_same_factors(forms: Sequence[Form]) -> list[Shared] | None:
-    """The forms, where all are shared and have the same factors."""
+    """The forms, if all are shared and have the same factors."""
     shared = [form for form in forms if isinstance(form, Shared)]
     same = len(shared) == len(forms) and all(
         _same(form.A, shared[0].A) and _same(form.B, shared[0].B) for form in shared
@@ -188,7 +188,7 @@ def _with_the_same_factors(forms: Sequence[Form]) -> list[Shared] | None:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are one, or hold the same numbers where no gradient would be lost by taking one of them."""
+    """Whether two tensors are the same object, or are equal and neither needs a gradient, so that one can replace the other."""
     if a is b:
         return True
     if a.shape != b.shape or a.requires_grad != b.requires_grad or a.is_meta or b.is_meta:

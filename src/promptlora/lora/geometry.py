@@ -48,7 +48,7 @@ def _shared_products(form: Shared) -> Tensor:
 
 
 def cosines(products: Tensor) -> Tensor:
-    """Cosine similarities from inner products ``[n, n]``; an update of zero is alike to nothing."""
+    """Cosine similarities from inner products ``[n, n]``; the similarity of a zero update is 0."""
     norms = products.diagonal().clamp_min(0.0).sqrt()
     bottom = norms[:, None] * norms[None, :]
     similar = torch.where(bottom > 0, products / bottom.clamp_min(1e-300), 0.0).clamp(-1.0, 1.0)
@@ -56,7 +56,7 @@ def cosines(products: Tensor) -> Tensor:
 
 
 def centred(products: Tensor) -> Tensor:
-    """Inner products of the same vectors with their mean taken off (double centring)."""
+    """Inner products of the same vectors after their mean is subtracted (double centring)."""
     rows = products.mean(dim=0, keepdim=True)
     return products - rows - rows.T + products.mean()
 
@@ -77,7 +77,7 @@ class Spread:
 
 @torch.no_grad()
 def spread(lora: LoRAWeights) -> Spread:
-    """The spread of two adapters or more, from products of rank by rank."""
+    """The spread of two or more adapters, computed from rank-by-rank products."""
     products = update_products(lora)
     mean = float(products.mean())
     variance = float(products.diagonal().mean()) - mean

@@ -1,4 +1,4 @@
-"""``LoRAWeights`` as one safetensors file: ``name.lora_A`` and ``name.lora_B``, with shared factors ``name.lora_C`` too.
+"""``LoRAWeights`` as one safetensors file: ``name.lora_A`` and ``name.lora_B``, and, with shared factors, ``name.lora_C``.
 
 It knows the file's keys and metadata; what the matrices mean is ``LoRAWeights``' matter.
 """
@@ -33,7 +33,7 @@ def write_forms(
     base_model: str | None = None,
     provenance: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write forms to one file, whole or not at all."""
+    """Write forms to one file, atomically."""
     tensors = {
         f"{name}.lora_{letter}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, form in forms.items()  # copies: safetensors refuses tensors that share memory

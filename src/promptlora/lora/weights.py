@@ -18,6 +18,7 @@ from torch import Tensor
 
 from promptlora.errors import LoRAError, PromptLoRAError
 from promptlora.lora.forms import Form, Free, Shared, concatenated, summed
+from promptlora.lora.origin import AdapterOrigin, ChatFiles
 from promptlora.lora.storage import read_forms, read_metadata_projections, read_provenance, read_scaling, write_forms
 from promptlora.projections import Projection
 
@@ -29,7 +30,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     """LoRA matrices for a set of projections and a number of adapters.
 
     ``lora[name]`` is the pair ``(A [adapters, in, rank], B [adapters, rank, out])``, whatever the storage form: of
-    shared factors A is a view that repeats the one there is, and B is ``C @ B``. A selection (:meth:`select`) shares
+    shared factors A is a view that repeats the shared A, and B is ``C @ B``. A selection (:meth:`select`) shares
     the stored matrices and keeps only an index of rows to adapters, so that many rows can use one adapter without a copy.
 
     Args:
@@ -40,6 +41,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         projections: Where the names live in the base model; only exports of fused modules need it.
         base_model: Hub id or path of the base, which exports name; None where it is not known.
         provenance: What is known of how each stored adapter came about, as values that JSON takes.
+        chat: What writes the base's tokenizer and chat template into exported folders; not kept in files.
 
     Raises:
         LoRAError: Matrices that do not fit together; the message names the projection.
@@ -54,6 +56,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         projections: Sequence[Projection] | None = None,
         base_model: str | None = None,
         provenance: Sequence[Mapping[str, Any]] | None = None,
+        chat: ChatFiles | None = None,
     ) -> None:
         if not matrices:
             raise LoRAError("matrices is empty: expected at least one projection name with its A and B")
@@ -64,7 +67,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         if not math.isfinite(self.scaling):
             raise LoRAError(f"scaling is {scaling}; expected a finite number, alpha / rank")
         self.projections = tuple(projections) if projections is not None else None
-        self.base_model = base_model
+        self.base_model, self.chat = base_model, chat
         self.stored_adapters = _adapters(self._forms)
         self._provenance = None if provenance is None else tuple(map(dict, provenance))
         if self._provenance is not None and len(self._provenance) != self.stored_adapters:
@@ -107,8 +110,8 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return cls(forms, scaling, index=index, projections=projections)
 
     def _origin(self) -> dict[str, Any]:
-        """What a LoRA that is made from this one keeps: where its names live."""
-        return {"projections": self.projections, "base_model": self.base_model}
+        """What a LoRA made from this one inherits: its projections, and the name and chat files of its base."""
+        return {"projections": self.projections, "base_model": self.base_model, "chat": self.chat}
 
     __eq__ = object.__eq__  # a mapping compares values; tensors have no single truth
     __hash__ = object.__hash__
@@ -116,7 +119,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     # --- mapping -------------------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
-        """A ``[adapters, in, rank]`` and B ``[adapters, rank, out]`` of the selected adapters."""
+        """Return A ``[adapters, in, rank]`` and B ``[adapters, rank, out]`` of the selected adapters."""
         return self.chosen(name).pair()
 
     def chosen(self, name: str) -> Form:
@@ -151,6 +154,11 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     def provenance(self) -> tuple[dict[str, Any], ...]:
         """How each selected adapter came about (``PromptLoRA.refine`` records it); empty where nothing is known."""
         return tuple({} if self._provenance is None else self._provenance[i] for i in self.index)
+
+    @property
+    def origins(self) -> tuple[AdapterOrigin | None, ...]:
+        """The prompt and the hypernetwork of each adapter, as :attr:`provenance` tells; None where it names no prompt."""
+        return tuple(AdapterOrigin.of(entry) for entry in self.provenance)
 
     @property
     def is_shared(self) -> bool:
@@ -193,7 +201,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return sum(form.shared_nbytes for form in self._forms.values())
 
     def free(self) -> LoRAWeights:
-        """The selected adapters in the free form, each with an A and a B; itself where it has that form."""
+        """The selected adapters in the free form, each with its own A and B; the same object if it has that form already."""
         if all(isinstance(form, Free) for form in self._forms.values()):
             return self
         return LoRAWeights(dict(self.items()), self.scaling, provenance=self.provenance, **self._origin())
@@ -206,7 +214,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     # --- algebra -------------------------------------------------------------------------------------
 
     def _map(self, change: Callable[[Form], Form], scaling: float) -> LoRAWeights:
-        """The same selection of changed forms, so that a shared adapter is changed and kept once."""
+        """The same selection with changed forms; an adapter that is selected several times is changed and stored once."""
         forms = {name: change(form) for name, form in self._forms.items()}
         return LoRAWeights(forms, scaling, index=self.index, provenance=self._provenance, **self._origin())
 
@@ -231,7 +239,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
 
     @staticmethod
     def stack(loras: Sequence[LoRAWeights]) -> LoRAWeights:
-        """Put the adapters of several LoRAs after one another (concatenate along the adapter axis).
+        """Concatenate the adapters of several LoRAs along the adapter axis.
 
         Projections whose factors are the same in all of them stay in shared form.
 

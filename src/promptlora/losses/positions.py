@@ -1,6 +1,6 @@
 """What all losses on tokens share: answer positions, the language model's head in chunks, means over tokens or rows.
 
-It does not know what a loss measures: that is a function of logits, one value a position.
+It does not know what a loss measures; a loss is a function of logits that returns one value per position.
 """
 
 from __future__ import annotations

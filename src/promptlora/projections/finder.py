@@ -104,7 +104,7 @@ def module_shape(module: nn.Module) -> tuple[int, int] | None:
 
 
 def _layout_of(module: nn.Module, table: dict[str, Layout]) -> Layout | None:
-    """The layout of a module's class; a subclass that leaves ``forward`` alone has that of its base."""
+    """The layout of a module's class; a subclass that does not override ``forward`` has the layout of its base class."""
     for kind in type(module).__mro__:
         if kind.__name__ in table:
             return table[kind.__name__]
@@ -179,7 +179,7 @@ def find_blocks(model: nn.Module, layouts: Sequence[Layout] = ()) -> list[Block]
 
 
 def _spans(repeats: int, widths: tuple[int, ...], part: int) -> tuple[tuple[int, int], ...]:
-    """The rows of one part, in as few spans as there can be."""
+    """The rows of one part, in as few spans as possible."""
     stride, before = sum(widths), sum(widths[:part])
     spans: list[tuple[int, int]] = []
     for repeat in range(repeats):
@@ -227,7 +227,7 @@ def _source_projections(block: Block, source: Source) -> Iterator[Projection]:
 
 
 def block_projections(block: Block) -> list[Projection]:
-    """All parts of one block: q, k, v, o first, then the others as its layout has them.
+    """All parts of one block: q, k, v and o first, then the others in the order of its layout.
 
     Raises:
         ProjectionError: A block that does not fit its layout.

@@ -1,4 +1,4 @@
-"""How each family of models lays q, k, v and o out in its attention modules: one table, one entry a family.
+"""How each model family lays out q, k, v and o in its attention modules: one table with one entry per family.
 
 A ``Layout`` belongs to one attention class and says, for each module inside it, which parts its output
 holds and in which order. A class that is not in the table is refused, never guessed, since shapes do not

@@ -88,7 +88,7 @@ def read_projections(values: Any) -> list[Projection]:
 
 
 def check_names(projections: Iterable[Projection]) -> None:
-    """Refuse two projections of one name: one would silently stand for the other.
+    """Refuse two projections with the same name, because one would silently replace the other.
 
     Raises:
         ProjectionError: It names them.

@@ -10,8 +10,10 @@ from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 
 from promptlora.engine import AdapterEntry
+from promptlora.hypernet.distance import PromptDistance
 from promptlora.lora import LoRAWeights
 from promptlora.server.adapters_schema import (
     Adapter,
@@ -33,7 +35,7 @@ _ZIP: dict[int | str, dict[str, Any]] = {
 }
 
 
-def described(entry: AdapterEntry) -> Adapter:
+def described(entry: AdapterEntry, distance: PromptDistance | None) -> Adapter:
     """A stored adapter as its owner sees it."""
     return Adapter(
         id=entry.key,
@@ -44,7 +46,8 @@ def described(entry: AdapterEntry) -> Adapter:
         prompt_tokens=entry.prompt_tokens,
         in_context=entry.in_context,
         refined=entry.refined,
-        distance=None,
+        distance=None if distance is None else distance.distance,
+        far=None if distance is None else distance.far,
     )
 
 
@@ -53,7 +56,7 @@ def peft_zip(lora: LoRAWeights, pad_rank: int | str | None) -> bytes:
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory(prefix="promptlora-peft-") as place:
         folder = Path(place) / "adapter"
-        lora.save_peft(folder, pad_rank=pad_rank)
+        lora.save_peft(folder, pad_rank=pad_rank, card=False)  # vLLM has its own tokenizer
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
             for file in sorted(folder.iterdir()):
                 archive.write(file, file.name)
@@ -76,7 +79,7 @@ def routes(service: Service) -> APIRouter:
             raise ApiError(400, "steps: nothing to refine on. Expected rows or inputs beside them.", param="steps")
         entry = await service.write(owner, body.prompt, body.examples, body.in_context)
         if not body.rows and not body.inputs:
-            return described(entry)
+            return described(entry, await service.measure(entry.key, body.prompt))
         job = service.jobs.start(owner, refining(service, owner, body, entry))
         return JSONResponse(job_answer(job).model_dump(), status_code=202)
 
@@ -89,7 +92,7 @@ def routes(service: Service) -> APIRouter:
     @router.get("/adapters/{id}", response_model=Adapter)
     async def retrieve_adapter(request: Request, id: str) -> Adapter:
         """One adapter."""
-        return described(await service.find(request.state.owner, id))
+        return described(await service.find(request.state.owner, id), service.distance(id))
 
     @router.delete("/adapters/{id}", response_model=Deleted)
     async def delete_adapter(request: Request, id: str) -> Deleted:
@@ -110,7 +113,7 @@ def routes(service: Service) -> APIRouter:
         """The adapter as a zip of a PEFT folder, which PEFT and vLLM load."""
         entry = await service.find(request.state.owner, id)
         rank = int(pad_rank) if pad_rank and pad_rank.isdecimal() else pad_rank
-        packed = await service.aside(peft_zip, entry.lora, rank)
+        packed = await run_in_threadpool(peft_zip, entry.lora, rank)
         name = f'attachment; filename="adapter-{entry.key[:12]}.zip"'
         return Response(packed, media_type="application/zip", headers={"Content-Disposition": name})
 

@@ -48,7 +48,11 @@ class Adapter(BaseModel):
     in_context: bool
     refined: bool
     distance: float | None = Field(
-        description="Distance of the prompt to the training prompts; null where it is not known."
+        description="One minus the cosine of the prompt to the nearest training prompt, from 0 to 2, without examples; null where "
+        "the hypernetwork or, since it last started, the server does not know it."
+    )
+    far: bool | None = Field(
+        description="Whether the prompt is farther than nine of ten prompts of task categories that were held out of training."
     )
 
 

@@ -61,7 +61,13 @@ def create_app(service: Service, *, drain: float | None = 30.0) -> FastAPI:
         app.include_router(models.routes(service))
         app.include_router(completions.routes(service))
     errors.install(app)
-    app.add_middleware(Gate, keys=settings.api_keys, most_bytes=settings.most_bytes, local=settings.local)
+    app.add_middleware(
+        Gate,
+        keys=settings.api_keys,
+        most_bytes=settings.most_bytes,
+        most_requests=settings.most_requests,
+        local=settings.local,
+    )
     app.add_middleware(Observed, metrics=service.metrics)
     _document(app, with_keys=bool(settings.api_keys))
     return app

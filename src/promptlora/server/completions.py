@@ -17,10 +17,15 @@ from promptlora.server.errors import ApiError
 from promptlora.server.service import WRITER, Chosen, Service
 
 T = TypeVar("T")
+_EVENT = {
+    "type": "object",
+    "properties": {"data": {"type": "string", "description": "A chunk as JSON, or `[DONE]`."}},
+    "required": ["data"],
+}
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream: true` a stream of chunks.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": _EVENT}},
     }
 }
 

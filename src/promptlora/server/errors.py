@@ -88,6 +88,12 @@ class ApiError(Exception):
         return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
 
 
+def too_many(what: str, seconds: int) -> ApiError:
+    """The error of a server that has enough to do."""
+    message = f"Too many {what}. Fix: try again in {seconds} s."
+    return ApiError(429, message, code="queue_full", headers={"Retry-After": str(seconds)})
+
+
 def told(error: BaseException) -> ApiError:
     """Any exception as the error that its client gets; what is no fault of the client says nothing of the inside."""
     if isinstance(error, ApiError):

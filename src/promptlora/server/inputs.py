@@ -90,7 +90,7 @@ def sampling(service: Service, body: ChatRequest | CompletionRequest, ids: list[
     Raises:
         ApiError: An input that leaves no room for an answer.
     """
-    room = min(service.context, service.engine.stats.kv_capacity or service.context) - len(ids)
+    room = service.engine.longest - len(ids)
     if room < 1:
         raise ApiError(
             400,

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
-from promptlora.server.errors import ApiError, told
+from promptlora.server.errors import ApiError, told, too_many
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 _ENDED = ("succeeded", "failed", "cancelled")
@@ -106,10 +106,7 @@ class Jobs:
         with self._lock:
             active = sum(each.status not in _ENDED for each in self._jobs.values())
             if active >= self.most:
-                raise ApiError(
-                    429, f"{active} jobs wait or run. Expected less. Fix: try again later.", code="queue_full",
-                    headers={"Retry-After": "30"},
-                )  # fmt: skip
+                raise too_many("jobs wait or run", 30)
             self._jobs[job.id] = job
             self._forget()
         self._worker.submit(self._run, job, work)

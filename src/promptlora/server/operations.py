@@ -17,6 +17,10 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+def _nothing() -> None:
+    """Work for the engine that is none."""
+
+
 def routes(service: Service) -> APIRouter:
     """The endpoints of operation.
 
@@ -27,7 +31,8 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/health", response_model=Health)
     async def health() -> Health:
-        """Whether the server answers; needs no API key."""
+        """Whether the server and its engine run; 503 where the engine has ended. It needs no API key."""
+        service.engine.between_steps(_nothing)  # refused by an engine that has ended
         return Health()
 
     @router.get(

@@ -6,13 +6,11 @@ import json
 import time
 from dataclasses import replace
 
-from promptlora.adapt.refine import RefineStep
+from promptlora.adapt.refine import RefineSettings, RefineStep
 from promptlora.engine import AdapterEntry
 from promptlora.server.adapters_schema import AdapterRequest
 from promptlora.server.jobs import Progress, Work
 from promptlora.server.service import Service
-
-_STEPS = 40
 
 
 def refining(service: Service, owner: str, body: AdapterRequest, start: AdapterEntry) -> Work:
@@ -26,7 +24,7 @@ def refining(service: Service, owner: str, body: AdapterRequest, start: AdapterE
         body: Prompt, rows, inputs and steps.
         start: Where it begins.
     """
-    steps = body.steps or _STEPS
+    steps = body.steps or RefineSettings().steps
     rows = [{"input": row.input, "outputs": [row.output]} for row in body.rows] if body.rows else None
     inputs = list(body.inputs) if body.inputs else None
     examples = [(example.input, example.output) for example in body.examples]
@@ -51,7 +49,7 @@ def refining(service: Service, owner: str, body: AdapterRequest, start: AdapterE
             )
             progress.check()
             seconds = time.perf_counter() - began
-            service.cache.put(
+            service.store(
                 replace(start, key=key, lora=better, refined=True, created=time.time(), seconds=start.seconds + seconds)
             )
         service.own(owner, key)

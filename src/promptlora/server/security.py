@@ -15,10 +15,11 @@ from starlette.exceptions import HTTPException
 
 from promptlora.errors import ConfigError
 from promptlora.reading import read_text
-from promptlora.server.errors import ApiError
+from promptlora.server.errors import ApiError, too_many
 
 NOBODY = ""  # the owner of everything on a server without keys
 _SHORTEST_KEY = 8
+_OPEN = ("/health",)  # needs no key, and is answered however much there is to do
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -65,14 +66,13 @@ class Gate:
         app: What is guarded.
         keys: The API keys; none lets everyone in.
         most_bytes: Largest body.
+        most_requests: Most requests that are open at one time.
         local: Whether the server is on a loopback address.
-        open_paths: Paths that need no key.
     """
 
-    def __init__(
-        self, app: Any, *, keys: Sequence[str], most_bytes: int, local: bool, open_paths: Sequence[str] = ("/health",)
-    ) -> None:
-        self.app, self.most_bytes, self.open_paths = app, most_bytes, frozenset(open_paths)
+    def __init__(self, app: Any, *, keys: Sequence[str], most_bytes: int, most_requests: int, local: bool) -> None:
+        self.app, self.most_bytes, self.most_requests = app, most_bytes, most_requests
+        self.open = 0
         self.owners = [(hashlib.sha256(key.encode()).digest(), owner_of(key)) for key in keys]
         self.only_local = local and not keys
 
@@ -85,15 +85,21 @@ class Gate:
         try:
             scope.setdefault("state", {})["owner"] = self._owner(scope["path"], headers)
             receive = self._limited(headers, receive)
+            if self.open >= self.most_requests and scope["path"] not in _OPEN:
+                raise too_many("requests are open", 5)
         except ApiError as error:
             await error.response()(scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        self.open += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.open -= 1
 
     def _owner(self, path: str, headers: dict[str, str]) -> str:
         if self.only_local and _host_name(headers.get("host", "localhost")) not in _LOCAL:
             raise ApiError(403, "Host: not a name of this machine. Expected localhost or 127.0.0.1.", code="wrong_host")
-        if not self.owners or path in self.open_paths:
+        if not self.owners or path in _OPEN:
             return NOBODY
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = hashlib.sha256(key.strip().encode("latin-1", "replace")).digest()

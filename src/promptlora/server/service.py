@@ -6,6 +6,7 @@ It knows prompts, adapters and owners; nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -14,11 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cachetools import LRUCache
+from starlette.concurrency import run_in_threadpool
+
 from promptlora import __version__
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.engine import AdapterCache, AdapterEntry, Engine
+from promptlora.errors import OutputError
+from promptlora.hypernet.distance import PromptDistance
 from promptlora.lora import LoRAWeights
-from promptlora.server.errors import ApiError
+from promptlora.server.errors import ApiError, too_many
 from promptlora.server.jobs import Jobs
 from promptlora.server.metrics import Metrics
 from promptlora.server.owners import Owners
@@ -26,10 +32,12 @@ from promptlora.server.schema import Example, PromptField
 from promptlora.server.security import NOBODY
 from promptlora.server.settings import Settings
 
+log = logging.getLogger("promptlora.server")
 T = TypeVar("T")
 WRITER = "promptlora"  # the model that writes an adapter for the system message
 STORED = "adapter:"
 _NO_FIELD = PromptField.model_validate({})
+_DISTANCES = 65_536  # that are remembered
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -71,7 +79,9 @@ class Service:
         self.started = int(time.time())
         self.special = frozenset(int(each) for each in lm.tokenizer.all_special_ids)
         self.fingerprint = f"promptlora-{__version__}-{str(lm.host.fingerprint.get('weights', ''))[:8]}"
-        self.context = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+        self._deciding = asyncio.Lock()  # held while an adapter gets its first owner or loses its last one
+        self._writing = 0  # requests that wait for an adapter
+        self._distances: LRUCache[str, PromptDistance | None] = LRUCache(_DISTANCES)
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="promptlora-text")
 
     def close(self, timeout: float | None = None) -> None:
@@ -97,18 +107,42 @@ class Service:
 
         Raises:
             PromptError: A prompt that is empty or too long.
+            ApiError: Many requests wait for new adapters already.
         """
         pairs = [(example.input, example.output) for example in examples]
-        future = self.engine.adapter(prompt, pairs, in_context)
-        entry = await asyncio.shield(asyncio.wrap_future(future))  # others may wait for it too
-        # Its last owner may have deleted it between the two lines above.
-        if self.own(owner, entry.key) and await self.aside(self.cache.get, entry.key) is None:
-            await self.aside(self.cache.put, entry)
+        if self._writing >= self.settings.most_writes:
+            raise too_many("requests wait for new adapters", 5)
+        self._writing += 1
+        try:
+            entry = await asyncio.wrap_future(self.engine.adapter(prompt, pairs, in_context))
+        finally:
+            self._writing -= 1
+        async with self._deciding:  # its last owner may have deleted it since it was written
+            if self.own(owner, entry.key) and await self.aside(self.cache.get, entry.key) is None:
+                await self.aside(self.store, entry)
         return entry
+
+    def store(self, entry: AdapterEntry) -> None:
+        """Keep an adapter; on a full disk in memory alone."""
+        try:
+            self.cache.put(entry)
+        except OutputError as error:
+            log.warning("%s", error)
 
     def own(self, owner: str, key: str) -> bool:
         """Let an owner use an adapter from now on; whether it could not before."""
         return owner != NOBODY and self.owners.grant(owner, key)
+
+    async def measure(self, key: str, prompt: str) -> PromptDistance | None:
+        """How far the prompt of an adapter is from the training prompts; None where the hypernetwork does not say."""
+        if key not in self._distances:
+            found = await run_in_threadpool(self.lm.distances, prompt)  # it may wait for the model's turn
+            self._distances[key] = found[0] if found else None
+        return self._distances.get(key)
+
+    def distance(self, key: str) -> PromptDistance | None:
+        """What :meth:`measure` found, if it is known."""
+        return self._distances.get(key)
 
     async def find(self, owner: str, key: str) -> AdapterEntry:
         """A stored adapter.
@@ -117,7 +151,9 @@ class Service:
             ApiError: There is none, or the owner has none of that id.
         """
         allowed = _KEY.fullmatch(key) is not None and (owner == NOBODY or self.owners.owns(owner, key))
-        entry = await self.aside(self.cache.get, key) if allowed else None
+        entry = self.cache.remembered(key) if allowed else None
+        if entry is None and allowed:
+            entry = await self.aside(self.cache.get, key)
         if entry is None:
             raise ApiError(
                 404,
@@ -142,8 +178,9 @@ class Service:
             ApiError: The owner has none of that id.
         """
         await self.find(owner, key)
-        if owner == NOBODY or self.owners.revoke(owner, key):
-            await self.aside(self.cache.delete, key)
+        async with self._deciding:
+            if owner == NOBODY or self.owners.revoke(owner, key):
+                await self.aside(self.cache.delete, key)
 
     # --- models ----------------------------------------------------------------------------------------
 
@@ -177,6 +214,8 @@ class Service:
                 code="wrong_model",
             )
         if model == self.settings.model_name:
+            if field.strength != 1:
+                raise ApiError(400, "promptlora.strength: the base has no adapter.", param="promptlora.strength")
             return Chosen()
         if model.startswith(STORED):
             entry = await self.find(owner, model.removeprefix(STORED))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from promptlora.errors import ConfigError
 
@@ -21,6 +21,8 @@ class Settings:
         most_tokens: Longest answer of any request.
         deadline: Seconds after which an answer ends, if the request does not say earlier.
         most_answers: Most answers of one request.
+        most_requests: Most requests that are open at one time, streams included.
+        most_writes: Most new adapters that requests wait for at one time.
         most_jobs: Most refinements that wait or run.
 
     Raises:
@@ -36,11 +38,13 @@ class Settings:
     most_tokens: int = 2048
     deadline: float = 300.0
     most_answers: int = 64
+    most_requests: int = 1024
+    most_writes: int = 256
     most_jobs: int = 16
 
     def __post_init__(self) -> None:
         if self.model_name == "promptlora" or self.model_name.startswith("adapter:") or not self.model_name.strip():
             raise ConfigError(f"model name {self.model_name!r}: means something else. Expected a name of the base.")
-        for name in ("most_bytes", "default_tokens", "most_tokens", "deadline", "most_answers", "most_jobs"):
+        for name in (field.name for field in fields(self) if field.type in ("int", "float")):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: {getattr(self, name)!r}. Expected a positive number.")

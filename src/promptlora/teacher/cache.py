@@ -42,7 +42,7 @@ ROWS = "rows"  # uint8: the rows as JSON lines, where the teacher wrote their an
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A line of the index.
+    """One entry of the index.
 
     Attributes:
         number: Counted from 0.
@@ -66,7 +66,7 @@ class Shard:
         return shard_file(self.number)
 
     def damage(self, folder: Path) -> str | None:
-        """What is wrong with its file, in words; it is read to the end."""
+        """A description of what is wrong with its file, which is read to the end; None if nothing is."""
         path = folder / self.file
         try:
             size = path.stat().st_size
@@ -85,7 +85,7 @@ def shard_file(number: int) -> str:
 
 
 def read_index(folder: Path) -> list[Shard]:
-    """The shards that are whole, in order; none where there is no index yet.
+    """The complete shards, in order; empty if there is no index yet.
 
     Raises:
         DataError: A damaged index.
@@ -178,7 +178,7 @@ class TeacherCache:
         return cls(folder, manifest, shards, open_shards)
 
     def __len__(self) -> int:
-        """How many rows it holds."""
+        """The number of rows."""
         return len(self._where)
 
     def __contains__(self, key: object) -> bool:
@@ -186,7 +186,7 @@ class TeacherCache:
 
     @property
     def tokens(self) -> int:
-        """How many answer tokens it holds."""
+        """The number of answer tokens."""
         return sum(shard.tokens for shard in self.shards)
 
     def targets(self, keys: Sequence[str]) -> TeacherTargets:

@@ -28,7 +28,7 @@ _PROBE = "The cat's naïve résumé:\n\n\t12345 + 6.7e-8 = ?  ﬁne … 日本�
 
 @dataclass(frozen=True, kw_only=True)
 class TeachConfig:
-    """What is asked of a teacher.
+    """What a teacher is asked to write.
 
     Attributes:
         top_k: How many of the likeliest tokens are kept of each distribution; the others are the tail.
@@ -70,7 +70,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def template_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of the chat template's source (what it renders may hold the date of the day)."""
+    """A hash of the chat template's source (rendered text may contain the current date)."""
     return _digest(tokenizer.chat_template or "")
 
 
@@ -136,17 +136,17 @@ class Manifest:
 
     @property
     def shards(self) -> int:
-        """How many there are when all is done."""
+        """The number of shards of a finished cache."""
         return -(-self.rows // self.config.rows_per_shard)
 
     def flat(self) -> dict[str, Any]:
-        """Every value by its name, settings first, but for the teacher's name and the sample of its weights."""
+        """Every value by its name, settings first, except the teacher's name and the sample of its weights."""
         values = asdict(self)
         config, teacher = values.pop("config"), values.pop("teacher")
         return {**config, **{f"teacher {k}": v for k, v in teacher.items() if k not in ("name", SAMPLE)}, **values}
 
     def difference(self, other: Manifest) -> str | None:
-        """The first value of another manifest that is not this one's, in words; None when they agree."""
+        """A description of the first value in which another manifest differs; None if they agree."""
         ours, theirs = self.flat(), other.flat()
         for name in {**ours, **theirs}:
             if ours.get(name) != theirs.get(name):

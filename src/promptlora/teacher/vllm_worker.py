@@ -20,7 +20,7 @@ def targets(llm: Any, request: dict[str, Any]) -> dict[str, Any]:
     """The ``k`` likeliest tokens at every answer token: ``ids`` and ``log_probs`` ``[n, k]``, in the file ``output``."""
     import numpy
     from safetensors.numpy import save_file
-    from vllm import SamplingParams  # type: ignore[import-not-found]
+    from vllm import SamplingParams
 
     k, rows = request["k"], request["rows"]
     options = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=k, flat_logprobs=True, detokenize=False)

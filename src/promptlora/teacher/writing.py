@@ -54,7 +54,7 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Taught:
-    """What a finished run left.
+    """What a finished run wrote.
 
     Attributes:
         output: The folder.
@@ -133,7 +133,7 @@ def teach(
         found = teacher.targets([(one.context, one.answer) for one in kept], config.top_k, counted) if kept else None
         if found is not None and found.ids is not None and int(found.ids.max()) >= len(tokenizer):
             raise ModelError(
-                f"the teacher names token {int(found.ids.max())}, the tokenizer has {len(tokenizer)}; lower --top-k"
+                f"the teacher names token {int(found.ids.max())}, the tokenizer has {len(tokenizer)}; lower top_k"
             )
         done[number] = _write_shard(folder, number, kept, found, left_out, config)
         write_index(folder, done.values())
@@ -160,7 +160,7 @@ def teach(
 
 
 def _prepare(folder: Path, manifest: Manifest) -> None:
-    """Make the folder this cache's, or see that it is, and remove what a kill has left half-written."""
+    """Create the folder of the cache, or check that it belongs to this cache, and remove half-written files of a killed run."""
     parts = (MANIFEST_FILE, layout.INDEX_FILE, layout.ROWS_FILE, "shard-*.safetensors")
     begun = (folder / MANIFEST_FILE).is_file()
     if begun:
@@ -180,7 +180,7 @@ def _prepare(folder: Path, manifest: Manifest) -> None:
 
 
 class _Progress:
-    """Rows of a stretch as a share of all rows, whatever is left out of it."""
+    """Progress as a share of all rows, counting rows that are left out."""
 
     def __init__(self, report: OnProgress | None, before: int, size: int, total: int) -> None:
         self.report, self.before, self.size, self.total = report, before, size, total
@@ -201,7 +201,7 @@ def _lessons(
     config: TeachConfig,
     counted: _Progress,
 ) -> tuple[list[Lesson], Counter[str]]:
-    """The lessons of a stretch of rows, about the teacher's own answers where that is wanted."""
+    """The lessons of a range of rows, with the teacher's own answers if they are asked for."""
     if config.answers == "data":
         return lessons(tokenizer, rows, config)
     contexts = [teacher_context(tokenizer, row.prompt, row.input, config.place) for row in rows]
@@ -272,7 +272,7 @@ def _values(row: Row) -> dict[str, Any]:
 
 
 def _write_rows(folder: Path, shards: Sequence[Shard]) -> Path:
-    """The rows of all shards, with the teacher's answers, as one file of data."""
+    """Write the rows of all shards, with the teacher's answers, as one data file."""
     path = folder / layout.ROWS_FILE
     with replacing_file(path) as temporary, temporary.open("wb") as file:
         for shard in shards:

@@ -3,6 +3,7 @@
 from promptlora.text.base_states import decoder_layers as decoder_layers
 from promptlora.text.base_states import prompt_states as prompt_states
 from promptlora.text.chat import PLACES as PLACES
+from promptlora.text.chat import as_text as as_text
 from promptlora.text.chat import encode_chat as encode_chat
 from promptlora.text.chat import encode_prompt as encode_prompt
 from promptlora.text.chat import gibberish as gibberish
@@ -10,5 +11,6 @@ from promptlora.text.chat import render_chat as render_chat
 from promptlora.text.embedder import EMBEDDER as EMBEDDER
 from promptlora.text.embedder import TextEmbedder as TextEmbedder
 from promptlora.text.examples import with_examples as with_examples
+from promptlora.text.export import ChatExport as ChatExport
 from promptlora.text.padding import pad_rows as pad_rows
 from promptlora.text.states import PromptStates as PromptStates

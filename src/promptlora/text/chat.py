@@ -1,4 +1,4 @@
-"""Text and chat to token ids.
+"""Turns text and chats into token ids.
 
 It knows tokenizers and chat templates; nothing of models, LoRA or hypernetworks.
 """
@@ -6,6 +6,7 @@ It knows tokenizers and chat templates; nothing of models, LoRA or hypernetworks
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +15,7 @@ from promptlora.errors import PromptError, one_line
 
 PLACES = ("user", "system")
 SYSTEM_TURNS = ("empty", "default", "none")
+_CUT = "\ufdd0"  # a character that Unicode keeps out of texts; text on its two sides is encoded apart
 _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 
@@ -50,7 +52,8 @@ def render_chat(
         raise PromptError(f"system_turn={system_turn!r}; expected one of {', '.join(SYSTEM_TURNS)}")
     if prompt is not None and not isinstance(prompt, str):
         raise PromptError(f"prompt {repr(prompt)[:80]}; expected a text")
-    messages = _messages(text)
+    messages = [{**m, "content": as_text(tokenizer, m["content"])} for m in _messages(text)]
+    prompt = None if prompt is None else as_text(tokenizer, prompt)
     system = [m["content"] for m in messages[:1] if m["role"] == "system" and m["content"]]
     turns = messages[1:] if messages[0]["role"] == "system" else messages
     if prompt is not None and place == "system":
@@ -81,8 +84,22 @@ def render_chat(
     )
 
 
+def as_text(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A user's text in which no special token of the tokenizer stands: ``<|im_end|>`` typed by a user ends no turn.
+
+    Such a string is cut after its first character by a mark at which :func:`encode_chat` splits, so that it becomes the
+    tokens of its characters. All other texts are returned as they are.
+    """
+    special = [str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    text = text.replace(_CUT, "\ufffd")
+    if not any(token in text for token in special):
+        return text
+    longest = sorted(filter(None, special), key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, longest)), lambda found: f"{found[0][0]}{_CUT}{found[0][1:]}", text)
+
+
 def _holds(rendered: str, wanted: Sequence[str]) -> bool:
-    """Whether all texts stand in a rendered chat, each as often as the texts hold it; white space at its ends aside.
+    """Whether a rendered chat contains every text as often as it was given, ignoring white space at the ends.
 
     What the assistant said is not asked for: templates leave out the reasoning of earlier turns.
     """
@@ -91,7 +108,7 @@ def _holds(rendered: str, wanted: Sequence[str]) -> bool:
 
 
 def _messages(text: str | Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """A text as one user turn; messages as they are, checked."""
+    """A text as one user turn; messages unchanged, after a check."""
     if isinstance(text, str):
         return [{"role": "user", "content": text}]
     try:
@@ -107,14 +124,14 @@ def _messages(text: str | Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _before_user(turns: list[dict[str, str]], prompt: str) -> list[dict[str, str]]:
-    """The turns with a prompt put before the first of the user's."""
+    """The turns, with a prompt inserted before the text of the first user turn."""
     first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
     written = {**turns[first], "content": f"{prompt}\n\n{turns[first]['content']}"}
     return [*turns[:first], written, *turns[first + 1 :]]
 
 
 def _without_system(tokenizer: PreTrainedTokenizerBase, rendered: str) -> str:
-    """A rendered chat without its empty system turn; as it is where the template does not render that turn by itself."""
+    """A rendered chat without its empty system turn; unchanged if the template does not render that turn on its own."""
     try:
         alone = str(
             tokenizer.apply_chat_template(
@@ -131,7 +148,7 @@ def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str,
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str]) -> list[list[int]]:
-    """Token ids of rendered chats; the template has written the special tokens already.
+    """Token ids of rendered chats; no special tokens are added, because the template has written them.
 
     Raises:
         PromptError: Text that is not Unicode.
@@ -140,14 +157,19 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str]) -> 
         return []
     for text in rendered:
         _check_unicode(text)
-    ids: list[list[int]] = tokenizer(list(rendered), add_special_tokens=not tokenizer.chat_template, verbose=False)[
+    pieces = [text.split(_CUT) for text in rendered]
+    special = not tokenizer.chat_template
+    ids: list[list[int]] = tokenizer([first for first, *_ in pieces], add_special_tokens=special, verbose=False)[
         "input_ids"
     ]
+    for row, (_, *others) in zip(ids, pieces, strict=True):
+        for other in others:
+            row += tokenizer(other, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 
 def _check_unicode(text: str) -> None:
-    """Refuse what no tokenizer takes: half of a surrogate pair, as bytes that are no UTF-8 leave it behind."""
+    """Refuse half of a surrogate pair, which no tokenizer accepts and which comes from bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -166,7 +188,9 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: i
             f"prompt {repr(prompt)[:80]} is empty; expected an instruction, a system prompt or a document"
         )
     _check_unicode(prompt)
-    ids: list[int] = tokenizer(prompt.strip(), add_special_tokens=False, verbose=False)["input_ids"]
+    ids: list[int] = []
+    for piece in as_text(tokenizer, prompt.strip()).split(_CUT):
+        ids += tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
     if not ids:
         raise PromptError(
             f"prompt {repr(prompt)[:80]} has no token; expected an instruction, a system prompt or a document"
@@ -180,7 +204,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: i
 
 
 def gibberish(prompt: str, seed: int, max_tokens: int) -> str:
-    """A text of random consonants in the place of a prompt, which asks for nothing, as a control.
+    """Random consonants instead of a prompt: a control that asks for nothing.
 
     It has as many words as the prompt, or as ``max_tokens`` hold where every letter is a token.
     """

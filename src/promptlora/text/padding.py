@@ -1,4 +1,4 @@
-"""Rows of different lengths to one tensor.
+"""Pads rows of different lengths to one tensor.
 
 It knows whole numbers; nothing of tokenizers, models or labels.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def on_device(values: Sequence[Any], device: torch.device | None = None) -> Tensor:
-    """Whole numbers as a tensor on a device, by default the CPU, without waiting for it."""
+    """Integers as a tensor on a device, by default the CPU, without waiting for the device."""
     given = torch.tensor(values, dtype=torch.long)
     if device is None or device.type == "cpu":
         return given
@@ -23,7 +23,7 @@ def on_device(values: Sequence[Any], device: torch.device | None = None) -> Tens
 def pad_rows(
     rows: Sequence[Sequence[int]], value: int, *, left: bool = False, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Rows ``[rows, longest]`` and the mask of what is real, 1 or 0, in one transfer to the device.
+    """Padded rows ``[rows, longest]`` and their mask, 1 for a token and 0 for padding, in one transfer to the device.
 
     Args:
         rows: Token ids, or labels.

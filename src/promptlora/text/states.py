@@ -1,4 +1,4 @@
-"""A prompt to its states in the frozen base, in a text embedder, or in both, each computed once and kept.
+"""The states of a prompt in the frozen base, in a text embedder, or in both, computed once and cached.
 
 It knows the base's layers; nothing of LoRA or hypernetworks.
 """
@@ -68,7 +68,7 @@ def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 
 
 class PromptStates:
-    """The states of prompts, each computed once and kept, the least recently used dropped first. Any thread may ask.
+    """The states of prompts, each computed once and cached; the least recently used are dropped first. Thread-safe.
 
     With a ``source`` of two parts (``embedder+hidden``, ``embedder+embeddings``) a prompt has the states of its tokens in
     the embedder and then those of its tokens in the base. Both are padded with zeros to the wider of the two, and one more
@@ -149,14 +149,14 @@ class PromptStates:
 
     @property
     def state_size(self) -> int:
-        """Width of a state, with the channel that says whose it is where there are two parts."""
+        """Width of a state, including, for two parts, the channel that marks the part."""
         base = int(self.model.config.get_text_config().hidden_size) if self._of_base else 0
         wider = max(base, self.embedder.hidden_size if self._embeds else 0)
         return wider + 1 if self._embeds and self._of_base else wider
 
     @cached_property
     def _key(self) -> str:
-        """What the states of a prompt depend on, beside its ids."""
+        """What the states of a prompt depend on, besides its ids."""
         layer = self.config.source_layer if self._of_base == "hidden" else 0
         key: list[Any] = [self._base, str(self.model.dtype), self.config.source, layer]
         if self._embeds:
@@ -164,7 +164,7 @@ class PromptStates:
         return json.dumps(key, sort_keys=True)
 
     def clear(self) -> None:
-        """Forget all states."""
+        """Drop all cached states."""
         with self._lock:
             self._kept.clear()
             self._bytes = 0
@@ -295,7 +295,7 @@ class PromptStates:
         self._keep({prompt: self._joined([*parts, torch.cat(pieces)])})
 
     def _keep(self, computed: Mapping[str, Tensor]) -> None:
-        """Keep states, and drop those that were not used for longest where they are too many."""
+        """Cache states, and drop the least recently used if there are too many."""
         with self._lock:
             for prompt, states in computed.items():
                 if prompt not in self._kept:  # another thread may have computed the same meanwhile

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: hypernetwork, optimizer and state in a folder, whole or not at all; and its metrics file.
+"""Checkpoints of a run: hypernetwork, optimizer and state in a folder, written atomically; and the metrics file of the run.
 
 It knows files and tensors; nothing of batches or losses.
 """
@@ -76,7 +76,9 @@ def save_checkpoint(
         try:
             shutil.rmtree(old)
         except OSError as error:
-            raise OutputError(f"{old}: cannot be removed ({error.strerror}); remove it, then --resume") from error
+            raise OutputError(
+                f"{old}: cannot be removed ({error.strerror}); remove it, then pass resume=True"
+            ) from error
     return path
 
 
@@ -147,7 +149,7 @@ def _moments(
 
 
 def metrics_file(folder: Path, step: int) -> Path:
-    """The metrics of the steps up to this one; later lines of a killed run are dropped."""
+    """The metrics file, reduced to the steps up to this one; later lines of a killed run are dropped."""
     path = folder / METRICS_FILE
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     with replacing_file(path) as temporary:

@@ -83,7 +83,9 @@ class RunLog(Callback):
             self.accelerator.log({name: value for name, value in values.items() if name != "step"}, step=metrics.step)
         except OSError as error:
             reason = error.strerror or one_line(error)
-            raise OutputError(f"{self.folder}: cannot be written ({reason}); free some space, then --resume") from error
+            raise OutputError(
+                f"{self.folder}: cannot be written ({reason}); free some space, then pass resume=True"
+            ) from error
 
     def on_end(self) -> None:
         """Close the trackers."""

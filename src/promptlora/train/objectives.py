@@ -30,13 +30,13 @@ from promptlora.train.config import TrainConfig
 
 @runtime_checkable
 class Objective(Protocol):
-    """What the loop asks for."""
+    """What the training loop needs."""
 
     def parts(self, step: int, parts: int) -> list[Batch]:
         """The batch of a step in ``parts`` parts, as many prompts in each."""
 
     def weight(self, batch: Batch) -> float:
-        """What a part counts for in the mean over parts."""
+        """The weight of a part in the mean over parts."""
 
     def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
         """The training loss; prompt i has adapter i. Noise is drawn from the generator."""
@@ -59,7 +59,7 @@ class Sft:
         return self.batches.parts(step, parts)
 
     def weight(self, batch: Batch) -> float:
-        """Its answer tokens, or with ``row_weight = "row"`` its rows."""
+        """Number of answer tokens; with ``row_weight = "row"`` the number of rows."""
         return float(batch.answer_tokens if self.config.row_weight == "token" else len(batch.labels))
 
     def _hidden(
@@ -71,7 +71,7 @@ class Sft:
         return self.base.hidden(batch.input_ids, lora, [i for i in adapters for _ in range(rows)], noise)
 
     def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
-        """With noise as configured."""
+        """Cross-entropy, with noise as configured."""
         return self._sft(batch, self._hidden(batch, lora, range(len(batch.prompts)), generator))
 
     def _sft(self, batch: Batch, hidden: Tensor, *, reduce: bool = True) -> Tensor:
@@ -82,7 +82,7 @@ class Sft:
         return self._sft(batch, self._hidden(batch, lora, adapters), reduce=reduce)
 
     def describe(self, batch: Batch, row: int) -> str:
-        """Its task and the start of its input."""
+        """The task of a row and the start of its input."""
         example = self.batches.examples[batch.examples[row]]
         return f"task {example.task[:40]!r} input {example.text[:40]!r}"
 
@@ -102,7 +102,7 @@ class Distill(Sft):
         self.teacher, self.adapter = teacher, adapter
 
     def parts(self, step: int, parts: int) -> list[Batch]:
-        """As for ``sft``; a cache holds the first answer of each row, so that one is taken."""
+        """As for ``sft``, but with a cache always the first answer of each row, because a cache holds only that one."""
         return self.batches.parts(step, parts, first_answer=isinstance(self.teacher, TeacherCache))
 
     def targets(self, batch: Batch) -> TeacherTargets:
@@ -169,7 +169,7 @@ class Reconstruct:
         self.targets = loaded
 
     def parts(self, step: int, parts: int) -> list[Batch]:
-        """Some prompts; each stands once in an epoch."""
+        """Prompts in a random order; each appears once per epoch."""
         return [self._part(step, part, parts) for part in range(parts)]
 
     def _part(self, step: int, part: int, parts: int) -> Batch:
@@ -191,7 +191,7 @@ class Reconstruct:
         )
 
     def weight(self, batch: Batch) -> float:
-        """Its prompts."""
+        """Number of prompts."""
         return float(len(batch.prompts))
 
     def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
@@ -199,7 +199,7 @@ class Reconstruct:
         return self.measure(batch, lora, range(len(batch.prompts)))
 
     def measure(self, batch: Batch, lora: LoRAWeights, adapters: Sequence[int], *, reduce: bool = True) -> Tensor:
-        """The same under any adapters."""
+        """The same distance, for any assignment of adapters."""
         each = torch.stack(
             [
                 reconstruction_loss(lora.select(i), self.targets[target])
@@ -209,7 +209,7 @@ class Reconstruct:
         return each.mean() if reduce else each
 
     def describe(self, batch: Batch, row: int) -> str:
-        """Its adapter's folder."""
+        """The folder of the target adapter."""
         return f"adapter {self.entries[batch.examples[row]][2]}"
 
 

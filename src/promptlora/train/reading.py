@@ -1,6 +1,6 @@
 """What a run trains on: rows of all sources, the wordings of their tasks, and the tasks that are held out of it.
 
-It knows rows and texts; nothing of tokens, models or batches.
+It knows rows and texts, and nothing of tokens, models or batches.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _readers(data: DataConfig, rows: Sequence[Row] | None) -> tuple[list[str], l
 
 
 def _refuse_shared_names(names: Sequence[str], sources: Sequence[Sequence[Row]]) -> None:
-    """A task of two sources would be one task with two prompts."""
+    """Refuse a task name that is used in two sources, which would make one task with two prompts."""
     seen: dict[str, str] = {}
     for name, rows in zip(names, sources, strict=True):
         for task in dict.fromkeys(row.task for row in rows):

@@ -50,7 +50,7 @@ def norm_and_clip(groups: Mapping[str, Sequence[nn.Parameter]], config: OptimCon
     The host waits for the device once, when the norms are read at the end.
 
     Args:
-        groups: The parameters of the three groups; those without a gradient are passed over.
+        groups: The parameters of the three groups; parameters without a gradient are skipped.
         config: Largest norms.
 
     Returns:

@@ -352,7 +352,7 @@ class Trainer:
         if resume:
             self.resume()
         elif self.checkpoints() or (self.folder / FINAL_FOLDER).exists():
-            raise OutputError(f"{self.folder}: holds a run already; pass --resume to continue it or another output")
+            raise OutputError(f"{self.folder}: holds a run already; pass resume=True to continue it or another output")
         self.accelerator.wait_for_everyone()  # every process has looked before one writes
         if self.accelerator.is_main_process:
             make_run_folder(self.folder)

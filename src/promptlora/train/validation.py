@@ -1,4 +1,4 @@
-"""Losses on the rows of held-out tasks: whether what is learned carries over to prompts that were never trained on."""
+"""Losses on the rows of held-out tasks, which show whether training generalises to unseen prompts."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from promptlora.adapt.refine import RefineStep
 from promptlora.errors import PromptLoRAError
 from promptlora.inspect import visible_text
 from promptlora.ui import html
@@ -82,7 +83,13 @@ class Actions:
         link = read_link(address, self.limits)
         if link is None:
             return {"shown": gr.skip()}
-        return {**self.boxes(link.prompt, link.inputs), "longest": link.longest, "link": link}
+        return {
+            **self.boxes(link.prompt, link.inputs),
+            "longest": link.longest,
+            "other": link.other,
+            "rows": link.rows,
+            "link": link,
+        }
 
     def add(self, shown: int) -> Update:
         """Show one more box."""
@@ -113,6 +120,8 @@ class Actions:
             "asked": None,
             **dict.fromkeys(("answers", "near", "look_status", "likely", "changes", "walk"), ""),
             **dict.fromkeys(("measure_status", "effect", "compare_status", "compared"), ""),
+            **dict.fromkeys(("refine_status", "curve", "refined"), ""),
+            "refined_download": gr.DownloadButton(visible=False),
         }
         try:
             one = studio.adapter(text)
@@ -249,3 +258,27 @@ class Actions:
             return
         told = html.status(f"A: {visible_text(asked.prompt, 60)} · B: {visible_text(found.prompts[1], 60)}", "done")
         yield {"compare_status": told, "compared": html.compared(found)}
+
+    # --- refinement -------------------------------------------------------------------------------------------
+
+    def refine(self, asked: Asked | None, lines: str, steps: float) -> Iterator[Update]:
+        """Take gradient steps on rows, with the loss as it falls, and answer with the refined adapter."""
+        if asked is None:
+            yield {"refine_status": gr.skip()}
+            return
+        gone = {"curve": "", "refined": "", "refined_download": gr.DownloadButton(visible=False)}
+        try:
+            rows = self.studio.check_rows(lines)
+            yield {"refine_status": html.status(f"refining on {len(rows)} rows …", "busy"), **gone}
+            done: list[RefineStep] = []
+            for found in self.studio.refine(asked.prompt, rows, asked.inputs, int(steps), asked.longest):
+                if isinstance(found, RefineStep):
+                    done.append(found)
+                    told = html.status(f"step {found.step} of {found.steps}", "busy")
+                    yield {"refine_status": told, "curve": html.loss_curve(done, found.steps)}
+                    continue
+                told = html.status(f"refined in {len(done)} steps on {len(rows)} rows", "done")
+                button = gr.DownloadButton(value=str(found.archive), visible=True)
+                yield {"refine_status": told, "refined": html.refined(found), "refined_download": button}
+        except PromptLoRAError as error:
+            yield _failed("refine_status", error, **gone)

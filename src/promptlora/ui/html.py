@@ -5,11 +5,15 @@ It knows the studio's values; nothing of Gradio. Style is in ``style``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
+from promptlora.adapt.refine import RefineStep
+from promptlora.hypernet.distance import PromptDistance
 from promptlora.inspect.ablation import Ablation
+from promptlora.inspect.curves import Curve, curves
 from promptlora.inspect.drawing import heat_map, point_map, visible_text, without_style
-from promptlora.ui.values import WHO, Answers, Compared, Written
+from promptlora.ui.values import WHO, Answers, Compared, Refined, Written
 
 # Gradio's HTML component is a template: $, braces and backticks are written so that it finds none of its own.
 _TEMPLATE = str.maketrans({"$": "&#36;", "{": "&#123;", "}": "&#125;", "`": "&#96;", "\x00": "\ufffd"})
@@ -27,7 +31,7 @@ def size(nbytes: int) -> str:
 
 
 def status(text: str, kind: str = "idle") -> str:
-    """One line about what goes on: ``idle``, ``busy``, ``done`` or ``error``; read out by screen readers."""
+    """One line about what goes on: ``idle``, ``busy``, ``done``, ``near``, ``warn`` or ``error``; read out by screen readers."""
     role = "alert" if kind == "error" else "status"
     return f'<p class="pl-status pl-{kind}" role="{role}" data-kind="{kind}">{safe(text)}</p>'
 
@@ -41,9 +45,12 @@ def written(one: Written, kept: int, capacity: int) -> str:
     )
 
 
-def nearness(distance: object) -> str:
-    """How near the prompt is to the prompts of training; nothing where the model cannot say."""
-    return "" if distance is None else status(str(distance))
+def nearness(distance: PromptDistance | None) -> str:
+    """How far the prompt is from the prompts of training, with a warning when it is far; nothing where that is not known."""
+    if distance is None:
+        return ""
+    told = str(distance) if distance.far else f"{distance} A near prompt is no promise of a good answer."
+    return status(told, "warn" if distance.far else "near")
 
 
 _WHO = (
@@ -125,21 +132,26 @@ def ablation(found: Ablation) -> str:
 # --- two prompts -------------------------------------------------------------------------------------------
 
 
-def compared(found: Compared) -> str:
-    """Two prompts side by side: their answers, their place among the adapters of known tasks, their nearest prompts."""
-    space, first = found.space, len(found.space.prompts) - 2
-    names = {first: "A", first + 1: "B"}
+def _both(inputs: Sequence[str], answers: Sequence[tuple[str, str]], names: tuple[str, str]) -> str:
+    """Two answers to each input, side by side."""
     blocks = []
-    for text, pair in zip(found.inputs, found.answers, strict=True):
+    for text, pair in zip(inputs, answers, strict=True):
         cells = "".join(
-            f'<div class="pl-cell"><h4>{name}</h4><div class="pl-answer" dir="auto" data-prompt="{name}">'
+            f'<div class="pl-cell"><h4>{name}</h4><div class="pl-answer" dir="auto" data-who="{name}">'
             f"{safe(said) or '<span class=pl-soft>(no answer)</span>'}</div></div>"
-            for name, said in zip("AB", pair, strict=True)
+            for name, said in zip(names, pair, strict=True)
         )
         blocks.append(
             f'<section class="pl-block"><p class="pl-input" dir="auto">{safe(text)}</p>'
             f'<div class="pl-four">{cells}</div></section>'
         )
+    return "".join(blocks)
+
+
+def compared(found: Compared) -> str:
+    """Two prompts side by side: their answers, their place among the adapters of known tasks, their nearest prompts."""
+    space, first = found.space, len(found.space.prompts) - 2
+    names = {first: "A", first + 1: "B"}
     near = []
     for at, name in names.items():
         told = "; ".join(
@@ -150,11 +162,50 @@ def compared(found: Compared) -> str:
         )
     drawn = point_map(space.points, space.prompts, found.groups, "The map of adapters", names)
     return (
-        f'<div class="pl-compared"><h3>Adapted answers</h3>{"".join(blocks)}<h3>Where the two adapters lie</h3>'
+        f'<div class="pl-compared"><h3>Adapted answers</h3>{_both(found.inputs, found.answers, ("A", "B"))}<h3>Where the two adapters lie</h3>'
         f'<div class="pl-two">{drawing(drawn, "The map of adapters")}<div><p>Cosine similarity of the two whole weight '
         f"updates: <b>{found.cosine:.3f}</b>; with the mean of all adapters on the map taken off: "
         f"<b>{float(space.cosine_centred[-2, -1]):+.3f}</b>.</p><ul>{''.join(near)}</ul><p class='pl-soft'>Each point is the "
         "adapter of a prompt; prompts of one task share a mark. Near points have similar updates, as far as two dimensions "
         f"can show: the map keeps {100 * space.kept:.0f} % of the spread. Numbers behind the prompts are cosines with the "
         "mean taken off.</p></div></div></div>"
+    )
+
+
+# --- refinement --------------------------------------------------------------------------------------------
+
+
+def loss_curve(steps: Sequence[RefineStep], most: int) -> str:
+    """The loss of the rows of each step, and of the rows that are kept back, as far as the refinement is."""
+    learned = [(one.step, loss) for one in steps if (loss := one.loss[0]) is not None]
+    kept = [(one.step, loss) for one in steps if (loss := one.kept_back[0]) is not None]
+    lines = [Curve("rows of the step", "soft", learned)]
+    if kept:
+        lines.append(Curve("rows kept back", "hot", kept))
+    drawn = curves(lines, "Loss in nats per token", steps=most)
+    return f'<div class="pl-refining" data-steps="{len(steps)}">{drawing(drawn, "Loss of the refinement")}</div>'
+
+
+def refined(found: Refined) -> str:
+    """The refined answers beside the generated ones, and which step was kept."""
+    loss = (
+        ""
+        if found.before is None or found.after is None
+        else f" Loss of {'the rows kept back' if found.kept_back else 'the rows'}: {found.before:.3f} before, "
+        f"{found.after:.3f} after."
+    )
+    kept = (
+        "The generated adapter was the best; it is kept."
+        if not found.best
+        else f"The adapter of step {found.best} is kept."
+    )
+    judged = (
+        ""
+        if found.kept_back
+        else " From 8 rows on, a quarter of them is kept back and decides which step is best; here all rows are learned."
+    )
+    note = f" {safe(found.note)}." if found.note else ""
+    return (
+        f'<div class="pl-refined"><h3>Answers of the generated and of the refined adapter</h3><p>{kept}{loss}{judged}{note}</p>'
+        f"{_both(found.inputs, found.answers, ('Generated', 'Refined'))}</div>"
     )

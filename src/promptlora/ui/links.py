@@ -14,11 +14,13 @@ from promptlora.ui.values import Limits
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A prompt with its inputs, and a place in the walk; None where the address does not say."""
+    """A prompt with its inputs, the other boxes of the page, and a place in the walk; None where the address does not say."""
 
     prompt: str
     inputs: tuple[str, ...]
     longest: int
+    other: str = ""
+    rows: str = ""
     chosen: int = 0
     token: int | None = None
     layer: int | None = None
@@ -46,6 +48,8 @@ def read_link(address: str, limits: Limits) -> Link | None:
         prompt=prompt[: limits.prompt_characters + 1],
         inputs=tuple(text[: limits.input_characters + 1] for text in inputs[: limits.inputs]),
         longest=min(max(number("longest") or 32, 4), limits.new_tokens),
+        other=found.get("other", [""])[0][: limits.prompt_characters + 1],
+        rows=found.get("rows", [""])[0][: limits.rows * limits.input_characters],
         chosen=number("chosen") or 0,
         token=number("token"),
         layer=number("layer"),

@@ -6,7 +6,6 @@ click on them chooses; the page's script sends it on. It knows captures; nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from promptlora.inspect import AttentionCapture, Fold, flow_diagram, token_life
 from promptlora.inspect.drawing import Pick, bars, heat_map, plain_zero, thumbnail, visible_text
 from promptlora.inspect.life import TokenLife
+from promptlora.inspect.sections import Section, layer_sections
 from promptlora.ui.html import drawing, safe
 from promptlora.ui.values import Inside
 
@@ -245,46 +245,28 @@ def _proved(capture: AttentionCapture) -> str:
 # --- layers without softmax weights ------------------------------------------------------------------------
 
 
-_ADDED = "how much of what leaves each projection the adapter adds at this token (share of its length)"
-
-
-def _lengths(base: Tensor | None, adapted: Tensor | None) -> str:
-    """The lengths of a vector in both models."""
-    found = [(name, vector) for name, vector in (("base", base), ("adapted", adapted)) if vector is not None]
-    return "length: " + ", ".join(f"{name} {float(vector.norm()):.3f}" for name, vector in found) if found else ""
-
-
-def _shares(shares: Mapping[str, float]) -> str:
-    return " · ".join(f"{role} {100 * share:.1f} %" for role, share in shares.items())
-
-
-def _list(rows: Sequence[tuple[str, str, str]]) -> str:
-    """The steps of a walk: a name, what happens, its numbers."""
-    lines = "".join(
-        f"<li><b>{safe(name)}</b> <span>{safe(what)}</span> <span class='pl-soft'>{safe(numbers)}</span></li>"
-        for name, what, numbers in rows
+def _section(section: Section) -> str:
+    """A table of plain values, with base and adapted in one cell."""
+    sides = _pair(*section.sides) if len(section.sides) > 1 else ""
+    head = "".join(
+        f'<th scope="col"{" class=pl-text" if i == 0 else ""}>{safe(column.name)}{sides if column.sided else ""}</th>'
+        for i, column in enumerate(section.columns)
     )
-    return f'<ol class="pl-steps">{lines}</ol>'
+    rows = []
+    for row in section.texts():
+        (name, *_), *cells = ([safe(text) for text in texts] for texts in row)
+        drawn = "".join(f"<td>{_pair(*texts) if len(texts) > 1 else texts[0]}</td>" for texts in cells)
+        rows.append(f'<tr><td class="pl-text">{name}</td>{drawn}</tr>')
+    return (
+        f'<h3>{safe(section.title)}</h3><div class="pl-wide" tabindex="0" role="region" aria-label="{safe(section.title)}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 def no_softmax(capture: AttentionCapture, layer: int, token: int) -> str:
     """What a layer without softmax weights has to show for one token, and that it has none."""
-    base = capture.base[layer]
-    adapted = base if capture.adapted is None else capture.adapted[layer]
-
-    def lengths(pick: str) -> str:
-        first, second = getattr(base, pick), getattr(adapted, pick)
-        return "" if first is None or second is None else _lengths(first[token], second[token])
-
-    shares = {role: float(step.share[token]) for role, step in adapted.projections.items()}
-    steps = [
-        ("x", "the token's vector as it enters the block", lengths("x")),
-        (", ".join(shares), _ADDED, _shares(shares)),
-        ("state", "one running state a head, no table of weights", lengths("into_o")),
-        ("o", "all heads together through o", lengths("out")),
-        ("residual", "added to the token's vector", lengths("residual_after")),
-    ]
+    drawn = "".join(map(_section, layer_sections(capture, layer, token)))
     return (
         f'<div class="pl-walk" data-layer="{layer}" data-token="{token}"><p>Token {token} '
-        f"{_token(capture.tokens[token])}, layer {layer}: {safe(base.note)}.</p>{_list(steps)}{_proved(capture)}</div>"
+        f"{_token(capture.tokens[token])}, layer {layer}: {safe(capture.base[layer].note)}.</p>{drawn}{_proved(capture)}</div>"
     )

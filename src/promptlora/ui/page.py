@@ -31,6 +31,8 @@ what is shown."""
 _COMPARE = (
     "The adapter of a second prompt answers the same inputs, and both are placed among the adapters of known tasks."
 )
+_REFINE = """A few gradient steps on rows of your own, from the generated adapter. Write one row a line, as <code>input =&gt; output</code>;
+from 8 rows on, a quarter of them is kept back and decides which step is best."""
 _QUEUE = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private", "show_progress": "minimal"}
 _NOW = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
@@ -137,20 +139,40 @@ def build_page(studio: Studio) -> gr.Blocks:
 
         with gr.Column(elem_id="compare-section"):
             _title("Two prompts side by side", _COMPARE)
-            other = gr.Textbox(label="A second prompt", lines=2, max_lines=8, elem_id="other")
+            other = add("other", gr.Textbox(label="A second prompt", lines=2, max_lines=8, elem_id="other"))
             compare = gr.Button("Compare", min_width=120, elem_id="compare")
             text("compare_status")
             text("compared")
+
+        with gr.Column(elem_id="refine-section"):
+            _title("Refine", _REFINE)
+            rows = add(
+                "rows",
+                gr.Textbox(
+                    label="Rows", lines=5, max_lines=16, elem_id="rows",
+                    placeholder="The soup was cold. => negative\nWe will come again. => positive",
+                ),
+            )  # fmt: skip
+            with gr.Row():
+                refine = gr.Button("Refine", min_width=120, elem_id="refine")
+                steps = gr.Slider(
+                    4, limits.steps, value=min(20, limits.steps), step=4, label="Most steps", elem_id="steps"
+                )
+                add("refined_download", gr.DownloadButton("Download the refined adapter (PEFT, zip)", visible=False))
+            text("refine_status")
+            text("curve")
+            text("refined")
 
         # --- events -----------------------------------------------------------------------------------------
 
         def outputs(names: Sequence[str]) -> list[Any]:
             return [parts[name] for name in names]
 
-        filled = outputs(["status", "prompt", "longest", "shown", "more", "link", *(f"input-{i + 1}" for i in range(limits.inputs))])  # fmt: skip
+        filled = outputs(["status", "prompt", "longest", "shown", "more", "link", "other", "rows", *(f"input-{i + 1}" for i in range(limits.inputs))])  # fmt: skip
         looked = outputs(
             ["look_status", "which", "token", "layer", "head", "likely", "changes", "walk", "asked", "link"]
         )
+        cleared = ("measure_status", "effect", "compare_status", "compared", "refine_status", "curve", "refined")
         ran = outputs(
             [
                 "status",
@@ -163,12 +185,10 @@ def build_page(studio: Studio) -> gr.Blocks:
                 "likely",
                 "changes",
                 "walk",
-                "measure_status",
-                "effect",
-                "compare_status",
-                "compared",
+                *cleared,
             ]
         )
+        ran.append(parts["refined_download"])
 
         def queued(*where: str) -> dict[str, Any]:
             return {**_QUEUE, "show_progress_on": outputs(where)}
@@ -209,5 +229,9 @@ def build_page(studio: Studio) -> gr.Blocks:
         compare.click(
             _named(actions.compare, parts), [parts["asked"], other], outputs(["compare_status", "compared"]),
             **queued("compare_status"),
+        )  # fmt: skip
+        refine.click(
+            _named(actions.refine, parts), [parts["asked"], rows, steps],
+            outputs(["refine_status", "curve", "refined", "refined_download"]), **queued("refine_status"),
         )  # fmt: skip
     return page

@@ -39,6 +39,10 @@ window.promptlora = {address: location.hash, restored: false};
     state.set("prompt", prompt.value);
     for (const box of document.querySelectorAll("#inputs textarea")) if (shown(box)) state.append("input", box.value);
     state.set("longest", document.querySelector("#longest input[type=number]").value);
+    for (const name of ["other", "rows"]) {
+      const box = document.querySelector(`#${name} textarea`);
+      if (box && box.value) state.set(name, box.value);
+    }
     const walk = document.querySelector("#walk .pl-walk");
     if (walk) for (const name of ["token", "layer", "head"]) if (walk.dataset[name]) state.set(name, walk.dataset[name]);
     const which = document.querySelector("#which input");
@@ -48,7 +52,7 @@ window.promptlora = {address: location.hash, restored: false};
   };
   let soon;
   const later = () => { clearTimeout(soon); soon = setTimeout(write, 250); };
-  document.addEventListener("input", event => { if (event.target.closest("#prompt, #inputs, #longest")) later(); });
+  document.addEventListener("input", event => { if (event.target.closest("#prompt, #inputs, #longest, #other, #rows")) later(); });
   new MutationObserver(changes => {
     if (changes.some(one => one.target.parentElement?.closest("#answers, #walk"))) later();
   }).observe(document, {childList: true, subtree: true, attributes: true, attributeFilter: ["data-done", "data-token", "data-layer", "data-head"]});

@@ -99,7 +99,7 @@ def serve(
         try:
             Server(config).run()
         except SystemExit as error:  # uvicorn's way to say that it could not start
-            raise ConfigError(f"--host {host} --port {port}: cannot be served; choose another with --port") from error
+            raise ConfigError(f"host {host}, port {port}: cannot be served; choose another port") from error
 
 
 def _as_fonts(gr: Any, names: dict[str, list[str]]) -> dict[str, Any]:

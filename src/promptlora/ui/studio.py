@@ -15,8 +15,10 @@ from pathlib import Path
 from threading import Lock
 
 from promptlora.adapt.prompt_lora import PromptLoRA
+from promptlora.adapt.refine import RefineStep
 from promptlora.adapt.streaming import Row, stream_rows
-from promptlora.errors import AttentionError, PromptError
+from promptlora.errors import AttentionError, DataError, PromptError
+from promptlora.hypernet.distance import PromptDistance
 from promptlora.inspect import AttentionCapture, adapter_space, capture_ids, encode_text, template_tokens, token_texts
 from promptlora.inspect.ablation import Ablation, ablate
 from promptlora.inspect.life import change_at_tokens
@@ -24,7 +26,20 @@ from promptlora.lora import LoRAWeights
 from promptlora.text import encode_chat, render_chat
 from promptlora.ui.examples import MAP
 from promptlora.ui.kept import Kept, digest
-from promptlora.ui.values import BESIDE, SILENT, WHO, WRITTEN, Answers, Compared, Inside, Likely, Limits, Written
+from promptlora.ui.refining import watch_refinement
+from promptlora.ui.values import (
+    BESIDE,
+    SILENT,
+    WHO,
+    WRITTEN,
+    Answers,
+    Compared,
+    Inside,
+    Likely,
+    Limits,
+    Refined,
+    Written,
+)
 
 _LIKELY = 5
 
@@ -43,9 +58,8 @@ class Studio:
         self.lm, self.folder, self.base_name = lm, folder, base_name
         self.limits = limits or Limits()
         self._exporting = Lock()
-        self.adapters: Kept[Written] = Kept(
-            self.limits.adapters, lambda key, _: self._archive(key).unlink(missing_ok=True)
-        )
+        self.adapters: Kept[Written] = Kept(self.limits.adapters, lambda key, _: self._drop(key))
+        self._refined: Kept[Path] = Kept(self.limits.adapters, lambda key, _: self._drop(key))
         self._captures: Kept[AttentionCapture] = Kept(self.limits.captures)
         self._reference: LoRAWeights | None = None
 
@@ -87,6 +101,28 @@ class Studio:
             raise PromptError(f"{len(found)} inputs; expected at most {self.limits.inputs} at once; take some away")
         return list(found.values())
 
+    def check_rows(self, lines: str) -> list[tuple[str, str]]:
+        """Rows written as lines ``input => output``; empty lines are left out.
+
+        Raises:
+            DataError: A line without ``=>``, an empty side, a line that is too long, or too many or too few lines.
+        """
+        rows = []
+        for number, line in enumerate(str(lines or "").splitlines(), start=1):
+            if not line.strip():
+                continue
+            given, arrow, wanted = (part.strip() for part in line.rpartition("=>"))
+            if not arrow or not given or not wanted:
+                raise DataError(f"rows, line {number}: {line[:60]!r}. Expected: input => output")
+            if len(line) > self.limits.input_characters:
+                raise DataError(
+                    f"rows, line {number}: {len(line):,} characters. Expected at most {self.limits.input_characters:,}."
+                )
+            rows.append((given, wanted))
+        if not 2 <= len(rows) <= self.limits.rows:
+            raise DataError(f"rows: {len(rows)} of them. Expected 2 to {self.limits.rows}, one a line.")
+        return rows
+
     # --- adapters ----------------------------------------------------------------------------------------
 
     def adapter(self, prompt: str) -> Written:
@@ -105,17 +141,25 @@ class Studio:
         seconds = time.perf_counter() - started
         beside = self.lm.adapt(prompt, in_context=True)
         silent = LoRAWeights.combine([lora], [0.0]).rescale(lora.scaling)  # of the same form, so that the stack is too
-        written = Written(key=key, stack=LoRAWeights.stack([lora, beside, silent]), seconds=seconds)
+        written = Written(key=key, lora=lora, stack=LoRAWeights.stack([lora, beside, silent]), seconds=seconds)
         self.adapters.put(key, written)
         return written
 
-    def distance(self, prompt: str) -> object:
-        """How far the prompt is from those of training; None where the model cannot say."""
-        ask = getattr(self.lm, "distance", None)
-        return None if ask is None else ask(prompt)
+    def answer_both(self, pair: LoRAWeights, inputs: Sequence[str], max_new_tokens: int) -> tuple[tuple[str, str], ...]:
+        """The answers of two adapters to each input."""
+        count = len(inputs)
+        found = self.lm.generate(
+            [*inputs, *inputs],
+            pair,
+            adapter_index=[0] * count + [1] * count,
+            max_new_tokens=min(max(int(max_new_tokens), 1), self.limits.new_tokens),
+        )
+        return tuple(zip(found[:count], found[count:], strict=True))
 
-    def _archive(self, key: str) -> Path:
-        return self.folder / f"promptlora-{key}.zip"
+    def distance(self, prompt: str) -> PromptDistance | None:
+        """How far the prompt is from those of training; None where the hypernetwork cannot say."""
+        found = self.lm.distances(prompt)
+        return None if found is None else found[0]
 
     def export(self, prompt: str) -> Path:
         """The adapter of a prompt as a PEFT folder in a ZIP file.
@@ -124,24 +168,33 @@ class Studio:
             PromptError: As for :meth:`adapter`.
             OutputError: The disk is full.
         """
-        text = self.check_prompt(prompt)
-        written = self.adapter(text)
+        written = self.adapter(prompt)
+        return self._export(written.key, written.lora)
+
+    def _export(self, key: str, lora: LoRAWeights, suffix: str = "") -> Path:
+        (origin,) = lora.origins
+        name = (origin.folder_name if origin else "adapter") + suffix
+        place = self.folder / key
+        archive, folder = place / f"{name}.zip", place / name
         with self._exporting:
-            archive = self._archive(written.key)
             if archive.exists():
                 return archive
-            folder = self.folder / written.key
             try:
-                written.lora.save_peft(folder, overwrite=True, base_model_name=self.base_name, model=self.lm.model)
+                place.mkdir(exist_ok=True)
+                lora.save_peft(folder, base_model_name=self.base_name, model=self.lm.model)
                 with zipfile.ZipFile(archive, "w") as whole:  # stored: weights do not compress
                     for file in sorted(folder.iterdir()):
-                        whole.write(file, f"adapter/{file.name}")
+                        whole.write(file, f"{name}/{file.name}")
             except BaseException:
-                archive.unlink(missing_ok=True)
+                self._drop(key)
                 raise
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             return archive
+
+    def _drop(self, key: str) -> None:
+        """Remove the export of an adapter, if there is one."""
+        shutil.rmtree(self.folder / key, ignore_errors=True)
 
     # --- answers -----------------------------------------------------------------------------------------
 
@@ -270,18 +323,46 @@ class Studio:
             LoRAWeights.stack([self._reference.select(others), pair]),
             [*(MAP[i][0] for i in others), *prompts],
         )
-        count = len(inputs)
-        found = self.lm.generate(
-            [*inputs, *inputs],
-            pair,
-            adapter_index=[0] * count + [1] * count,
-            max_new_tokens=min(max(int(max_new_tokens), 1), self.limits.new_tokens),
-        )
         return Compared(
             prompts=prompts,
             inputs=tuple(inputs),
-            answers=tuple(zip(found[:count], found[count:], strict=True)),
+            answers=self.answer_both(pair, inputs, max_new_tokens),
             space=space,
             groups=(*(MAP[i][1] for i in others), "", ""),
             cosine=float(space.cosine[-2, -1]),
+        )
+
+    # --- refinement --------------------------------------------------------------------------------------
+
+    def refine(
+        self, prompt: str, rows: Sequence[tuple[str, str]], inputs: Sequence[str], steps: int, max_new_tokens: int
+    ) -> Iterator[RefineStep | Refined]:
+        """Gradient steps from the generated adapter: each step as it is done, then the refined adapter.
+
+        A visitor who leaves ends the steps.
+
+        Raises:
+            PromptError: As for :meth:`adapter`.
+            DataError: Rows that cannot be used.
+        """
+        text = self.check_prompt(prompt)
+        written = self.adapter(text)
+        found: RefineStep | LoRAWeights = written.lora
+        for found in watch_refinement(self.lm, written.lora, text, rows, min(max(int(steps), 1), self.limits.steps)):
+            if isinstance(found, RefineStep):
+                yield found
+        assert isinstance(found, LoRAWeights)
+        told = found.provenance[0]
+        key = digest(text, tuple(rows), told["steps"])
+        archive = self._export(key, found, "-refined")
+        self._refined.put(key, archive)
+        yield Refined(
+            inputs=tuple(inputs),
+            answers=self.answer_both(LoRAWeights.stack([written.lora, found]), inputs, max_new_tokens),
+            before=told["loss_before"],
+            after=told["loss_after"],
+            best=told["best_step"],
+            kept_back=told["kept_back"],
+            note=told["note"],
+            archive=archive,
         )

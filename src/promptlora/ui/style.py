@@ -23,6 +23,7 @@ h2.pl-title{font-size:1.2rem;margin:1rem 0 .1rem}.pl-lead{margin:.1rem 0;color:v
 .html-container.pending{opacity:1!important}.wrap.minimal{opacity:1!important;background:none!important;pointer-events:none;height:100%;width:100%}
 .wrap.minimal .progress-text{position:absolute;inset:.5rem .8rem auto auto!important;transform:none!important;z-index:2;margin:0;padding:0;background:none;color:var(--body-text-color-subdued);font:400 .85rem system-ui,sans-serif}
 .pl-busy{border-color:var(--pl-hot)}.pl-done{border-color:var(--pl-gain)}.pl-error{border-color:var(--pl-loss)}
+.pl-warn{border-color:var(--pl-loss)}.pl-warn::before{content:"Warning: ";font-weight:600}
 .pl-error::before{content:"Not done: ";font-weight:600}
 .pl-block{border:1px solid var(--border-color-primary);border-radius:8px;margin:.6rem 0;overflow:hidden}
 .pl-input{white-space:pre-wrap;margin:0;padding:.5rem .8rem;background:var(--background-fill-secondary);font-size:1rem;font-weight:600;overflow-wrap:anywhere;max-height:9rem;overflow-y:auto}
@@ -45,13 +46,9 @@ button.pl-token,button.pl-thumb{cursor:pointer;background:none}button.pl-token:h
 svg[data-row],[data-at]{cursor:pointer}
 .pl-flow svg{transition:none}.pl-flow :is(rect,path,circle){transition:d .35s,x .35s,y .35s,width .35s,stroke-width .35s}
 .pl-two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(24rem,100%),1fr));gap:1rem;align-items:start}
-:is(#walk,#compared) h3{font-size:1rem;font-weight:600;margin:.9rem 0 .1rem}
+:is(#walk,#compared,#refined) h3{font-size:1rem;font-weight:600;margin:.9rem 0 .1rem}
 .pl-token code,.pl-walk code{background:none!important;border:0!important;padding:0!important;font-size:.85rem;white-space:pre}
 .pl-walk p{margin:.35rem 0}.pl-walk output{font-weight:600;font-variant-numeric:tabular-nums}
-.pl-steps{margin:.5rem 0;padding:0;list-style:none;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:.4rem;counter-reset:s}
-.pl-steps li{counter-increment:s;border:1px solid var(--border-color-primary);border-radius:6px;padding:.35rem .6rem;font-size:.9rem}
-.pl-steps li::before{content:counter(s) ". ";color:var(--body-text-color-subdued)}
-.pl-steps li span{display:block}
 .pl-wide{overflow:auto;max-height:32rem;border:1px solid var(--border-color-primary);border-radius:8px;margin:.6rem 0}
 .pl-wide:focus-visible{outline:2px solid var(--pl-hot)}
 .pl-wide table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.88rem;margin:0}
@@ -68,9 +65,9 @@ thead .pl-pair{font-weight:400}.pl-second{color:var(--pl-hot)}
 .pl-bar.pl-base{background:var(--pl-base)}.pl-bar.pl-adapted{background:var(--pl-hot);box-shadow:none}
 .pl-gain{color:var(--pl-gain)}.pl-loss{color:var(--pl-loss)}
 .pl-wide tr.pl-key{outline:1px solid var(--pl-hot);outline-offset:-1px}
-.gradio-container:not(:has(.pl-answers:not([data-done=false]))) :is(#look-section,#effect-section,#compare-section){display:none!important}
+.gradio-container:not(:has(.pl-answers:not([data-done=false]))) :is(#look-section,#effect-section,#compare-section,#refine-section){display:none!important}
 .gradio-container:not(:has(#look-status .pl-status)) #look-section,#look-panel:not(:has(.pl-walk)){display:none!important}
-#glance{flex-wrap:wrap}#glance>*{min-width:min(300px,100%)!important}:is(#measure,#compare){max-width:16rem}
+#glance{flex-wrap:wrap}#glance>*{min-width:min(300px,100%)!important}:is(#measure,#compare,#refine){max-width:16rem}
 #which input{padding-right:1.8rem!important;text-overflow:ellipsis}
 footer{display:none!important}
 button:focus-visible,textarea:focus-visible,input:focus-visible,a:focus-visible{outline:2px solid var(--pl-hot)!important;outline-offset:1px}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -26,6 +27,8 @@ class Limits:
         ablation_inputs: How many inputs the ablation takes.
         adapters: How many adapters are kept, for all visitors together.
         captures: How many walks of one layer are kept.
+        rows: How many rows a refinement takes.
+        steps: Most steps of a refinement.
     """
 
     prompt_characters: int = 20_000
@@ -36,6 +39,8 @@ class Limits:
     ablation_inputs: int = 3
     adapters: int = 32
     captures: int = 16
+    rows: int = 64
+    steps: int = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +49,18 @@ class Written:
 
     Attributes:
         key: Digest of its prompt.
-        stack: Three adapters: the one written for the prompt, the one for use with the prompt in the context as well, and one
+        lora: The adapter.
+        stack: Three adapters: the same, the one for use with the prompt in the context as well, and one
             whose update is zero, for the rows of the base.
         seconds: How long writing the first one took.
         reused: It was not written for this request.
     """
 
     key: str
+    lora: LoRAWeights
     stack: LoRAWeights
     seconds: float
     reused: bool = False
-
-    @property
-    def lora(self) -> LoRAWeights:
-        """The one written for the prompt, by itself."""
-        return self.stack.select(WRITTEN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,3 +144,28 @@ class Compared:
     space: AdapterSpace
     groups: tuple[str, ...]
     cosine: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refined:
+    """An adapter after a refinement, and what it says.
+
+    Attributes:
+        inputs: The inputs.
+        answers: To each input: the answer of the generated adapter, and of the refined one.
+        before: Loss of the rows that decide before the first step, in nats; None where it was not measured.
+        after: The same of the step that was kept.
+        best: The step that was kept; 0 is the generated adapter.
+        kept_back: How many rows were kept back to choose it.
+        note: What the visitor should know; empty for nothing.
+        archive: The refined adapter as a PEFT folder in a ZIP file.
+    """
+
+    inputs: tuple[str, ...]
+    answers: tuple[tuple[str, str], ...]
+    before: float | None
+    after: float | None
+    best: int
+    kept_back: int
+    note: str
+    archive: Path

@@ -97,6 +97,7 @@ class Refinement:
         self.values = movable.start.clone().requires_grad_()
         self.optimizer = torch.optim.Adam([self.values], betas=_BETAS)
         self.racing = len(starts) > 1
+        self.stopped = False
         self.best = [Outcome(movable.start[number].clone(), starts[0]) for number in range(len(tasks))]
         self._budget = _TOKENS.get(host.device.type, _TOKENS_ELSEWHERE)
 
@@ -107,7 +108,10 @@ class Refinement:
         if self.racing and not self.settings.race_steps:
             self._choose()
         for step in range(1, steps + 1):
-            if not self.who or stop():
+            if not self.who:
+                break
+            if stop():
+                self.stopped = True
                 break
             self._move(step)
             decided = self.racing and step == min(self.settings.race_steps, steps)
@@ -131,12 +135,13 @@ class Refinement:
         losses, slopes = self._losses(rows, slopes=True)
         norms = slopes.norm(dim=1)
         fine = (losses.isfinite() & norms.isfinite()).tolist()
+        left = {number for (number, _), one in zip(self.who, fine, strict=True) if one}
         for at, (number, start) in enumerate(self.who):
             best = self.best[number]
             if fine[at]:
                 if best.start == start or not self.racing:
                     best.loss = float(losses[at])
-            elif sum(other == number for other, _ in self.who) == 1 or start == best.start:
+            elif number not in left:
                 best.note = (
                     f"step {step}: loss {float(losses[at]):g}, gradient norm {float(norms[at]):g}; expected finite numbers; "
                     f"the adapter of step {best.step} is returned; lower lr or look at the rows"

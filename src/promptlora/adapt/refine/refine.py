@@ -27,7 +27,7 @@ from promptlora.signals import stopping
 if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA
 
-_LR = {True: 3e-2, False: 2e-3}  # of cores alone, and of A and B
+_LR = {True: 5e-3, False: 1e-3}  # of cores alone, and of A and B
 _MOST_INVENTED = 512
 STOPPED = "it was stopped, and the best so far is returned"
 
@@ -78,15 +78,15 @@ def refine_adapters(
             else:
                 tasks = [Task(t, *keep_back(t, i, settings.seed)) for t, i in zip(texts, taught, strict=True)]
         if not tasks:
-            outcomes = [Outcome(values, "given") for values in movable.start[: len(texts)]]
+            outcomes, stopped = [Outcome(values, "given") for values in movable.start[: len(texts)]], True
         else:
-            outcomes = Refinement(lm.host, tasks, movable, list(started), settings).run(on_step, stop)
+            refinement = Refinement(lm.host, tasks, movable, list(started), settings)
+            outcomes, stopped = refinement.run(on_step, stop), refinement.stopped
             if unlabelled is not None and labelled is None:
                 _fall_back(lm, tasks, movable, outcomes)
-        stopped = stop()
     result = movable.lora(torch.stack([outcome.values for outcome in outcomes])).detach()
     shared = {
-        "hypernetwork": weights_digest(lm.hypernetwork),
+        "hypernetwork_weights": weights_digest(lm.hypernetwork),
         "steps": settings.steps,
         "seed": settings.seed,
         "lr": settings.lr,
@@ -112,7 +112,12 @@ def refine_adapters(
         if said:
             warnings.warn(f"refine: {record['prompt'].strip()[:40]!r}: {said}.", stacklevel=3)
     return LoRAWeights(
-        result.stored, result.scaling, projections=result.projections, base_model=lora.base_model, provenance=records
+        result.stored,
+        result.scaling,
+        projections=result.projections,
+        base_model=lora.base_model,
+        chat=lm.chat_export,
+        provenance=[{**given, **record} for given, record in zip(lora.provenance, records, strict=True)],
     )
 
 

@@ -33,16 +33,16 @@ class RefineSettings:
         top_k: Tokens of a teacher's distribution that are learned one by one; the others are one more outcome.
     """
 
-    steps: int = 40
+    steps: int = 24
     seed: int = 0
     lr: float = 0.0
-    rows_per_step: int = 8
+    rows_per_step: int = 4
     moves: str = "cores"
     starts: tuple[str, ...] = ()
     race_steps: int = 4
     clip: float = 1.0
     measure_every: int = 4
-    patience: int = 4
+    patience: int = 3
     teacher: str = "adapter"
     answer_tokens: int = 32
     top_k: int = 16

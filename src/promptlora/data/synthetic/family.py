@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from random import Random
 from typing import Any
 
@@ -58,6 +59,10 @@ class Family:
     uses: tuple[str, ...] = ()
 
 
+# Notes that many families share.
+DIGITS = "Use digits.|Write a number in digits."
+NUMBER_ONLY = "Write the number only.|Only digits."
+
 _FIELD = re.compile(r"\{(\w+)(?::(\w+))?\}")
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
@@ -98,7 +103,7 @@ def family(
     category: str,
     name: str,
     pools: str,
-    answer: Callable[..., Any],
+    answer: Callable[..., Any] | str | int,
     do: str,
     give: str,
     note: str = "",
@@ -110,12 +115,14 @@ def family(
         category: Its category.
         name: Its name.
         pools: Names of pools that it takes inputs from, separated by spaces; a task takes one of them.
-        answer: Called with the value of an input and the parameters by name; None where the task does not apply.
+        answer: Called with the value of an input and the parameters by name; None where the task does not apply. A key or
+            an index stands for a function that looks it up in the value.
         do: Phrases of ``Goal.do``, separated by ``|``; parameters in braces.
         give: The same for ``Goal.give``.
         note: The same for ``Goal.note``.
         parameters: For each parameter the values that it can have.
     """
+    compute = answer if callable(answer) else itemgetter(answer)
 
     def draw(rng: Random) -> Goal:
         pool = rng.choice(pools.split())
@@ -125,7 +132,7 @@ def family(
             do=phrases(do, values),
             give=phrases(give, values),
             note=phrases(note, values),
-            answer=lambda item: as_text(answer(item.value, **values)),
+            answer=lambda item: as_text(compute(item.value, **values)),
             key=" ".join([pool, *(f"{key}={value}" for key, value in values.items())]),
         )
 

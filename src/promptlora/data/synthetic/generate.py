@@ -176,7 +176,7 @@ def make_tasks(
     if count < 1:
         raise DataError(f"tasks: {count}. Expected 1 or more. Fix: ask for at least one task.")
     if rows < 8:
-        raise DataError(f"rows: {rows}. Expected 8 or more, for training and evaluation. Fix: pass --rows 8.")
+        raise DataError(f"rows: {rows}. Expected 8 or more, for training and evaluation. Fix: pass rows=8.")
     left_out = _excluded(exclude)
     kept = [family for family in FAMILIES if family.name not in left_out and not left_out & set(family.uses)]
     if only is not None:

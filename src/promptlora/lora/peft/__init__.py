@@ -6,7 +6,16 @@ PEFT's files; ``merging`` knows weights. PEFT itself is never imported. PEFT's t
 """
 
 from promptlora.lora.peft.merging import merge_lora
-from promptlora.lora.peft.reading import load_peft
+from promptlora.lora.peft.reading import load_peft, named_base
 from promptlora.lora.peft.writing import VLLM_RANKS, PeftReport, peft_config, peft_state_dict, save_peft
 
-__all__ = ["VLLM_RANKS", "PeftReport", "load_peft", "merge_lora", "peft_config", "peft_state_dict", "save_peft"]
+__all__ = [
+    "VLLM_RANKS",
+    "PeftReport",
+    "load_peft",
+    "merge_lora",
+    "named_base",
+    "peft_config",
+    "peft_state_dict",
+    "save_peft",
+]

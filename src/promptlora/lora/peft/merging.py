@@ -1,4 +1,4 @@
-"""Folding one adapter into the weights of a model, so that it costs nothing at run time.
+"""Merging one adapter into the weights of a model, so that it costs nothing at run time.
 
 It knows weights and projections; nothing of files or hooks.
 """

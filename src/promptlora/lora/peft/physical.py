@@ -42,7 +42,7 @@ class ModuleLoRA:
 
 
 def join(module: str, parts: Sequence[tuple[Projection, Tensor, Tensor]], width: int) -> ModuleLoRA:
-    """The LoRA of a module from those of its projections, exact.
+    """Combine the LoRA of a module's projections into the LoRA of the module, exactly.
 
     Projections that share one A (as after a compressed export) keep it once: the rank does not grow.
 
@@ -68,7 +68,7 @@ def join(module: str, parts: Sequence[tuple[Projection, Tensor, Tensor]], width:
 
 
 def split(lora: ModuleLoRA) -> list[tuple[Projection, Tensor, Tensor]] | None:
-    """The inverse of :func:`join`, by ``lora.blocks``; None when B is not zero outside of them."""
+    """The inverse of :func:`join`, by ``lora.blocks``; None if B is not zero outside of the blocks."""
     rest, parts = lora.B.clone(), []
     for block in lora.blocks:
         ranks, rows = slice(block.start, block.start + block.rank), block.projection.row_index()
@@ -78,7 +78,7 @@ def split(lora: ModuleLoRA) -> list[tuple[Projection, Tensor, Tensor]] | None:
 
 
 def recover(lora: ModuleLoRA, projections: Sequence[Projection]) -> list[tuple[Projection, Tensor, Tensor]]:
-    """The projections' own A and B where only a module's are known: the three forms in turn.
+    """Recover A and B of each projection from those of the module, by trying the three forms in turn.
 
     First the blocks that the file states, then equal blocks side by side (the stacked form), then one A that all
     projections share, with the rows of B that each owns; the last is exact for any LoRA on such a module.
@@ -107,7 +107,7 @@ def recover(lora: ModuleLoRA, projections: Sequence[Projection]) -> list[tuple[P
 
 
 def pad(lora: ModuleLoRA, rank: int) -> ModuleLoRA:
-    """The same update with zeros up to ``rank``; exact."""
+    """The same update, padded with zeros up to ``rank``; exact."""
     more = rank - lora.rank
     if not more:
         return lora
@@ -117,7 +117,7 @@ def pad(lora: ModuleLoRA, rank: int) -> ModuleLoRA:
 
 
 def truncate(lora: ModuleLoRA, rank: int) -> ModuleLoRA:
-    """The best approximation of ``A @ B`` in the Frobenius norm with this rank; itself where it has no more.
+    """The best approximation of ``A @ B`` in the Frobenius norm with this rank; unchanged if its rank is not larger.
 
     With ``A = Qa Ra`` and ``Bᵀ = Qb Rb``, the SVD of the small ``Ra Rbᵀ`` is that of ``A @ B``, so the dense
     ``in x out`` product is never formed. All projections of the module share the new A.

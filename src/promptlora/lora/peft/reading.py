@@ -1,4 +1,4 @@
-"""Reading a PEFT folder of a LoRA: what PEFT, this package or another writer saved.
+"""Reads a LoRA from a PEFT folder that PEFT, this package or another program wrote.
 
 Anything that is more than ``x @ A @ B * scaling`` on attention projections is refused with a line that says what.
 It reads JSON and safetensors, never a pickle.
@@ -98,6 +98,16 @@ def load_peft(path: str | Path, *, projections: Sequence[Projection] | None = No
     )
 
 
+def named_base(path: str | Path) -> str | None:
+    """The base that a PEFT folder names, without reading the weights; None where it names none.
+
+    Raises:
+        LoRAError: A folder without a usable adapter_config.json.
+    """
+    named = _read_config(Path(path)).get("base_model_name_or_path")
+    return named if isinstance(named, str) and named else None
+
+
 def _same(first: Projection, second: Projection) -> bool:
     return all(getattr(first, key) == getattr(second, key) for key in ("name", "module", "rows", "shape"))
 
@@ -142,7 +152,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _number(path: Path, key: str, value: Any) -> float:
-    """A rank (a whole number above 0) or an alpha (any number); JSON has let none in that is not finite."""
+    """A rank (a whole number above 0) or an alpha (any number); reading the JSON has already refused numbers that are not finite."""
     rank = key in ("r", "rank_pattern")
     if isinstance(value, bool) or not isinstance(value, int if rank else (int, float)) or (rank and value < 1):
         raise LoRAError(f"{path}: {key} is {repr(value)[:80]}; expected a {'positive whole ' if rank else ''}number")
@@ -177,7 +187,7 @@ class _Patterns:
             raise LoRAError(f"{self.path}: {key} has {pattern!r} ({error}); expected a regular expression") from error
 
     def value(self, key: str, module: str, default: float) -> float:
-        """The number of the first pattern that ends a module's name, else the default."""
+        """The number of the first pattern that matches the end of a module's name, otherwise the default."""
         for compiled, value in self.patterns[key]:
             try:
                 if compiled.match(module, timeout=max(self.until - time.monotonic(), 0.01)):
@@ -235,7 +245,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[
 
 
 def _read_note(folder: Path, note: str | None) -> list[Block]:
-    """Which projection lies where, as ``save_peft`` noted it; empty for other writers."""
+    """Where each projection is, as recorded by ``save_peft``; empty for files of other programs."""
     if note is None:
         return []
     where = f"{folder / WEIGHTS_FILE}: its note {METADATA}"

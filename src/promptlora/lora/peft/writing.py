@@ -1,4 +1,4 @@
-"""Writing one adapter as a PEFT folder: ``adapter_config.json`` and ``adapter_model.safetensors``.
+"""Writing one adapter as a PEFT folder: ``adapter_config.json``, ``adapter_model.safetensors``, a card and a tokenizer.
 
 Every module is written with the same rank, the smaller ones padded with zeros, and one ``lora_alpha``: PEFT's
 ``rank_pattern`` and ``alpha_pattern`` stay empty, because readers exist that ignore them (vLLM scales every module
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from promptlora.errors import LoRAError
 from promptlora.files import creating_folder
 from promptlora.lora import LoRAWeights
+from promptlora.lora.origin import ChatFiles
+from promptlora.lora.peft.card import CARD_FILE, adapter_card
 from promptlora.lora.peft.physical import ModuleLoRA, difference_norm, join, pad, product_norm, truncate
 from promptlora.projections import ROLES, Projection, find_projections, module_shape
 
@@ -34,7 +36,7 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 @dataclass(frozen=True, kw_only=True)
 class PeftReport:
-    """What :func:`save_peft` wrote.
+    """Describes what :func:`save_peft` wrote.
 
     Attributes:
         rank: The one rank of all modules.
@@ -63,8 +65,13 @@ def save_peft(
     dtype: torch.dtype | None = None,
     projections: Sequence[Projection] | None = None,
     model: nn.Module | None = None,
+    chat: ChatFiles | None = None,
+    card: bool = True,
 ) -> PeftReport:
     """Write the one adapter of ``lora`` as a PEFT folder, whole or not at all.
+
+    Beside the two files that PEFT reads, the folder gets a model card (README.md), and the base's tokenizer with a chat
+    template that renders what ``PromptLoRA.generate`` reads. The prompt and its hash are in the metadata of the weights.
 
     A fused module (q, k and v in one) gets a rank that is the sum of its projections' ranks; nothing is lost. Without
     ``projections``, each name is taken as a module of its own, as it is in models that keep q_proj, k_proj, v_proj
@@ -83,6 +90,9 @@ def save_peft(
         model: The base model (the meta device is enough): its projections are the default, its module widths and
             orientation (GPT-2's Conv1D) go into the export, and the adapter is checked against it. Without it a
             Conv1D still loads right; PEFT corrects the flag and warns.
+        chat: What writes the tokenizer and its template; by default that of ``PromptLoRA.adapt``. An adapter that was read
+            from a file has none: pass ``PromptLoRA.chat_export``, or the folder gets no tokenizer.
+        card: False writes the two files that PEFT reads, and no card and no tokenizer.
 
     Returns:
         Rank, alpha, number of modules, bytes, and the relative error.
@@ -93,12 +103,15 @@ def save_peft(
     """
     written, report = _export(lora, pad_rank, compress, dtype, projections, model)
     tensors, metadata = _tensors(written)
-    config = _config(report, written, _base_name(lora, base_model_name, model), model)
+    base = _base_name(lora, base_model_name, model)
+    config = _config(report, written, base, model)
     with creating_folder(Path(path), overwrite=overwrite) as folder:
         notes = {"format": "pt", METADATA: metadata}
         if lora.provenance[0]:
             notes[PROVENANCE] = json.dumps(lora.provenance)
         save_file(tensors, folder / WEIGHTS_FILE, metadata=notes)
+        if card:
+            _write_card(folder, lora, base, report.rank, chat)
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         size = sum(file.stat().st_size for file in folder.iterdir())
     return replace(report, bytes=size)
@@ -171,7 +184,7 @@ def _export(
     projections: Sequence[Projection] | None,
     model: nn.Module | None,
 ) -> tuple[list[ModuleLoRA], PeftReport]:
-    """The adapter by physical module, all of one rank, scaled by one alpha; the report has no size yet."""
+    """The adapter by physical module, with one rank and one alpha for all modules; the report has no size yet."""
     if lora.adapters != 1:
         raise LoRAError(
             f"{lora.adapters} adapters; expected exactly one in a PEFT folder; choose one with lora.select(i)"
@@ -193,7 +206,7 @@ def _export(
 
 
 def _base_name(lora: LoRAWeights, given: str | None, model: nn.Module | None) -> str | None:
-    """What the config calls the base: as given, as the LoRA says, or as the model was loaded; None where nothing says."""
+    """The name of the base for the config: the given name, the LoRA's, or that of the loaded model; None if none of them has one."""
     return given or lora.base_model or getattr(getattr(model, "config", None), "name_or_path", None) or None
 
 
@@ -223,7 +236,7 @@ def _known_projections(
 
 
 def _plain(name: str, A: Tensor, B: Tensor) -> Projection:
-    """The projection that a bare name must be: a module of its own."""
+    """The projection that a name without a record stands for: a whole module."""
     role = name.rpartition(".")[2].removesuffix("_proj")
     if role not in ROLES or not name.endswith("_proj"):
         raise LoRAError(
@@ -234,7 +247,7 @@ def _plain(name: str, A: Tensor, B: Tensor) -> Projection:
 
 
 def _modules(lora: LoRAWeights, known: dict[str, Projection], model: nn.Module | None) -> list[ModuleLoRA]:
-    """The adapter by physical module, on the CPU, scaling not applied."""
+    """The adapter by physical module, on the CPU, without the scaling."""
     parts: dict[str, list[tuple[Projection, Tensor, Tensor]]] = {}
     for name, (A, B) in lora.items():
         A, B = A[0].detach().cpu(), B[0].detach().cpu()  # [in, rank], [rank, out]
@@ -245,7 +258,7 @@ def _modules(lora: LoRAWeights, known: dict[str, Projection], model: nn.Module |
 
 
 def _width(module: str, group: list[tuple[Projection, Tensor, Tensor]], model: nn.Module | None) -> int:
-    """Width of the module's output, which the rows of its projections alone do not tell (a gate may follow)."""
+    """Width of the module's output, which does not follow from the rows of its projections (a gate may come after them)."""
     first = group[0][0]
     needed = max(first.out_features if p.rows is None else max(stop for _, stop in p.rows) for p, _, _ in group)
     width: int | None = first.out_features if first.rows is None else first.module_out_features
@@ -267,7 +280,7 @@ def _width(module: str, group: list[tuple[Projection, Tensor, Tensor]], model: n
 
 
 def _rank(rank: int, pad_rank: int | str | None) -> int:
-    """The one rank of the export."""
+    """The rank that the export uses for all modules."""
     listed = ", ".join(str(r) for r in VLLM_RANKS)
     if pad_rank is None:
         return max(rank, 1)
@@ -307,8 +320,19 @@ def _relative_error(exact: list[ModuleLoRA], written: list[ModuleLoRA], fold: fl
 # --- files -------------------------------------------------------------------------------------------
 
 
+def _write_card(folder: Path, lora: LoRAWeights, base: str | None, rank: int, chat: ChatFiles | None) -> None:
+    """Write the tokenizer, if there is one, and the card that shows its chat format."""
+    (origin,) = lora.origins
+    chat = chat or lora.chat
+    rendered = chat.write(folder, origin.prompt if origin and origin.in_context else None) if chat else None
+    accepted = next((known for known in VLLM_RANKS if known >= rank), rank)
+    dtype = str(lora.dtype).removeprefix("torch.")
+    text = adapter_card(origin, base_model=base, rank=accepted, dtype=dtype, chat=rendered)
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+
 def _tensors(modules: list[ModuleLoRA]) -> tuple[dict[str, Tensor], str]:
-    """PEFT's tensors, and our own note on where each projection lies, which other readers skip."""
+    """PEFT's tensors, and our own record of where each projection is, which other readers ignore."""
     tensors, note = {}, []
     for lora in modules:
         tensors[f"{PREFIX}{lora.module}.lora_A.weight"] = lora.A.T.contiguous()  # [rank, in]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, timedelta
 from functools import partial
 
-from promptlora.data.synthetic.family import choice, family, ordinal
+from promptlora.data.synthetic.family import DIGITS, choice, family, ordinal
 from promptlora.data.synthetic.pools_numbers import clock, clock12, written_date
 from promptlora.data.synthetic.vocabulary.facts import MONTHS, WEEKDAYS
 
@@ -13,7 +13,6 @@ _d = partial(family, "dates")
 _t = partial(family, "times")
 _c = partial(choice, "date questions")
 _BOTH = "date written-date"
-_DIGITS = "Use digits.|Write a number in digits."
 _SEASONS = ("winter", "winter", "spring", "spring", "spring", "summer", "summer", "summer", "autumn", "autumn", "autumn", "winter")  # fmt: skip
 
 
@@ -94,7 +93,7 @@ DATES = (
         'the quarter of {x} as "{s}" with a number, as in {s}2', s=("Q", "q", "quarter ", "T")),
     _d("days-in-month", _BOTH, days_in_month,
         "count the days of the month of {x}|How many days does the month of {x} have?",
-        "the number of days in the month of {x}", _DIGITS),
+        "the number of days in the month of {x}", DIGITS),
     _d("two-digit-year", _BOTH, lambda v: f"{v.month:02d}/{v.year % 100:02d}",
         "write {x} as month/year, two digits each|shorten {x} to the form MM/YY",
         "{x} in the form MM/YY"),
@@ -109,7 +108,7 @@ DATES = (
         "the year {k} years {way} {x}", k=(1, 5, 10, 20, 50, 100), way=("after", "before")),
     _d("days-between", "dates", lambda v: abs((v[0] - v[1]).days),
         "count the days from one date of {x} to the other|How many days lie between the two dates, the later one counted?",
-        "the number of days from the earlier date to the later", _DIGITS),
+        "the number of days from the earlier date to the later", DIGITS),
     _d("earlier-date", "dates", min,
         "copy the earlier date of {x}|Which of the two dates comes first?",
         "the earlier of the two dates"),
@@ -119,13 +118,13 @@ DATES = (
     _d("date-range", "dates", lambda v: f"{min(v)} to {max(v)}",
         'put the two dates in order with "to" between them|write the earlier date, the word "to" and the later date',
         'the two dates in order with "to" between them'),
-    _d("weekday-shift", "weekday", lambda v: v["day"],
+    _d("weekday-shift", "weekday", "day",
         "name the weekday that {x} stands for|work out {x}|Which day of the week does {x} mean?",
         "the weekday that {x} stands for"),
     _d("weekday-short", "weekday", lambda v: v["day"][:3],
         "work out {x} and give the three-letter short form of that weekday, as in Wed|name the weekday that {x} stands for by its first three letters",
         "the first three letters of the weekday that {x} stands for"),
-    _d("weekday-named", "weekday", lambda v: v["from"],
+    _d("weekday-named", "weekday", "from",
         "copy the weekday that is named in {x} and do not compute anything|Which weekday does the text mention by name?",
         "the weekday named in {x}, without any computation"),
     *_c("leap-year", "year", lambda v: "yes" if leap(v) else "no",
@@ -175,13 +174,13 @@ DATES = (
         '{x} with "{s}" for the colon and no leading zero in the hour', s=("h", ".", " h ", "-")),
     _t("minutes-to-hour", "time", lambda v: 60 - v % 60 if v % 60 else None,
         "count the minutes from {x} to the next full hour|How many minutes are left from {x} to the next full hour?",
-        "the minutes from {x} to the next full hour", _DIGITS),
+        "the minutes from {x} to the next full hour", DIGITS),
     _t("since-midnight", "time", lambda v: v if v < 600 else None,
         "count the minutes from midnight to {x}|How many minutes after midnight is {x}?",
-        "the minutes from midnight to {x}", _DIGITS),
+        "the minutes from midnight to {x}", DIGITS),
     _t("period-length", "times", lambda v: v[1] - v[0],
         "count the minutes of {x}|How many minutes does {x} last?",
-        "the length of {x} in minutes", _DIGITS),
+        "the length of {x} in minutes", DIGITS),
     _t("period-length-long", "times", lambda v: lasting(v[1] - v[0]),
         "give the length of {x} in the form 1 h 30 min|write how long {x} lasts, as in 0 h 45 min",
         "the length of {x} in the form 1 h 30 min"),

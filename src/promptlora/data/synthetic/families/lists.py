@@ -6,13 +6,12 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
-from promptlora.data.synthetic.family import choice, family
+from promptlora.data.synthetic.family import DIGITS, choice, family
 from promptlora.data.synthetic.vocabulary.facts import THINGS
 
 _f = partial(family, "lists of words")
 _c = partial(choice, "list questions")
 _COMMAS = "Separate them with commas.|Use commas between the words.|Write them with a comma and a space between."
-_DIGITS = "Use digits.|Write a number in digits."
 
 
 def by_length(v: tuple[str, ...], down: bool) -> list[str] | None:
@@ -39,7 +38,7 @@ def first_again(v: tuple[str, ...]) -> str | None:
 
 
 LISTS = (
-    _f("first-item", "words", lambda v: v[0],
+    _f("first-item", "words", 0,
         "copy the first word of {x}|name the item that {x} starts with|Which word stands first in {x}?",
         "the first word of {x}|the item at the start of {x}"),
     _f("last-item", "words", lambda v: v[-1],
@@ -53,7 +52,7 @@ LISTS = (
         "item number {k} of {x} from the end|the word at place {k} when {x} is read from its end", k=(2, 3)),
     _f("count-items", "words numbers repeated-words", len,
         "count the items of {x}|How many items does {x} have?",
-        "the number of items in {x}", _DIGITS),
+        "the number of items in {x}", DIGITS),
     _f("longest-word", "words", lambda v: extreme(v, max),
         "copy the longest word of {x}|name the word of {x} with the most letters|Which word of {x} is the longest?",
         "the longest word of {x}"),
@@ -89,10 +88,10 @@ LISTS = (
         "the first word of {x} that appears a second time|the word of {x} that is the earliest to be repeated"),
     _f("count-distinct", "repeated-words", lambda v: len(set(v)),
         "count the different words of {x}|How many different words stand in {x}?",
-        "the number of distinct words in {x}", _DIGITS),
+        "the number of distinct words in {x}", DIGITS),
     _f("count-first", "repeated-words", lambda v: v.count(v[0]),
         "count how often the first word of {x} stands in the whole list|How many times does the first word of {x} occur in it?",
-        "the number of times that the first word of {x} occurs in it", _DIGITS),
+        "the number of times that the first word of {x} occurs in it", DIGITS),
     _f("words-longer-than", "words", lambda v, k: [w for w in v if len(w) > k] if 0 < sum(len(w) > k for w in v) < len(v) else None,
         "keep only the words of {x} with more than {k} letters|drop the words of {x} that have {k} letters or fewer",
         "the words of {x} with more than {k} letters", _COMMAS, k=(5, 6, 7)),
@@ -150,10 +149,10 @@ LISTS = (
     _f("upper-item", "words", lambda v, which: [v[0].upper(), *v[1:]] if which == "first" else [*v[:-1], v[-1].upper()],
         "write the {which} item of {x} in capitals and leave the others|upper-case only the {which} word of {x}",
         "{x} with only its {which} item in capital letters", _COMMAS, which=("first", "last")),
-    _f("odd-one-out", "things", lambda v: v["odd"],
+    _f("odd-one-out", "things", "odd",
         "name the item of {x} that is of another kind than the rest|find the odd one out in {x}|Which item does not belong with the others?",
         "the odd one out of {x}|the item of {x} that does not fit the others"),
-    _f("common-kind", "things", lambda v: v["kind"],
+    _f("common-kind", "things", "kind",
         "name what most items of {x} are|choose the kind of thing that all items of {x} but one belong to|What kind of thing are all items but one?",
         "the kind of thing that most items of {x} are", f"Choose from: {', '.join(THINGS)}.|Kinds: {', '.join(THINGS)}."),
     _f("without-odd", "things", lambda v: [w for w in v["words"] if w != v["odd"]],

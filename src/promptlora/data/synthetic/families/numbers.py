@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import partial
 from math import prod
 
-from promptlora.data.synthetic.family import choice, family, ordinal
+from promptlora.data.synthetic.family import DIGITS, choice, family, ordinal
 from promptlora.data.synthetic.pools_numbers import in_words, roman
 
 _n = partial(family, "number formats")
 _d = partial(family, "digits")
 _a = partial(family, "arithmetic")
 _c = partial(choice, "number questions")
-_DIGITS = "Use digits.|Write a number in digits."
 
 
 def rounded(number: int, unit: int) -> int | None:
@@ -86,7 +85,7 @@ NUMBERS = (
         "the product of the digits of {x}"),
     _d("count-digits", "number big", lambda v: len(str(v)),
         "count the digits of {x}|How many digits does {x} have?",
-        "the number of digits of {x}", _DIGITS),
+        "the number of digits of {x}", DIGITS),
     _d("first-digit", "number big", lambda v: str(v)[0],
         "copy the first digit of {x}|name the leading digit of {x}|What is the first digit of {x}?",
         "the first digit of {x}"),
@@ -143,7 +142,7 @@ NUMBERS = (
         "{p} percent of {x}", p=(10, 50, 20, 25)),
     _a("successor", "number spelled", lambda v, way: v + 1 if way == "after" else v - 1,
         "give the whole number directly {way} {x}|Which whole number comes directly {way} {x}?",
-        "the whole number directly {way} {x}", _DIGITS, way=("after", "before")),
+        "the whole number directly {way} {x}", DIGITS, way=("after", "before")),
     _a("next-multiple", "small number", lambda v, k: (v // k + 1) * k,
         "give the smallest multiple of {k} that is greater than {x}|find the next multiple of {k} above {x}",
         "the next multiple of {k} above {x}", k=(5, 10, 100)),
@@ -156,7 +155,7 @@ NUMBERS = (
     _a("absolute", "signed", abs,
         "give the absolute value of {x}|write {x} without its sign",
         "the absolute value of {x}|{x} without a sign"),
-    _a("calculate", "sum", lambda v: v["result"],
+    _a("calculate", "sum", "result",
         "carry out {x}|compute the result of {x}|What is the result of {x}?",
         "the result of {x}|the value of {x}", "The sign * means times.|Read * as times."),
     _a("calculate-words", "spoken-sum", lambda v: v,
@@ -180,15 +179,15 @@ NUMBERS = (
     _a("fill-gap", "gap", lambda v: v,
         "find the number that belongs in the place of the question mark|solve {x} for the question mark|Which number must replace the question mark?",
         "the number that the question mark stands for"),
-    _a("next-in-sequence", "sequence", lambda v: v["next"],
+    _a("next-in-sequence", "sequence", "next",
         "continue {x} by one number|find the number that comes next in {x}|Which number comes next in {x}?",
         "the next number of {x}"),
-    _a("step-of-sequence", "sequence", lambda v: v["step"],
+    _a("step-of-sequence", "sequence", "step",
         "give the constant step between the numbers of {x}|By how much does {x} grow from one number to the next?",
         "the step by which {x} grows"),
-    _a("story-total", "story", lambda v: v["total"],
+    _a("story-total", "story", "total",
         "work out how many things the person has at the end|solve {x}: how many are there in the end|How many does the person have now?",
-        "how many things the person of {x} has at the end", _DIGITS),
+        "how many things the person of {x} has at the end", DIGITS),
     _a("larger", "number-pair", max,
         "copy the larger number of {x}|Which number of {x} is greater?",
         "the larger number of {x}"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from random import Random
 
-from promptlora.data.synthetic.family import Family, Goal, choice, family
+from promptlora.data.synthetic.family import NUMBER_ONLY, Family, Goal, choice, family
 from promptlora.data.synthetic.pools_numbers import UNITS, in_words, money
 
 _u = partial(family, "units")
@@ -54,7 +54,7 @@ def _to_smaller(rng: Random) -> Goal:
     def answer(v: int) -> int:
         return v * factor
 
-    goal = family("units", large, "small", answer, do, give, "Write the number only.|Only digits.").draw(rng)
+    goal = family("units", large, "small", answer, do, give, NUMBER_ONLY).draw(rng)
     return replace(goal, key=f"{large} {small}")
 
 
@@ -63,13 +63,13 @@ UNIT_FAMILIES = (
     _u("quantity-to-smaller", "measure", smaller,
         "convert {x} to the next smaller unit: km to m, m to cm, cm to mm, t to kg, kg to g, l or cl to ml, h to min, min to s|write {x} in the next smaller of the units km, m, cm, mm; t, kg, g; l, ml; cl, ml; h, min, s",
         "{x} in the next smaller unit (km to m, m to cm, cm to mm, t to kg, kg to g, l or cl to ml, h to min, min to s), with the unit"),
-    _u("unit-of", "measure", lambda v: v[1],
+    _u("unit-of", "measure", 1,
         "copy the unit of {x}|Which unit does {x} use?",
         "the unit of {x} as it is written"),
     _u("unit-name", "measure", lambda v: f"{v[0]} {_NAMES[v[1]]}",
         "write out the unit of {x}, as in 5 metres|replace the abbreviation in {x} by the full name of the unit in the plural, with the ending -tres for metres and litres",
         "{x} with the unit written out in the plural, as in 5 metres"),
-    _u("value-of", "measure", lambda v: v[0],
+    _u("value-of", "measure", 0,
         "copy the number of {x} without the unit|How many units does {x} have?",
         "the number of {x} without its unit"),
     _u("double-quantity", "measure", lambda v, k: f"{v[0] * k} {v[1]}",
@@ -98,10 +98,10 @@ UNIT_FAMILIES = (
         '{x} followed by a space and the unit "{unit}"', unit=tuple(_NAMES)),
     _m("in-cents", "price", lambda v: v,
         "convert {x} to cents|How many cents is {x}?",
-        "{x} in cents, as a bare number", "Write the number only.|Only digits."),
+        "{x} in cents, as a bare number", NUMBER_ONLY),
     _m("whole-dollars", "price", lambda v: v // 100,
         "copy the whole dollars of {x} and drop the cents|How many full dollars are in {x}?",
-        "the dollars of {x} without the cents", "Write the number only.|Only digits."),
+        "the dollars of {x} without the cents", NUMBER_ONLY),
     _m("price-in-words", "price", lambda v: f"{v // 100} dollars and {v % 100} cents" if v > 199 and v % 100 > 1 else None,
         "write {x} in the form 3 dollars and 20 cents|spell {x} with the words dollars and cents, numbers in digits",
         "{x} in the form 3 dollars and 20 cents"),

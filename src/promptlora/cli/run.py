@@ -1,0 +1,165 @@
+"""``promptlora run``: what an adapter does to one input, or to every input of a file, beside the base.
+
+The adapter is written from a prompt, or was saved before (``--adapter``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from promptlora.cli.console import (
+    MOST_TOKENS,
+    Base,
+    Device,
+    Dtype,
+    Force,
+    Hypernetwork,
+    Json,
+    Prompt,
+    PromptFile,
+    err,
+    load,
+    load_with_adapter,
+    out,
+    print_json,
+    read_prompt,
+    size,
+    working,
+)
+from promptlora.errors import PromptError
+
+if TYPE_CHECKING:
+    from promptlora.adapt import AdaptedBase
+    from promptlora.lora import LoRAWeights
+
+_TITLES = {
+    "base": "base",
+    "in_context": "base, prompt in context",
+    "adapted": "adapted",
+    "adapted_in_context": "adapted, prompt in context",
+}
+
+
+def run(
+    text: Annotated[str | None, typer.Argument(help="The input.", metavar="[INPUT]")] = None,
+    prompt: Prompt = None,
+    prompt_file: PromptFile = None,
+    inputs_file: Annotated[
+        Path | None, typer.Option(help="Inputs: .txt (one per line), .jsonl or .csv (those named input).")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="A saved adapter instead of a prompt: a PEFT folder or a file of LoRAWeights.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer in tokens.")] = 64,
+    hypernetwork: Hypernetwork = None,
+    base: Base = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Answer inputs four ways: base and adapted, each without and with the prompt in context.
+
+    A saved adapter whose prompt is not known is shown two ways, without a prompt in the context.
+
+    Example: **promptlora run --prompt "Extract the name of the city from the sentence." "She flew to Paris on Monday."**
+    """
+    inputs = _inputs(text, inputs_file)
+    if adapter is not None:
+        instruction = read_prompt(prompt, prompt_file) if prompt is not None or prompt_file is not None else None
+        lm: AdaptedBase
+        lm, lora = load_with_adapter(adapter, base, dtype, device)
+        beside, seconds, near = lora, None, None
+        (origin,) = lora.origins
+        instruction = instruction or (origin.prompt if origin else None)
+    else:
+        instruction = read_prompt(prompt, prompt_file)
+        made = load(hypernetwork, base, dtype, device, force, prompts=[instruction])
+        with working("writing the adapter"):
+            started = time.perf_counter()
+            lora = made.adapt(instruction)
+            seconds = time.perf_counter() - started
+            beside = made.adapt(instruction, in_context=True)
+            distances = made.distances(instruction)
+            near = distances[0] if distances else None
+        lm = made
+    with working("answering") as say:
+        rows = _answers(lm, inputs, instruction, lora, beside, max_new_tokens, say)
+    if json:
+        described = {"seconds": seconds, "bytes": lora.nbytes, "rank": lora.rank, "projections": len(lora)}
+        distance = None if near is None else {"distance": near.distance, "share": near.share, "far": near.far}
+        shared = {"prompt": instruction, "adapter": described, "training_prompts": distance}
+        print_json({**shared, **rows[0]} if inputs_file is None else {**shared, "answers": rows})
+        return
+    _print(rows)
+    if seconds is not None:
+        err.print(f"adapter written in {seconds:.2f} s, {size(lora.nbytes)}", highlight=False)
+        if near is not None:
+            err.print(str(near), style="yellow" if near.far else None, highlight=False)
+    elif instruction is None:
+        err.print(f"{escape(str(adapter))} does not say its prompt; --prompt shows it in the context", highlight=False)
+
+
+def _inputs(text: str | None, file: Path | None) -> list[str]:
+    """The input from the command line, or those of the file; exactly one of them is given."""
+    if (text is None) == (file is None):
+        raise PromptError("expected an input, or --inputs-file FILE, and not both")
+    if file is None:
+        return [str(text)]
+    from promptlora.data.inputs import read_inputs  # here: only this option reads files
+
+    return read_inputs(file)
+
+
+def _answers(
+    lm: AdaptedBase,
+    inputs: Sequence[str],
+    prompt: str | None,
+    lora: LoRAWeights,
+    beside: LoRAWeights,
+    max_new_tokens: int,
+    say: Any,
+) -> list[dict[str, Any]]:
+    """The answers to each input and the number of tokens read, by the way in which they were made."""
+    ways: dict[str, tuple[LoRAWeights | None, str | None]] = {
+        "base": (None, None),
+        "in_context": (None, prompt),
+        "adapted": (lora, None),
+        "adapted_in_context": (beside, prompt),
+    }
+    if prompt is None:
+        ways = {name: way for name, way in ways.items() if not name.endswith("in_context")}
+    rows: list[dict[str, Any]] = [{"input": text, "tokens_read": {}} for text in inputs]
+    for name, (adapter, shown) in ways.items():
+        say(f"answering: {_TITLES[name]}")
+        answers = lm.generate(list(inputs), adapter, in_context=shown, max_new_tokens=max_new_tokens)
+        read = lm.count_tokens(inputs, [shown] * len(inputs))
+        for row, answer, count in zip(rows, answers, read, strict=True):
+            row[name] = answer
+            row["tokens_read"][name] = count
+    return rows
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    """One input as a row for each way to answer; several as a row for each input."""
+    ways = [name for name in _TITLES if name in rows[0]]
+    table = Table(show_lines=True)
+    if len(rows) == 1:
+        table.add_column("who")
+        table.add_column("tokens read", justify="right")
+        table.add_column("answer", overflow="fold")
+        for name in ways:
+            table.add_row(_TITLES[name], str(rows[0]["tokens_read"][name]), escape(rows[0][name]))
+    else:
+        for title in ("input", *(_TITLES[name] for name in ways)):
+            table.add_column(title, overflow="fold", ratio=1)
+        for row in rows:
+            table.add_row(escape(row["input"]), *(escape(row[name]) for name in ways))
+    out.print(table)

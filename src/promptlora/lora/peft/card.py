@@ -1,0 +1,120 @@
+"""The model card (README.md) of an exported adapter: its prompt, its base, how to load it, and the chat format.
+
+It knows texts; nothing of tensors, tokenizers or files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import huggingface_hub
+
+from promptlora.lora.origin import AdapterOrigin
+
+CARD_FILE = "README.md"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+def adapter_card(
+    origin: AdapterOrigin | None,
+    *,
+    base_model: str | None,
+    rank: int,
+    dtype: str,
+    chat: tuple[str, bool] | None,
+) -> str:
+    """The text of the card.
+
+    Args:
+        origin: Where the adapter comes from; None where it is not known.
+        base_model: Hub id or path of the base.
+        rank: The ``--max-lora-rank`` of vLLM that takes the adapter.
+        dtype: The dtype of the base that it was written for.
+        chat: A rendered chat, and whether the template in the folder renders it; None where no template is in the folder.
+    """
+    named = base_model if base_model and _HUB_ID.fullmatch(base_model) else None
+    metadata = huggingface_hub.ModelCardData(
+        base_model=named, library_name="peft", pipeline_tag="text-generation", tags=["lora", "peft", "promptlora"]
+    )
+    name = origin.folder_name if origin else "adapter"
+    parts = [
+        f"---\n{metadata.to_yaml()}\n---",
+        f"# {name}",
+        "A LoRA adapter in PEFT's format, written from a prompt by a hypernetwork of promptlora. Loading it needs PEFT or vLLM only.",
+        *_prompt(origin),
+        *_base(origin, base_model),
+        *_use(base_model or "FOLDER_OR_ID_OF_THE_BASE", rank, dtype, chat, name),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _fenced(text: str, kind: str = "text") -> str:
+    """A text as a block of code, whatever backticks it holds."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{kind}\n{text}\n{fence}"
+
+
+def _prompt(origin: AdapterOrigin | None) -> list[str]:
+    if origin is None:
+        return []
+    shown = (
+        "The adapter was written for a base that reads this prompt as well: the prompt stands before the first user message."
+        if origin.in_context
+        else "The adapter takes the place of this prompt: the prompt does not have to be in the context."
+    )
+    parts = ["## Prompt", _fenced(origin.prompt), shown]
+    if origin.examples:
+        pairs = "\n\n".join(f"Input: {question}\nOutput: {answer}" for question, answer in origin.examples)
+        parts += ["The hypernetwork read these examples with it:", _fenced(pairs)]
+    wrote = f" Hypernetwork: {origin.hypernetwork}." if origin.hypernetwork else ""
+    return [
+        *parts,
+        f"SHA-256 of the prompt: `{origin.digest}`.{wrote} Both the prompt and its hash are in the metadata of "
+        "`adapter_model.safetensors`, under `promptlora.provenance`.",
+    ]
+
+
+def _base(origin: AdapterOrigin | None, base_model: str | None) -> list[str]:
+    note = f" {origin.base_note}" if origin and origin.base_note else ""
+    told = f"`{base_model}`." if base_model else "Its name was not recorded."
+    return ["## Base", f"{told}{note} Another model, or the same model with other weights, can give other answers."]
+
+
+def _use(base_model: str, rank: int, dtype: str, chat: tuple[str, bool] | None, name: str) -> list[str]:
+    tokenizer = "folder" if chat else "base"
+    code = f"""from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base, folder = {json.dumps(base_model)}, "."  # the folder of this file
+tokenizer = AutoTokenizer.from_pretrained({tokenizer})
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype="{dtype}"), folder)
+messages = [{{"role": "user", "content": "INPUT"}}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+output = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())"""
+    template = f" --chat-template {name}/chat_template.jinja" if chat else ""
+    serve = f"vllm serve {base_model} --enable-lora --max-lora-rank {rank} --lora-modules {name}={name}{template}"
+    parts = ["## Use", _fenced(code, "python"), _fenced(serve, "sh")]
+    if chat is None:
+        return [
+            *parts,
+            "## Chat format",
+            "This folder has no tokenizer, so the base's own chat template is used, which may differ from the one that the "
+            "adapter was written for: promptlora writes an empty system turn where a template would write a default one.",
+        ]
+    rendered, exact = chat
+    differs = (
+        "The base's own template can differ, for example by a default system turn, and then the answers differ too."
+        if exact
+        else "`chat_template.jinja` does not render this format, because the base's template does not allow it. Write the text yourself."
+    )
+    says = "`apply_chat_template` with the tokenizer in this folder renders the input `INPUT` as:"
+    return [
+        *parts,
+        "## Chat format",
+        says if exact else "The adapter expects the input `INPUT` as:",
+        _fenced(rendered),
+        differs,
+    ]
