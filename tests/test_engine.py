@@ -230,6 +230,34 @@ def test_top_p_of_almost_nothing_is_greedy(one):
         assert read(engine.submit(ids, None, asked))[0] == alone(one, ids, None, 12)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-40, 1e-6])
+def test_a_temperature_of_almost_nothing_is_greedy_and_harms_nobody(one, temperature):
+    ids = ids_of(one, "w3 w4")
+    with Engine(one) as engine:
+        beside = engine.submit(ids, None, Sampling(max_tokens=30))
+        asked = Sampling(max_tokens=12, temperature=temperature, top_p=0.9, seed=1)
+        assert read(engine.submit(ids, None, asked))[0] == alone(one, ids, None, 12)
+        assert read(beside)[0] == alone(one, ids, None, 30)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_scores_that_are_not_finite_end_their_request_alone(one, temperature):
+    ids = ids_of(one, "w3 w4")
+    broken = random_lora(one.injector.projections, rank=2, dtype=torch.float32, scaling=1e38)
+    with Engine(one) as engine:
+        beside = engine.submit(ids, None, Sampling(max_tokens=60))
+        first = next(pieces := iter(beside))
+        for logprobs in (None, 3):
+            asked = Sampling(max_tokens=12, temperature=temperature, logprobs=logprobs)
+            with pytest.raises(LoRAError, match="scores of the next token are not finite"):
+                list(engine.submit(ids, broken, asked))
+        after = [i for piece in pieces for i in piece.token_ids]
+        assert [*first.token_ids, *after] == alone(one, ids, None, 60)
+        settled(engine)
+        assert engine.stats.kv_tokens == 0
+        assert engine.stats.failed == 2
+
+
 def test_logprobs_are_those_of_the_model(one):
     ids, lora = ids_of(one, "w3 w4 w5"), one.adapt(prompts(1)[0])
     with Engine(one) as engine:

@@ -338,6 +338,39 @@ def test_how_many_rows_are_kept_back(count, kept):
     assert not {item.ids[0] for item in learned} & {item.ids[0] for item in judged}
 
 
+def test_rows_of_one_input_are_learned_or_kept_back_and_never_both():
+    items = [Item([i // 3], [[i]]) for i in range(60)]
+    for seed in range(5):
+        learned, judged = keep_back("say", items, seed)
+        assert len(judged) == 15
+        assert len(learned) == 45
+        assert not {item.ids[0] for item in learned} & {item.ids[0] for item in judged}
+    assert keep_back("say", [Item([1], [[i]]) for i in range(12)], 0)[1] == []
+
+
+def test_an_adapter_for_a_prompt_in_the_context_learns_with_the_prompt_in_the_context(tiny_core):
+    """Its rows are read as they are where it is used; the losses are those of ``score`` in that context."""
+    two, rows = prompts(2), pairs(4)
+    lora = LoRAWeights.stack([tiny_core.adapt(two[0], in_context=True), tiny_core.adapt(two[1])])
+    seen: list[RefineStep] = []
+    found = tiny_core.refine(lora, two, rows=[*named(two[0], rows), *named(two[1], rows)], steps=1, on_step=seen.append)
+    host = tiny_core.host
+    for number, shown in enumerate((two[0], None)):
+        expected = []
+        for text, answer in rows:
+            ids = host.render(text, shown)
+            answer_ids = [*host.tokenizer(answer, add_special_tokens=False)["input_ids"], host.tokenizer.eos_token_id]
+            with torch.no_grad(), host.evaluating(lora.select(number)):
+                logits = tiny_core.model(input_ids=torch.tensor([ids + answer_ids])).logits[0, len(ids) - 1 : -1]
+            expected.append(float(F.cross_entropy(logits, torch.tensor(answer_ids))))
+        assert seen[0].loss[number] == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+    assert [record["in_context"] for record in found.provenance] == [True, False]
+    taught = taught_items(
+        host, two, [["w1"] * 2] * 2, None, answer_tokens=2, top_k=3, stop=bool, in_context=[True, False]
+    )
+    assert [items[0].ids for items in taught] == [host.render("w1", two[0]), host.render("w1")]
+
+
 def test_rows_of_any_kind_are_grouped_by_prompt():
     row = Row(task="t", prompt="say", input="a", outputs=("b",))
     mixed = [row, {"input": "c", "outputs": "d"}, ("e", "f"), ["g", ["h", "i"]]]

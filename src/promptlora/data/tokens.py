@@ -76,9 +76,18 @@ def _renderer(tokenizer: PreTrainedTokenizerBase, system_turn: str) -> Callable[
 
 
 def tokenize_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], config: DataConfig
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    config: DataConfig,
+    prompts: Sequence[str | None] | None = None,
 ) -> tuple[list[Example], dict[str, int]]:
     """Token ids of rows; nothing is ever cut: a row that is too long is left out and counted.
+
+    Args:
+        tokenizer: The base's tokenizer.
+        rows: The rows.
+        config: The longest input and answer.
+        prompts: As for :func:`render_inputs`.
 
     Returns:
         The examples, and how many rows were left out for ``input`` and for ``answer``.
@@ -88,7 +97,7 @@ def tokenize_rows(
     """
     if not rows:
         return [], {"input": 0, "answer": 0}
-    inputs = render_inputs(tokenizer, [row.input for row in rows])
+    inputs = render_inputs(tokenizer, [row.input for row in rows], prompts)
     flat = [output for row in rows for output in row.outputs]
     encoded = iter(tokenizer(flat, add_special_tokens=False)["input_ids"])
     end = tokenizer.eos_token_id

@@ -6,6 +6,7 @@ log-probability of the chosen token alone. So the choice is made here, with tran
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from promptlora.engine.requests import Sampling
 
+_COLDEST = 1e-5  # below it the most likely token is taken: logits that are divided by less can overflow
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -25,11 +28,13 @@ class Chosen:
         token_id: The token.
         logprob: Its log-probability in nats, where it was asked for.
         top: ``(token_id, logprob)`` of the most likely tokens, the most likely first.
+        failed: Whether the model gave no number that a token could be chosen by; the token means nothing then.
     """
 
     token_id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    failed: bool = False
 
 
 class Chooser:
@@ -44,7 +49,7 @@ class Chooser:
         self.sampling = sampling
         self._warpers: list[Any] = []
         self._generator: torch.Generator | None = None
-        if sampling.temperature > 0:
+        if sampling.temperature >= _COLDEST:
             self._warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
             if sampling.top_p < 1:
                 self._warpers.append(TopPLogitsWarper(float(sampling.top_p)))
@@ -74,8 +79,13 @@ class Chooser:
 
 
 def choose(logits: Tensor, choosers: Sequence[Chooser]) -> list[Chosen]:
-    """One token for each row of logits ``[requests, vocabulary]`` in float32."""
-    likely = logits.argmax(-1).tolist()
-    drawn = [chooser.sample(row) for chooser, row in zip(choosers, logits, strict=True)]
-    tokens = [best if token is None else token for best, token in zip(likely, drawn, strict=True)]
-    return [chooser.report(row, token) for chooser, row, token in zip(choosers, logits, tokens, strict=True)]
+    """One token for each row of logits ``[requests, vocabulary]`` in float32; a row that is not finite fails alone."""
+    best, likely = (each.tolist() for each in logits.max(-1))  # nan is larger than all numbers
+    chosen = []
+    for row, chooser, score, token in zip(logits, choosers, best, likely, strict=True):
+        if not math.isfinite(score):
+            chosen.append(Chosen(token, failed=True))
+            continue
+        drawn = chooser.sample(row)
+        chosen.append(chooser.report(row, token if drawn is None else drawn))
+    return chosen

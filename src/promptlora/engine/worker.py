@@ -22,7 +22,7 @@ from promptlora.engine.requests import EngineError, FinishReason, Outbox, Piece,
 from promptlora.engine.stats import Counters
 from promptlora.engine.text import TextStream
 from promptlora.engine.writing import Task
-from promptlora.errors import one_line
+from promptlora.errors import LoRAError, one_line
 from promptlora.lora import LoRAWeights
 
 _SMOOTHING = 0.1  # weight of the newest request in the mean time that a request takes
@@ -226,7 +226,7 @@ class Worker:
             request = self._running[token.request_id]
             try:
                 self._deliver(request, token)
-            except Exception as error:  # a token that the tokenizer cannot decode is this request's fault alone
+            except Exception as error:  # not finite, or a token that cannot be decoded: this request's fault alone
                 self._batch.remove(request.name)
                 self._running.pop(request.name, None)
                 self._finish(request, error)
@@ -239,7 +239,15 @@ class Worker:
         )
 
     def _deliver(self, request: Request, token: Token) -> None:
-        """Give out one token; a stop text ends the request here and now."""
+        """Give out one token; a stop text ends the request here and now.
+
+        Raises:
+            LoRAError: Scores that are not finite.
+        """
+        if token.chosen.failed:
+            raise LoRAError(
+                "the scores of the next token are not finite. Expected finite numbers. Fix: another adapter, or a smaller strength."
+            )
         text = request.text
         assert text is not None
         ready = "" if token.ended == "stop" else text.add(token.chosen.token_id)

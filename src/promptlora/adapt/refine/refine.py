@@ -48,14 +48,18 @@ def refine_adapters(
     if rows is None and inputs is None:
         raise ConfigError("refine: neither rows nor inputs. Expected one of them. Fix: pass rows=[(input, output), …].")
     longest = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    in_context = [record.get("in_context") is True for record in lora.provenance]  # the base reads those prompts too
     labelled: list[list[Item]] | None = None
     notes = [""] * len(texts)
     if rows is not None:
-        read = [items_of_rows(lm.tokenizer, t, r, longest) for t, r in zip(texts, group_rows(texts, rows), strict=True)]
+        read = [
+            items_of_rows(lm.tokenizer, text, own, longest, shown)
+            for text, own, shown in zip(texts, group_rows(texts, rows), in_context, strict=True)
+        ]
         labelled = [items for items, _ in read]
         notes = [f"{count} rows were too long and left out" if count else "" for _, count in read]
     unlabelled = _inputs(lm, texts, inputs, settings) if inputs is not None else None
-    started = _starts(lm, lora, texts, settings)
+    started = _starts(lm, lora, texts, settings, in_context)
     movable = Movable(LoRAWeights.stack(list(started.values())), free=settings.moves == "all")
     if not settings.lr:
         settings = replace(settings, lr=_LR[movable.shared])
@@ -70,7 +74,7 @@ def refine_adapters(
                 Task(text, *keep_back(text, items, settings.seed)) for text, items in zip(texts, labelled, strict=True)
             ]
         else:
-            taught = _taught(lm, texts, unlabelled, settings, stop)
+            taught = _taught(lm, texts, unlabelled, settings, stop, in_context)
             if taught is None:
                 tasks = []
             elif labelled is not None:  # the rows decide which step is best
@@ -150,14 +154,14 @@ def _checked(lm: PromptLoRA, lora: LoRAWeights, prompts: str | Sequence[str]) ->
 
 
 def _starts(
-    lm: PromptLoRA, lora: LoRAWeights, texts: Sequence[str], settings: RefineSettings
+    lm: PromptLoRA, lora: LoRAWeights, texts: Sequence[str], settings: RefineSettings, in_context: Sequence[bool]
 ) -> dict[str, LoRAWeights]:
     """The adapters of each start, as many as prompts, in the base's dtype."""
     lora = lora.detach().to(lm.model.dtype, lm.host.device)
     made: dict[str, Callable[[], LoRAWeights]] = {
         "given": lambda: lora,
-        "generated": lambda: lm.adapt(texts),
-        "static": lambda: lm.adapt(texts, generated=False),
+        "generated": lambda: _written(lm, texts, in_context, generated=True),
+        "static": lambda: _written(lm, texts, in_context, generated=False),
         "zero": lambda: _without_update(lora),
     }
     wanted = ["given", *(start for start in settings.starts if start != "given")] if settings.starts else ["given"]
@@ -171,6 +175,14 @@ def _starts(
             f"starts={list(settings.starts)}: the given adapter does not fit the others ({error})"
         ) from error
     return found
+
+
+def _written(lm: PromptLoRA, texts: Sequence[str], in_context: Sequence[bool], *, generated: bool) -> LoRAWeights:
+    """New adapters, each for the use that the given one has."""
+    if len(set(in_context)) == 1:
+        return lm.adapt(texts, generated=generated, in_context=in_context[0])
+    each = zip(texts, in_context, strict=True)
+    return LoRAWeights.stack([lm.adapt(text, generated=generated, in_context=shown) for text, shown in each])
 
 
 def _without_update(lora: LoRAWeights) -> LoRAWeights:
@@ -202,10 +214,13 @@ def _taught(
     inputs: Sequence[Sequence[str]],
     settings: RefineSettings,
     stop: Callable[[], bool],
+    in_context: Sequence[bool],
 ) -> list[list[Item]] | None:
     reads_context = settings.teacher == "adapter" and lm.hypernetwork.config.context_flag
     teacher = lm.adapt(texts, in_context=True) if reads_context else None
-    ask = partial(taught_items, answer_tokens=settings.answer_tokens, top_k=settings.top_k, stop=stop)
+    ask = partial(
+        taught_items, answer_tokens=settings.answer_tokens, top_k=settings.top_k, stop=stop, in_context=in_context
+    )
     return ask(lm.host, texts, inputs, teacher)
 
 

@@ -56,12 +56,23 @@ class Task:
 
 
 def keep_back(prompt: str, items: Sequence[Item], seed: int) -> tuple[list[Item], list[Item]]:
-    """The rows to learn from and those that are kept back: a quarter, at most 16; none of fewer than 8 rows."""
+    """The rows to learn from and those that are kept back: a quarter, at most 16; none of fewer than 8 rows.
+
+    Rows of one input stay together, since a row that was learned says nothing of what the adapter does with new inputs. Where
+    that leaves no rows to keep back, there are none.
+    """
     if len(items) < KEEP_FROM:
         return list(items), []
     order = list(range(len(items)))
     random.Random(f"{seed}/{prompt}/kept").shuffle(order)
-    kept = set(order[: min(_MOST_KEPT, len(items) // 4)])
+    same: dict[tuple[int, ...], list[int]] = {}
+    for i in order:
+        same.setdefault(tuple(items[i].ids), []).append(i)
+    most = min(_MOST_KEPT, len(items) // 4)
+    kept = set[int]()
+    for group in same.values():  # in the order of the shuffle
+        if len(kept) + len(group) <= most:
+            kept.update(group)
     return [items[i] for i in range(len(items)) if i not in kept], [items[i] for i in sorted(kept)]
 
 
@@ -122,15 +133,16 @@ def _as_row(values: Any, prompt: str | None, where: str) -> Row:
 
 
 def items_of_rows(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, rows: Sequence[Row], longest: int | None
+    tokenizer: PreTrainedTokenizerBase, prompt: str, rows: Sequence[Row], longest: int | None, in_context: bool = False
 ) -> tuple[list[Item], int]:
     """Token ids of the rows of a prompt; nothing is cut: rows that are too long are left out.
 
     Args:
         tokenizer: The base's.
-        prompt: For messages.
+        prompt: The prompt.
         rows: The rows.
         longest: Most tokens that the base takes.
+        in_context: Whether the base reads the prompt before each input, as it does where the adapter is used.
 
     Returns:
         The rows, and how many were left out.
@@ -139,7 +151,7 @@ def items_of_rows(
         DataError: Fewer than two are left.
     """
     config = row_limits(longest)
-    examples, left_out = tokenize_rows(tokenizer, rows, config)
+    examples, left_out = tokenize_rows(tokenizer, rows, config, [prompt] * len(rows) if in_context else None)
     if len(examples) < LEAST_ROWS:
         raise DataError(
             f"rows: {len(examples)} of {len(rows)} for prompt {prompt.strip()[:60]!r} are short enough ({left_out['input']} inputs "

@@ -79,6 +79,7 @@ def taught_items(
     answer_tokens: int,
     top_k: int,
     stop: Callable[[], bool],
+    in_context: Sequence[bool] = (),
 ) -> list[list[Item]] | None:
     """Each input with the teacher's greedy answer and its distributions; None where it was asked to stop.
 
@@ -92,6 +93,7 @@ def taught_items(
         answer_tokens: Longest answer.
         top_k: Likeliest tokens that are kept.
         stop: Asked between batches.
+        in_context: For each prompt, whether the student reads it too; empty for none.
 
     Raises:
         DataError: Inputs that are all too long.
@@ -100,8 +102,8 @@ def taught_items(
     most = row_limits(longest).max_input_tokens
     rows: list[tuple[int, list[int], list[int]]] = []  # prompt, what the student reads, what the teacher reads
     for number, (prompt, texts) in enumerate(zip(prompts, inputs, strict=True)):
-        student = render_inputs(host.tokenizer, texts)
         teacher = render_inputs(host.tokenizer, texts, [prompt] * len(texts))
+        student = teacher if in_context and in_context[number] else render_inputs(host.tokenizer, texts)
         fitting = [
             (number, own, shown)
             for own, shown in zip(student, teacher, strict=True)
