@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import math
 import signal
 import threading
 from pathlib import Path
@@ -206,6 +207,21 @@ def test_a_loss_that_is_not_finite_ends_one_adapter_alone():
     assert distance(found.select(1), alone) < 1e-4
     assert distance(alone, lora.select(1)) > 1e-4
     lm.close()
+
+
+@pytest.mark.filterwarnings("ignore:refine:UserWarning")
+@pytest.mark.parametrize("steps", [1, 2, 6])
+@pytest.mark.parametrize("starts", [(), ("given", "zero")])
+def test_without_kept_rows_no_step_is_returned_whose_loss_is_not_finite(tiny, steps, starts):
+    """An adapter of no update whose first step is of an absurd size: what comes back still answers."""
+    prompt, rows = prompts(1)[0], pairs(4)
+    written = tiny.adapt(prompt)
+    lora = LoRAWeights({name: (A, torch.zeros_like(B)) for name, (A, B) in written.items()}, 1e18)
+    found = tiny.refine(lora, prompt, rows=rows, steps=steps, lr=9.0, starts=starts, race_steps=1)
+    (record,) = found.provenance
+    assert record["best_step"] == 0
+    assert "is returned" in record["note"]
+    assert math.isfinite(tiny.score([rows[0][0]], [rows[0][1]], found)[0])
 
 
 def test_stopping_keeps_the_best_so_far(tiny):
