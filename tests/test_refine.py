@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib
 import json
 import math
@@ -222,6 +223,23 @@ def test_without_kept_rows_no_step_is_returned_whose_loss_is_not_finite(tiny, st
     assert record["best_step"] == 0
     assert "is returned" in record["note"]
     assert math.isfinite(tiny.score([rows[0][0]], [rows[0][1]], found)[0])
+
+
+def test_a_record_is_json_and_of_the_prompt_that_was_refined():
+    """Rows that are kept back can have no finite loss; the start can come from another prompt."""
+    model = tiny_llama(torch.float32)
+    lm = tiny_prompt_lora(model)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[lm.tokenizer.convert_tokens_to_ids("w83")] = float("nan")
+    first, second = prompts(2)
+    rows = [(f"w83 w{i}", "w1") for i in range(8)]
+    with pytest.warns(UserWarning, match="step 1: loss nan"):
+        (record,) = lm.refine(lm.adapt(first), second, rows=rows, steps=3).provenance
+    assert record["loss_before"] is record["loss_after"] is None
+    json.dumps(record, allow_nan=False)
+    assert record["prompt"] == second
+    assert record["prompt_sha256"] == hashlib.sha256(second.encode()).hexdigest()
+    lm.close()
 
 
 def test_stopping_keeps_the_best_so_far(tiny):

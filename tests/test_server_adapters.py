@@ -175,6 +175,27 @@ def test_a_job_can_be_cancelled_and_does_not_stop_answers(served, http):
     assert http.get("/jobs/job-0").status_code == 404
 
 
+@pytest.mark.filterwarnings("ignore:refine:UserWarning")
+def test_a_job_says_what_became_of_it(served, http):
+    """A start that no step improves is not called refined; rows that are left out are told of."""
+    long = " ".join(["w1"] * 400)
+    found = []
+    for number, steps in ((0, 1), (0, 4), (2, 1), (2, 4)):
+        rows = [{"input": f"w{i}", "output": f"w{(i * 37 + number) % 80}"} for i in range(8)]
+        body = {"prompt": f"w6 w{number}", "rows": [*rows, {"input": long, "output": "b"}], "steps": steps}
+        job = finished(http, http.post("/adapters", json=body).json()["id"])
+        assert job["status"] == "succeeded", job
+        adapter = http.get(f"/adapters/{job['adapter']}").json()
+        lora = served.service.cache.get(job["adapter"]).lora
+        (record,) = lora.provenance
+        assert adapter["refined"] == (record["best_step"] > 0)
+        assert "1 rows were too long" in job["note"]
+        assert ("no step was better" in job["note"]) != adapter["refined"]
+        assert adapter["bytes"] == lora.nbytes
+        found.append(adapter["refined"])
+    assert set(found) == {True, False}
+
+
 def test_a_job_that_fails_says_why(http):
     long = " ".join(["w1"] * 400)
     rows = [{"input": long, "output": "b"}] * 3
