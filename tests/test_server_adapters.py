@@ -124,6 +124,28 @@ def test_the_peft_folder_loads_in_peft(served, http, tmp_path):
         torch.testing.assert_close(served.lm.model(input_ids=ids).logits, adapted.detach(), atol=1e-4, rtol=1e-4)
     assert http.get(f"/adapters/{key}/peft", params={"pad_rank": "3.5"}).status_code == 400
     assert http.get(f"/adapters/{key}/peft", params={"pad_rank": "1"}).status_code == 400  # below its rank
+    assert http.get(f"/adapters/{key}/peft", params={"pad_rank": "512"}).status_code == 200
+    assert http.get(f"/adapters/{key}/peft", params={"pad_rank": "513"}).status_code == 400  # gigabytes of zeros
+
+
+@pytest.mark.parametrize("field", ["prompt", "examples"])
+def test_a_prompt_of_megabytes_is_refused_before_the_engine_sees_it(served, http, monkeypatch, field):
+    """The engine's thread counts its tokens between two steps, and all answers would wait for that."""
+    threads: set[str] = set()
+    encode = served.lm.states.encode
+
+    def noted(prompt: str) -> object:
+        threads.add(threading.current_thread().name)
+        return encode(prompt)
+
+    monkeypatch.setattr(served.lm.states, "encode", noted)
+    long = "w1 " * 20_000
+    body = {"prompt": long} if field == "prompt" else {"prompt": "w1", "examples": [{"input": long, "output": "w2"}]}
+    answer = http.post("/adapters", json=body)
+    assert answer.status_code == 400
+    assert "at most 16" in answer.json()["error"]["message"]
+    assert len(threads) == 1
+    assert threads.pop().startswith("promptlora-text")
 
 
 # --- refinement ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from promptlora.engine import AdapterEntry
 from promptlora.hypernet.distance import PromptDistance
 from promptlora.lora import LoRAWeights
+from promptlora.lora.peft.writing import VLLM_RANKS
 from promptlora.server.adapters_schema import (
     Adapter,
     AdapterList,
@@ -113,6 +114,12 @@ def routes(service: Service) -> APIRouter:
         """The adapter as a zip of a PEFT folder, which PEFT and vLLM load."""
         entry = await service.find(request.state.owner, id)
         rank = int(pad_rank) if pad_rank and pad_rank.isdecimal() else pad_rank
+        if isinstance(rank, int) and rank > VLLM_RANKS[-1]:
+            raise ApiError(
+                400,
+                f"pad_rank: {rank}. Expected at most {VLLM_RANKS[-1]}, the largest that vLLM takes.",
+                param="pad_rank",
+            )
         packed = await run_in_threadpool(peft_zip, entry.lora, rank)
         name = f'attachment; filename="adapter-{entry.key[:12]}.zip"'
         return Response(packed, media_type="application/zip", headers={"Content-Disposition": name})
