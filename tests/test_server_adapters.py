@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 import zipfile
+from dataclasses import replace
 
 import httpx
 import openai
@@ -289,6 +290,19 @@ def test_nothing_of_one_key_is_visible_to_another(guarded):
         asked = {"model": f"adapter:{key}", "messages": messages, "max_tokens": 2}
         assert second.post("/chat/completions", json=asked).status_code == 404
         assert first.post("/chat/completions", json=asked).status_code == 200
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_key_does_not_see_that_another_sent_the_prompt_before(lm, tmp_path, on_disk):
+    with serving(lm, keys=KEYS, folder=tmp_path if on_disk else None) as running:
+        first, second = (of(running, key) for key in KEYS)
+        with first, second:
+            key = first.post("/adapters", json={"prompt": "w5 w7"}).json()["id"]
+            entry = running.service.cache.get(key)
+            running.service.cache.put(replace(entry, created=entry.created - 500))  # it was long ago
+            began = int(time.time())
+            assert second.post("/adapters", json={"prompt": "w5 w7"}).json()["created"] >= began
+            assert second.get(f"/adapters/{key}").json()["created"] >= began
 
 
 def test_who_sends_the_prompt_owns_its_adapter_and_deletion_is_for_one_key(guarded):

@@ -36,12 +36,12 @@ _ZIP: dict[int | str, dict[str, Any]] = {
 }
 
 
-def described(entry: AdapterEntry, distance: PromptDistance | None) -> Adapter:
+def described(entry: AdapterEntry, created: float, distance: PromptDistance | None) -> Adapter:
     """A stored adapter as its owner sees it."""
     return Adapter(
         id=entry.key,
         model=f"{STORED}{entry.key}",
-        created=int(entry.created),
+        created=int(created),
         bytes=entry.nbytes,
         seconds=entry.seconds,
         prompt_tokens=entry.prompt_tokens,
@@ -80,7 +80,7 @@ def routes(service: Service) -> APIRouter:
             raise ApiError(400, "steps: nothing to refine on. Expected rows or inputs beside them.", param="steps")
         entry = await service.write(owner, body.prompt, body.examples, body.in_context)
         if not body.rows and not body.inputs:
-            return described(entry, await service.measure(entry.key, body.prompt))
+            return described(entry, service.created(owner, entry), await service.measure(entry.key, body.prompt))
         job = service.jobs.start(owner, refining(service, owner, body, entry))
         return JSONResponse(job_answer(job).model_dump(), status_code=202)
 
@@ -93,7 +93,9 @@ def routes(service: Service) -> APIRouter:
     @router.get("/adapters/{id}", response_model=Adapter)
     async def retrieve_adapter(request: Request, id: str) -> Adapter:
         """One adapter."""
-        return described(await service.find(request.state.owner, id), service.distance(id))
+        owner = request.state.owner
+        entry = await service.find(owner, id)
+        return described(entry, service.created(owner, entry), service.distance(id))
 
     @router.delete("/adapters/{id}", response_model=Deleted)
     async def delete_adapter(request: Request, id: str) -> Deleted:

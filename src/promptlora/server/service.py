@@ -140,6 +140,10 @@ class Service:
         """Let an owner use an adapter from now on; whether it could not before."""
         return owner != NOBODY and self.owners.grant(owner, key)
 
+    def created(self, owner: str, entry: AdapterEntry) -> float:
+        """When an adapter came to be for an owner, which does not tell that another one had it before."""
+        return max(entry.created, (owner != NOBODY and self.owners.since(owner, entry.key)) or 0.0)
+
     async def measure(self, key: str, prompt: str) -> PromptDistance | None:
         """How far the prompt of an adapter is from the training prompts; None where the hypernetwork does not say."""
         if key not in self._distances:
