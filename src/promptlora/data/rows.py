@@ -238,7 +238,7 @@ def read_paraphrases(path: str | Path, tasks: Iterable[str]) -> dict[str, list[s
 
 
 def one_prompt_a_task(rows: Sequence[Row]) -> list[Row]:
-    """Rows whose tasks have one prompt each: a task with several prompts is split into ``name #1``, ``name #2``, …
+    """Rows whose tasks have one prompt each: a task with several prompts becomes ``name #1``, ``name #2`` and so on.
 
     A batch encodes one prompt for all rows of a group, so rows of one task must share their prompt.
     """
