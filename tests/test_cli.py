@@ -103,8 +103,11 @@ def test_wrong_options_are_exit_2(capsys):
         (("run", "--prompt", "x", "y", "--base", "./nowhere"), "./nowhere: no such folder"),
         (("run", "--prompt", "x", "y", "--base", "no-such-model-here"), "pass a folder"),
         (("run", "--prompt", " ", "y"), "is empty"),
-        (("run", "y"), "expected one of --prompt"),
-        (("run", "--prompt", "x", "--prompt-file", "z", "y"), "expected one of --prompt"),
+        (("run", "y"), 'no prompt. Expected --prompt "…", --prompt-file FILE or --adapter PATH.'),
+        (
+            ("run", "--prompt", "x", "--prompt-file", "z", "y"),
+            "--prompt and --prompt-file were given. Expected one of them.",
+        ),
         (("run", "--prompt-file", "nowhere.txt", "y"), "nowhere.txt: cannot be read"),
         (("run", "--prompt", "x", "y", "--dtype", "int3"), "--dtype int3: expected float32 or bfloat16"),
         (("run", "--prompt", "x", "y", "--device", "cuda:9"), "--device cuda:9: not on this machine"),

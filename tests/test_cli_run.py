@@ -49,9 +49,9 @@ def test_inputs_of_each_kind_of_file(name, text, tmp_path):
         ("a.txt", "\n \n", "it holds no input"),
         ("a.pdf", "x", ".pdf. Expected one of .txt"),
         ("a.jsonl", '{"input": 3}\n', "a.jsonl:1: input 3"),
-        ("a.jsonl", '{"text": "x"}\n', "a.jsonl:1: input None"),
+        ("a.jsonl", '{"text": "x"}\n', "a.jsonl:1: no key is named input; found: text"),
         ("a.jsonl", "{\n", "a.jsonl:1: not JSON"),
-        ("a.csv", "text\nx\n", "a.csv:2: input None"),
+        ("a.csv", "text\nx\n", "a.csv:1: no column is named input; found: text"),
         ("a.csv", "input\nx,y\n", "a.csv:2: 2 cells. Expected at most 1"),
         ("a.csv", "input,input\nx,y\n", "a.csv:1: header"),
         ("a.csv", 'input\n"x\n', "not CSV"),
@@ -115,8 +115,9 @@ def test_run_answers_every_input_of_a_file(hypernetwork, tmp_path, capsys):  # n
     printed = capsys.readouterr().out
     assert "base, prompt" in printed
     assert "adapted" in printed
-    assert "not both" in fails(capsys, *common, INPUTS[0], "--inputs-file", tmp_path / "inputs.csv")
-    assert "not both" in fails(capsys, *common)
+    both = (INPUTS[0], "--inputs-file", tmp_path / "inputs.csv")
+    assert "an input and --inputs-file were given. Expected one" in fails(capsys, *common, *both)
+    assert "no input was given. Expected one, in quotes" in fails(capsys, *common)
 
 
 @pytest.mark.real

@@ -44,6 +44,8 @@ def test_distances_are_those_of_a_loop() -> None:
     for one, found in zip(asked, known.distances(asked), strict=True):
         assert found.distance == pytest.approx(nearest(one), abs=0.02)  # kept in bfloat16
         assert found.share == pytest.approx(sum(limit < found.distance for limit in limits) / 5)
+        assert found.far == (found.distance > found.far_above)
+        assert found.far_above == pytest.approx(limits[4], abs=0.02)
 
 
 def test_a_training_prompt_is_near_and_its_opposite_far() -> None:
@@ -52,10 +54,10 @@ def test_a_training_prompt_is_near_and_its_opposite_far() -> None:
     own = known.distances(trained[:1])[0]
     assert own.distance < 0.01
     assert not own.far
-    assert "far" not in str(own)
-    away = PromptDistance(1.2, 0.95)
+    assert str(own).startswith("This prompt is near the training prompts (distance 0.0")
+    away = PromptDistance(1.2, 0.95, 0.75)
     assert away.far
-    assert "far from all training prompts (distance 1.20; 95%" in str(away)
+    assert "far from all training prompts (distance 1.20; far is above 0.75)" in str(away)
 
 
 def test_too_few_prompts() -> None:

@@ -96,7 +96,8 @@ def test_a_line_for_people_with_an_example_that_works_and_keys(toy_base, network
     file.write_text("# ours\nkey-of-the-file\n")
     arguments = (toy_base, "--hypernetwork", network, "--adapters-only", "--api-key-file", file)
     with process(*arguments, PROMPTLORA_API_KEY="key-of-the-environment") as server:
-        address, _, example = server.line.strip().partition(" (Ctrl-C stops it); try: ")
+        address = server.line
+        example = server.child.stdout.readline().strip()  # on its own line, to be copied
         assert address.startswith("serving http://127.0.0.1:")
         command, body = example.removesuffix("'").split(" --json '")
         url, header = command.removeprefix("curl ").split(" -H ")

@@ -107,7 +107,7 @@ def test_the_first_click_shows_everything(visit, shots, smollm, tmp_path):
     assert all(said["base"])
     assert said["adapted"] != said["base"]
     assert re.search(r"written in \d+\.\d\d s · \d+ kB · rank \d+", page.tab.inner_text("#status"))
-    assert "istance to the nearest training prompt" in page.tab.inner_text("#near")
+    assert "near the training prompts" in page.tab.inner_text("#near")
 
     page.walked()
     shoot(page, shots / "ui-desktop.png", "#walk .pl-maps")

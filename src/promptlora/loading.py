@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from promptlora.errors import one_line
 from promptlora.reading import is_dir
 
 
@@ -28,3 +29,13 @@ def loading_options(source: str) -> dict[str, bool]:
     """How transformers is to load a folder or an id: never its code, and from the hub only if the hub answers."""
     local = is_dir(Path(source)) or not hub_answers(source)
     return {"local_files_only": local, "trust_remote_code": False}
+
+
+def hub_reason(error: BaseException) -> str:
+    """Why the hub gave nothing: in few words where it was not reached, where libraries tell a long story."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)):
+            return "no network, or HF_HUB_OFFLINE is set"
+        cause = cause.__cause__ or cause.__context__
+    return "no network, or HF_HUB_OFFLINE is set" if "couldn't connect" in str(error) else one_line(error)

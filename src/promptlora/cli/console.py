@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from promptlora.errors import ConfigError, LoRAError, PromptError, one_line
 from promptlora.reading import decode, is_dir, read_text
@@ -52,6 +55,30 @@ def fail(message: str, code: int = 2) -> int:
     return code
 
 
+def natural_width(table: Table) -> int:
+    """Characters that a table takes where nothing wraps."""
+    return Measurement.get(out, out.options.update_width(1 << 12), table).maximum
+
+
+def print_table(table: Table) -> None:
+    """Print a table; columns that do not wrap stay whole, even where the lines get longer than a narrow terminal."""
+    wide = out.options.update_width(1 << 12)
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(Measurement.get(out, wide, cell).maximum for cell in (column.header, *column.cells))
+    needed = Measurement.get(out, wide, table).minimum
+    if needed > out.width:
+        table.width = needed
+    out.print(table, crop=False)
+
+
+def print_next_steps(folder: Path) -> None:
+    """What to do with the folder of an adapter that was written."""
+    name = shlex.quote(str(folder))
+    lines = f'{folder / "README.md"} tells how to load it\ntry: promptlora run --adapter {name} "an input"'
+    out.print(escape(lines), highlight=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """A value as JSON on standard output."""
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
@@ -68,14 +95,22 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-def read_prompt(prompt: str | None, file: str | None) -> str:
+def read_prompt(prompt: str | None, file: str | None, instead: str = "") -> str:
     """The prompt from the option or the file; exactly one of them, and not empty.
+
+    Args:
+        prompt: Of ``--prompt``.
+        file: Of ``--prompt-file``.
+        instead: An option that the command takes instead of a prompt, for the error.
 
     Raises:
         PromptError: None or both, an empty one, or a file that cannot be read.
     """
-    if (prompt is None) == (file is None):
-        raise PromptError('expected one of --prompt "…" and --prompt-file FILE')
+    if prompt is not None and file is not None:
+        raise PromptError("--prompt and --prompt-file were given. Expected one of them.")
+    if prompt is None and file is None:
+        ways = '--prompt "…", --prompt-file FILE' if instead else '--prompt "…"'
+        raise PromptError(f"no prompt. Expected {ways} or {instead or '--prompt-file FILE'}.")
     if prompt is None:
         prompt = _standard_input() if file == "-" else read_text(Path(str(file)), PromptError, longest=_PROMPT_BYTES)
     if not prompt.strip():

@@ -31,7 +31,10 @@ from promptlora.files import check_output
 
 def evaluate(
     data: Annotated[
-        list[str], typer.Argument(help="JSONL, JSONL.gz, CSV, Parquet, a folder of them, or a dataset id; one or more.")
+        list[str],
+        typer.Argument(
+            metavar="DATA", help="JSONL, JSONL.gz, CSV, Parquet, a folder of them, or a dataset id; one or more."
+        ),
     ],
     output: Annotated[
         str, typer.Option("--output", "-o", help="Folder for answers and report; an existing one is resumed.")

@@ -23,12 +23,14 @@ from promptlora.cli.console import (
     load,
     out,
     print_json,
+    print_next_steps,
     read_prompt,
     size,
     working,
 )
 from promptlora.errors import ConfigError
 from promptlora.files import check_output
+from promptlora.reading import is_dir
 
 
 def generate(
@@ -69,32 +71,40 @@ def generate(
         and not (pad_rank.isascii() and pad_rank.isdigit() and len(pad_rank) < 6)
     ):
         raise ConfigError(f"--pad-rank {pad_rank}: expected auto or a whole number, such as 16")
-    if output is not None:
-        check_output(output, overwrite=overwrite)
+    if output is None:  # the name does not depend on the base, so that a folder that exists is told before it is loaded
+        with working("loading PyTorch and transformers"):
+            from promptlora.adapt.prompt_lora import hypernetwork_label
+            from promptlora.lora.origin import AdapterOrigin
+
+            known = hypernetwork is None or is_dir(Path(hypernetwork))
+            label = hypernetwork_label(hypernetwork) if known else hypernetwork
+            output = Path(AdapterOrigin(text, (), in_context, label).folder_name)
+    check_output(output, overwrite=overwrite)
     lm = load(hypernetwork, base, dtype, device, force, prompts=[text])
     with working("writing the adapter"):
         started = time.perf_counter()
         lora = lm.adapt(text, in_context=in_context)
         seconds = time.perf_counter() - started
-        (origin,) = lora.origins
-        folder = output or Path(origin.folder_name if origin else "adapter")
         report = lora.save_peft(
-            folder,
+            output,
             overwrite=overwrite,
             pad_rank=int(pad_rank) if pad_rank and pad_rank != "auto" else pad_rank,
             compress=compress,
             model=lm.model,
         )
+    from promptlora.lora.peft.writing import WEIGHTS_FILE
+
     if json:
-        values = {"output": str(folder), "projections": len(lora), "seconds": seconds, **asdict(report)}
+        values = {"output": str(output), "projections": len(lora), "seconds": seconds, **asdict(report)}
         print_json({key: str(value) if isinstance(value, Path) else value for key, value in values.items()})
     else:
+        weights = (output / WEIGHTS_FILE).stat().st_size
         out.print(
-            f"{escape(str(folder))}: rank {report.rank} for {len(lora)} projections, {size(report.bytes)}, adapter "
-            f"written in {seconds:.2f} s",
+            f"{escape(str(output))}: rank {report.rank} for {len(lora)} projections, adapter written in {seconds:.2f} s; "
+            f"{size(weights)} of weights, {size(report.bytes - weights)} of tokenizer and model card",
             highlight=False,
             soft_wrap=True,
         )
-        out.print(f"{escape(str(folder / 'README.md'))} tells how to load it", highlight=False, soft_wrap=True)
         if compress:
             out.print(f"relative error of the update: {report.relative_error:.2e}", highlight=False)
+        print_next_steps(output)

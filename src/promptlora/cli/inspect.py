@@ -74,7 +74,7 @@ def inspect(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write an HTML page to this file, and print less.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
     hypernetwork: Hypernetwork = None,
     base: Base = None,
     dtype: Dtype = "float32",

@@ -9,7 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from promptlora.cli.console import err, out
+from promptlora.cli.console import err, natural_width, out, print_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,9 +44,30 @@ def _shown(text: str, longest: int = 24) -> str:
 
 
 def print_section(section: Section) -> None:
-    """A section as a table; a sided column becomes one column for each side."""
-    table = Table(title=section.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for i, column in enumerate(section.columns):
+    """A section as a table; a sided column becomes one column for each side.
+
+    In a narrow terminal the first sided columns are left out, and their names are printed: a number is never cut.
+    """
+    shown = list(range(len(section.columns)))
+    sided = [i for i in shown if section.columns[i].sided]
+    left_out = []
+    table = _table(section, shown)
+    while len(sided) > 1 and natural_width(table) > out.width:
+        left_out.append(sided.pop(0))
+        shown.remove(left_out[-1])
+        table = _table(section, shown)
+    print_table(table)
+    if left_out:
+        names = ", ".join(section.columns[i].name for i in left_out)
+        err.print(f"left out in {out.width} columns: {escape(names)}; -o FILE and --json have all", highlight=False)
+    out.print()
+
+
+def _table(section: Section, shown: Sequence[int]) -> Table:
+    """The table of some of a section's columns, by their numbers."""
+    table = Table(title=section.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for i in shown:
+        column = section.columns[i]
         names = [f"{side}\n{column.name}" for side in section.sides] if column.sided else [column.name]
         for name in names:
             table.add_column(
@@ -54,13 +75,14 @@ def print_section(section: Section) -> None:
             )
     for at, row in enumerate(section.texts()):
         cells = []
-        for column, texts in zip(section.columns, row, strict=True):
-            for text in texts:
-                shown = _shown(text, 15) if column.text else escape(text)
+        for i in shown:
+            column = section.columns[i]
+            for text in row[i]:
+                cell = _shown(text, 15) if column.text else escape(text)
                 colour = "green" if text.startswith("+") else "red"
-                cells.append(f"[{colour}]{shown}[/]" if column.signed and text else shown)
+                cells.append(f"[{colour}]{cell}[/]" if column.signed and text else cell)
         table.add_row(*cells, style="bold" if at == section.here else None)
-    out.print(table)
+    return table
 
 
 def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture, *, tables: bool = True) -> None:
@@ -126,7 +148,7 @@ def print_ablation(found: Ablation, *, maps: bool = True) -> None:
         top = float(values.max())
         for number, row in zip(layers, values.tolist(), strict=True):
             table.add_row(str(number), *_heat(row, top))
-        out.print(table)
+        print_table(table)
 
 
 def print_space(found: AdapterSpace) -> None:
@@ -141,7 +163,7 @@ def print_space(found: AdapterSpace) -> None:
         near = ", ".join(f"{j} ({c:+.2f})" for j, c in found.nearest(i))
         x, y = found.points[i].tolist()
         table.add_row(str(i), escape(text), escape(found.groups[i]), f"{x:+.2f} {y:+.2f}", near)
-    out.print(table)
+    print_table(table)
     mean = float(found.cosine[~_diagonal(found)].mean())
     out.print(
         f"mean cosine of the whole updates {mean:.3f}; the map keeps {100 * found.kept:.0f} % of the spread",

@@ -25,7 +25,7 @@ _LABELS = {"loss": f"loss (mean of the last {_SMOOTH} steps)"}
 
 
 def plot(
-    run: Annotated[Path, typer.Argument(help="Output folder of a training run, or its metrics.jsonl.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of a training run, or its metrics.jsonl.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="SVG, PNG or PDF to write.")] = None,
     json: Json = False,
 ) -> None:

@@ -26,8 +26,9 @@ from promptlora.cli.console import (
     err,
     finite,
     load,
-    out,
     print_json,
+    print_next_steps,
+    print_table,
     progress_bar,
     read_prompt,
     working,
@@ -51,30 +52,38 @@ def refine(
     rows: Annotated[
         str | None,
         typer.Option(
-            help="Examples: JSONL, JSONL.gz or Parquet with input and outputs, and prompt for several prompts."
+            help="Examples: JSONL, JSONL.gz, CSV or Parquet with input and outputs, and prompt for several prompts."
         ),
     ] = None,
     inputs: Annotated[
         str | None,
-        typer.Option(help="Inputs without outputs: a text file with one per line, or JSONL with input (and prompt)."),
+        typer.Option(
+            help="Inputs without outputs: a text file with one per line, or JSONL, CSV or Parquet with input (and prompt)."
+        ),
     ] = None,
     make_inputs: Annotated[
         int | None,
         typer.Option(min=2, max=512, help="Let the base make up this many inputs; real ones are better."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, max=100_000, help="Most optimizer steps.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=100_000, help="Most optimizer steps. Default: 24.")] = None,
     lr: Annotated[
         float | None,
         typer.Option(min=0.0, max=10.0, callback=finite, help="Step size. Default: chosen for the adapter."),
     ] = None,
-    rows_per_step: Annotated[int | None, typer.Option(min=1, max=MOST_ROWS, help="Rows per prompt in a step.")] = None,
+    rows_per_step: Annotated[
+        int | None, typer.Option(min=1, max=MOST_ROWS, help="Rows per prompt in a step. Default: 4.")
+    ] = None,
     starts: Annotated[
         str | None,
-        typer.Option(help="Comma-separated starts that are compared for a few steps: given, static, zero."),
+        typer.Option(
+            help="Comma-separated starts that are compared for a few steps: given, static, zero. Default: given."
+        ),
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="Who answers inputs: adapter (base with prompt in context and adapter) or base."),
+        typer.Option(
+            help="Who answers inputs: adapter (base with prompt in context and adapter) or base. Default: adapter."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the order of the rows.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that exists.")] = False,
@@ -89,6 +98,8 @@ def refine(
 
     With one prompt the output is a PEFT folder. Without --prompt the rows name their prompts; all adapters are refined
     together, and the output has one PEFT folder per prompt. Ctrl-C writes the best adapters so far.
+
+    A line of rows.jsonl: **{"input": "Lunch is at 12:30.", "outputs": ["12:30"]}** (outputs holds every correct answer).
 
     Examples:
     **promptlora refine --prompt "Copy the time from the message." --rows rows.jsonl -o time/**
@@ -169,13 +180,11 @@ def _read(
         DataError: A file that cannot be used.
         ConfigError: A text file of inputs without a prompt.
     """
-    from promptlora.data import read_rows
-
-    learned = None if rows is None else read_rows(rows, prompt=prompt)
+    learned = None if rows is None else _rows(rows, prompt)
     if inputs is None:
         unlabelled = []
-    elif inputs.endswith((".jsonl", ".jsonl.gz", ".parquet")):
-        unlabelled = read_rows(inputs, labelled=False, prompt=prompt)
+    elif inputs.endswith((".jsonl", ".jsonl.gz", ".csv", ".parquet")):
+        unlabelled = _rows(inputs, prompt, labelled=False)
     else:
         if prompt is None:
             raise ConfigError(
@@ -187,6 +196,15 @@ def _read(
     prompts = [prompt] if prompt is not None else list(named)
     texts = [[row.input for row in unlabelled if row.prompt == one] for one in prompts]
     return prompts, learned, texts if inputs is not None else None
+
+
+def _rows(source: str, prompt: str | None, *, labelled: bool = True) -> list[Any]:
+    from promptlora.data.rows import NoPromptError, read_rows
+
+    try:
+        return read_rows(source, labelled=labelled, prompt=prompt)
+    except NoPromptError as error:
+        raise DataError(f"{error}, or pass --prompt for all rows") from error
 
 
 def _write(better: LoRAWeights, prompts: list[str], output: Path, model: Any, overwrite: bool) -> list[Path]:
@@ -206,10 +224,23 @@ def _slug(prompt: str) -> str:
 
 
 def _print(better: LoRAWeights, folders: list[Path], seconds: float) -> None:
+    records = better.provenance
+    counted = "inputs" if any(record["inputs"] for record in records) else "rows"
+    judged = any(record["loss_before"] is not None for record in records)
     table = Table(title=f"refined in {seconds:.0f} s")
-    for name in ("adapter", "rows", "best step", "kept-back loss before", "after"):
+    for name in ("adapter", counted, "best step", *(("kept-back loss before", "after") if judged else ())):
         table.add_column(name, justify="left" if name == "adapter" else "right", overflow="fold")
-    for record, folder in zip(better.provenance, folders, strict=True):
+    for record, folder in zip(records, folders, strict=True):
         losses = ["–" if record[key] is None else f"{record[key]:.3f}" for key in ("loss_before", "loss_after")]
-        table.add_row(escape(str(folder)), str(record["inputs"] or record["rows"]), str(record["best_step"]), *losses)
-    out.print(table)
+        table.add_row(escape(str(folder)), str(record[counted]), str(record["best_step"]), *losses[: 2 * judged])
+    print_table(table)
+    few = [record for record in records if not record["kept_back"] and not record["stopped"]]
+    if few:
+        from promptlora.adapt.refine.rows import KEEP_FROM
+
+        which = "" if len(few) == len(records) else f" for {len(few)} of {len(records)} prompts"
+        err.print(
+            f"fewer than {KEEP_FROM} {counted}: nothing was kept back{which}, and nothing guards against memorising",
+            style="yellow", highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    print_next_steps(folders[0])

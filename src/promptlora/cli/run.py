@@ -27,8 +27,8 @@ from promptlora.cli.console import (
     err,
     load,
     load_with_adapter,
-    out,
     print_json,
+    print_table,
     read_prompt,
     size,
     working,
@@ -48,11 +48,11 @@ _TITLES = {
 
 
 def run(
-    text: Annotated[str | None, typer.Argument(help="The input.", metavar="[INPUT]")] = None,
+    text: Annotated[str | None, typer.Argument(help="The input.", metavar="INPUT")] = None,
     prompt: Prompt = None,
     prompt_file: PromptFile = None,
     inputs_file: Annotated[
-        Path | None, typer.Option(help="Inputs: .txt (one per line), .jsonl or .csv (those named input).")
+        Path | None, typer.Option(help="Inputs: .txt (one per line), .jsonl or .csv (a key or column named input).")
     ] = None,
     adapter: Annotated[
         Path | None, typer.Option(help="A saved adapter instead of a prompt: a PEFT folder or a file of LoRAWeights.")
@@ -80,7 +80,7 @@ def run(
         (origin,) = lora.origins
         instruction = instruction or (origin.prompt if origin else None)
     else:
-        instruction = read_prompt(prompt, prompt_file)
+        instruction = read_prompt(prompt, prompt_file, "--adapter PATH")
         made = load(hypernetwork, base, dtype, device, force, prompts=[instruction])
         with working("writing the adapter"):
             started = time.perf_counter()
@@ -109,10 +109,12 @@ def run(
 
 def _inputs(text: str | None, file: Path | None) -> list[str]:
     """The input from the command line, or those of the file; exactly one of them is given."""
-    if (text is None) == (file is None):
-        raise PromptError("expected an input, or --inputs-file FILE, and not both")
+    if text is not None and file is not None:
+        raise PromptError("an input and --inputs-file were given. Expected one of them.")
+    if text is not None:
+        return [text]
     if file is None:
-        return [str(text)]
+        raise PromptError("no input was given. Expected one, in quotes, or --inputs-file FILE.")
     from promptlora.data.inputs import read_inputs  # here: only this option reads files
 
     return read_inputs(file)
@@ -162,4 +164,4 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
             table.add_column(title, overflow="fold", ratio=1)
         for row in rows:
             table.add_row(escape(row["input"]), *(escape(row[name]) for name in ways))
-    out.print(table)
+    print_table(table)

@@ -30,7 +30,8 @@ EPILOG = """Examples:
 
 def serve(
     model: Annotated[
-        str | None, typer.Argument(help="Base model: folder or Hugging Face id. Default: the embedded one.")
+        str | None,
+        typer.Argument(metavar="MODEL", help="Base model: folder or Hugging Face id. Default: the embedded one."),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 listens on all addresses of this machine.")
@@ -121,7 +122,7 @@ def serve(
 
 
 def _ready(url: str, model: str, adapters_only: bool, keys: bool, as_json: bool) -> None:
-    """One line on standard output: the address and a request to try, or JSON for programs."""
+    """The address on standard output, and a request to try on a line of its own; or one line of JSON for programs."""
     if as_json:
         told = {"url": url, "api": f"{url}/v1", "model": model, "adapters_only": adapters_only, "pid": os.getpid()}
         sys.stdout.write(json.dumps(told) + "\n")
@@ -137,8 +138,8 @@ def _ready(url: str, model: str, adapters_only: bool, keys: bool, as_json: bool)
         ]
         path, body = "chat/completions", {"model": "promptlora", "messages": messages}
     key = ' -H "Authorization: Bearer $PROMPTLORA_API_KEY"' if keys else ""
-    line = f"serving {url}/v1 (Ctrl-C stops it); try: curl {url}/v1/{path}{key} --json '{json.dumps(body)}'"
-    out.print(escape(line), highlight=False, soft_wrap=True)
+    command = f"curl {url}/v1/{path}{key} --json '{json.dumps(body)}'"
+    out.print(escape(f"serving {url}/v1 (Ctrl-C stops it). Try:\n{command}"), highlight=False, soft_wrap=True)
     out.file.flush()
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from promptlora.cli.console import Json, dtype_named, out, print_json, size, working
+from promptlora.cli.console import Json, dtype_named, out, print_json, print_table, size, working
 
 if TYPE_CHECKING:
     from promptlora.hypernet.plan import Plan
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 def targets(
     model: Annotated[
-        str | None, typer.Argument(help="Folder, Hugging Face id or qwen3-coder-next. Default: the embedded base.")
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help="Folder, Hugging Face id or qwen3-coder-next. Default: the embedded base."
+        ),
     ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Add the computed cost of a hypernetwork: parameters, memory, operations.")
@@ -55,7 +59,7 @@ def targets(
     if json:
         print_json(planned.to_dict() if planned else found.to_dict())
         return
-    _print_targets(found)
+    _print_targets(found, model or "embedded base")
     if list_all:
         for p in found.projections:
             rows = "" if p.rows is None else " rows " + ", ".join(f"{a}:{b}" for a, b in p.rows)
@@ -66,16 +70,16 @@ def targets(
         _print_plan(planned)
 
 
-def _print_targets(found: Targets) -> None:
-    table = Table(title=escape(found.model), title_justify="left")
-    for name in ("in", "out", "projections"):
-        table.add_column(name, justify="right")
+def _print_targets(found: Targets, name: str) -> None:
+    table = Table(title=f"{escape(name)} ({escape(found.model)})", title_justify="left")
+    for heading in ("in", "out", "projections"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("which")
     for shape in found.shapes:
         table.add_row(str(shape.in_features), str(shape.out_features), str(shape.count), escape(shape.which))
     table.add_section()
     table.add_row("", "", str(len(found.projections)), f"in {found.modules} modules")
-    out.print(table)
+    print_table(table)
     scan = found.scan
     line = f"a scan for nn.Linear named q_proj, k_proj, v_proj, o_proj finds {scan.found} and misses {scan.missed}"
     if scan.missed:
@@ -97,10 +101,16 @@ def _print_targets(found: Targets) -> None:
 
 
 def _print_plan(plan: Plan) -> None:
-    table = Table(title="hypernetwork by head kind", title_justify="left")
-    table.add_column("head")
-    for name in ("heads", "whole", "float32", "with Adam", "FLOPs/adapter", "base tokens", "one adapter"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title="hypernetwork by head kind: parameters of heads and whole, memory in float32 and in training with Adam, and "
+        "for each adapter the operations, the same in tokens of the base, and the size",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    for heading in ("head", "heads", "whole", "float32", "Adam", "FLOP", "tokens", "size"):
+        table.add_column(heading, justify="left" if heading == "head" else "right", no_wrap=True)
     for head in plan.heads:
         table.add_row(
             head.kind,
@@ -112,7 +122,7 @@ def _print_plan(plan: Plan) -> None:
             f"{head.base_tokens:.1f}",
             size(head.adapter_bytes),
         )
-    out.print(table)
+    print_table(table)
     for head in plan.heads:
         out.print(f"{head.kind} gives up {head.gives_up}", highlight=False, markup=False)
     cores = next(head for head in plan.heads if head.kind == "core")

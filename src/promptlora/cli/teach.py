@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 
 def teach(
-    data: Annotated[str, typer.Argument(help="JSONL, JSONL.gz, CSV, Parquet, a folder of them, or a dataset id.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="JSONL, JSONL.gz, CSV, Parquet, a folder of them, or a dataset id.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the cache; an existing one is resumed.")],
     teacher: Annotated[
         str | None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="A TOML configuration; see configs/.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML configuration; see configs/.")],
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the newest checkpoint of the output.")
     ] = False,

@@ -18,7 +18,9 @@ from promptlora.files import check_output, replacing_file
 def wordings(
     data: Annotated[
         list[str],
-        typer.Argument(help="Rows: JSONL, JSONL.gz, CSV, Parquet, a folder of them, or a dataset id; one or more."),
+        typer.Argument(
+            metavar="DATA", help="Rows: JSONL, JSONL.gz, CSV, Parquet, a folder of them, or a dataset id; one or more."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .jsonl or .jsonl.gz.")],
     count: Annotated[int, typer.Option(min=1, max=1 << 12, help="Wordings per prompt, at most.")] = 12,

@@ -23,7 +23,8 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     A cell of ``outputs`` is one text or a JSON list of texts. An empty cell counts as missing, except in ``input``.
 
     Raises:
-        DataError: The file cannot be read or has no header, or a row has more cells than the header.
+        DataError: The file cannot be read or has no header with a column ``input``, or a row has more cells than the
+            header.
     """
     lines = read_text(path, DataError, longest=_LONGEST).split("\n")
     reader = csv.reader((line + "\n" for line in lines), strict=True)
@@ -32,6 +33,10 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not any(header) or len(set(header)) < len(header):
             raise DataError(
                 f"{path}:1: header {header}. Expected the names of columns, each once, such as prompt,input,outputs."
+            )
+        if "input" not in header:
+            raise DataError(
+                f"{path}:1: no column is named input; found: {', '.join(header)[:200]}. Fix: rename the column of the inputs."
             )
         for cells in reader:
             where = f"{path}:{reader.line_num}"

@@ -38,7 +38,7 @@ def read_inputs(path: Path) -> list[str]:
         found = [(where, values.get("input")) for where, values in csv_rows(path)]
     else:
         found = [
-            (f"{path}:{number}", value.get("input") if isinstance(value, dict) else value)
+            (f"{path}:{number}", _of_object(value, f"{path}:{number}") if isinstance(value, dict) else value)
             for number, _, value in json_lines(path, DataError)
         ]
     for where, text in found:
@@ -48,3 +48,15 @@ def read_inputs(path: Path) -> list[str]:
     if not found:
         raise DataError(f"{path}: it holds no input. Expected at least one.")
     return [str(text) for _, text in found]
+
+
+def _of_object(values: dict[str, object], where: str) -> object:
+    """The input in a line that is an object.
+
+    Raises:
+        DataError: It has no key ``input``.
+    """
+    if "input" not in values:
+        found = ", ".join(values)[:200] or "none"
+        raise DataError(f"{where}: no key is named input; found: {found}. Fix: rename the key of the input.")
+    return values["input"]

@@ -5,6 +5,7 @@ It knows files and data sets; it knows nothing of tokenizers, batches or models.
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,18 @@ class Row:
     pool: str = ""
 
 
+class NoPromptError(DataError):
+    """A row without a prompt, where none was given for all rows."""
+
+
+def _misspelled(key: str, values: Mapping[str, Any]) -> str:
+    """A hint for a row that has a key spelled much like the one that it lacks; empty otherwise."""
+    known = {"task", "document", "prompt", "input", "outputs", "metric", "split", "category", "pool"}
+    others = [name for name in values if isinstance(name, str) and name not in known]
+    near = [] if key in values else difflib.get_close_matches(key, others, n=1, cutoff=0.75)
+    return f' (found "{near[0]}"; did you mean "{key}"?)' if near else ""
+
+
 def make_row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Row:
     """Make a row from plain values, with checks.
 
@@ -50,7 +63,10 @@ def make_row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Ro
     """
     for key in ("prompt", "input"):
         if not isinstance(values.get(key), str):
-            raise DataError(f"{where}: {key}={repr(values.get(key))[:80]}; expected a text; add it to the row")
+            error = NoPromptError if key == "prompt" and values.get(key) is None else DataError
+            raise error(
+                f"{where}: {key}={repr(values.get(key))[:80]}; expected a text{_misspelled(key, values)}; add it to the row"
+            )
     for key in ("task", "document", "metric", "split", "category"):
         if not isinstance(values.get(key) or "", (str, int)):
             raise DataError(f"{where}: {key}={repr(values[key])[:80]}; expected a text")
@@ -64,6 +80,7 @@ def make_row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Ro
     elif not outputs or not all(isinstance(o, str) and o.strip() for o in outputs):
         raise DataError(
             f"{where}: outputs={repr(values.get('outputs'))[:80]}; expected a list of one or more non-empty texts"
+            f"{_misspelled('outputs', values)}"
         )
     if not values["prompt"].strip():
         raise DataError(f"{where}: prompt is empty; expected an instruction")

@@ -7,6 +7,7 @@ categories that were held out of training. Only vectors are kept, no text. This 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,24 +33,25 @@ class PromptDistance:
     Attributes:
         distance: One minus the cosine to the nearest training prompt, from 0 (the same) to 2.
         share: The share of prompts of held-out task categories that are nearer, from 0 to 1.
+        far_above: The distance above which a prompt is called far.
     """
 
     distance: float
     share: float
+    far_above: float
 
     @property
     def far(self) -> bool:
         """Whether the prompt is farther than nine of ten prompts of held-out categories."""
-        return self.share >= FAR
+        return self.distance > self.far_above
 
     def __str__(self) -> str:
-        nearer = f"{self.share:.0%} of prompts of unseen task categories are nearer"
+        numbers = f"(distance {self.distance:.2f}; far is above {self.far_above:.2f})"
         if self.far:
             return (
-                f"This prompt is far from all training prompts (distance {self.distance:.2f}; {nearer}). Check the answers "
-                "before you use its adapter."
+                f"This prompt is far from all training prompts {numbers}. Check the answers before you use its adapter."
             )
-        return f"Distance to the nearest training prompt: {self.distance:.2f} ({nearer})."
+        return f"This prompt is near the training prompts {numbers}."
 
 
 def describe(
@@ -124,7 +126,8 @@ class TrainingPrompts:
         """How far prompts are, from their descriptions (:func:`describe`)."""
         found = self._nearest(descriptions)
         shares = torch.searchsorted(self.heldout, found) / len(self.heldout)
-        return [PromptDistance(d, s) for d, s in zip(found.tolist(), shares.tolist(), strict=True)]
+        limit = float(self.heldout[math.ceil(FAR * len(self.heldout)) - 1])
+        return [PromptDistance(d, s, limit) for d, s in zip(found.tolist(), shares.tolist(), strict=True)]
 
     def write(self, file: Path) -> None:
         """Write to a safetensors file."""

@@ -101,7 +101,7 @@ class Plan:
         encoder_flops: Operations of the prompt encoder for one prompt.
         heads: One plan for each kind of head.
         limit: The limit on the heads' parameters, for ``below_limit`` and ``verdict``.
-        verdict: Which kinds stay below the limit, and what they give up, in words.
+        verdict: Which kinds stay below the limit, in words.
     """
 
     targets: Targets
@@ -195,7 +195,7 @@ def _verdict(heads: Sequence[HeadPlan], configs: Sequence[HyperNetworkConfig], t
     )
     if not below:
         return start + f"No kind of head stays below {_millions(limit)}: take a smaller context size or rank."
-    kinds = "; ".join(f"{h.kind} ({_millions(h.heads)}), which gives up: {h.gives_up}" for h in below)
+    kinds = ", ".join(f"{h.kind} ({_millions(h.heads)})" for h in below)
     rest = heads[0].parameters - heads[0].heads
     return (
         start + f"Heads below {_millions(limit)}: {kinds}. Encoder, trunk, embeddings and static LoRA add "
