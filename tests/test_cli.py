@@ -12,7 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from promptlora.adapt.prompt_lora import hypernetwork_label
 from promptlora.cli import main
+from promptlora.cli.console import out
+from promptlora.cli.inspection import print_section
+from promptlora.hypernet.config import HEAD_KINDS
+from promptlora.inspect.sections import Column, Section
+from promptlora.lora.origin import AdapterOrigin
 
 COMMANDS = (
     "demo",
@@ -183,6 +189,8 @@ def test_generate_writes_an_adapter_that_peft_loads(hypernetwork, lm, tmp_path, 
     printed = capsys.readouterr().out
     assert "rank 1 for 120 projections" in " ".join(printed.split())
     assert "relative error of the update" in printed
+    assert "of weights" in printed
+    assert f'promptlora run --adapter {folder} "an input"' in printed
     wrong = ["generate", "-p", "x", "-o", tmp_path / "no", "--pad-rank", "many", "--hypernetwork", hypernetwork]
     assert "--pad-rank many" in fails(capsys, *wrong)
 
@@ -208,6 +216,41 @@ def test_eval_prints_the_report(data, hypernetwork, tmp_path, capsys):
 def test_targets_lists_the_shapes(capsys):
     assert main(["targets", "--json"]) == 0
     assert "576" in capsys.readouterr().out
+
+
+def test_narrow_terminals_cut_no_name_and_no_number(monkeypatch, capsys):
+    monkeypatch.setattr(out, "_width", 60)
+    assert main(["targets", "--plan"]) == 0
+    text = capsys.readouterr().out
+    assert "embedded base (LlamaForCausalLM)" in text
+    assert "…" not in text
+    assert all(f"\n{kind} " in text for kind in HEAD_KINDS)
+    columns = (
+        Column("key", text=True),
+        Column("q·k", ".2f", sided=True),
+        Column("weight", sided=True),
+        Column("change", "+.4f"),
+    )
+    row = (("0 animal",), (-1234.5, 6.0), (0.25, 0.75), (0.5,))
+    print_section(Section("Every key", "", ("base", "adapted"), columns, (row,)))
+    told = capsys.readouterr()
+    assert "+0.5000" in told.out
+    assert "-1234.50" in told.out
+    monkeypatch.setattr(out, "_width", 36)
+    print_section(Section("Every key", "", ("base", "adapted"), columns, (row,)))
+    told = capsys.readouterr()
+    assert told.out.split()[-4:] == ["animal", "0.250", "0.750", "+0.5000"]
+    assert "left out in 36 columns: q·k" in told.err
+
+
+def test_generate_tells_that_its_folder_exists_before_the_base_is_loaded(hypernetwork, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    label = hypernetwork_label(hypernetwork)
+    folder = Path(AdapterOrigin("Say yes.", (), False, label).folder_name)
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    arguments = ("--prompt", "Say yes.", "--base", "./nowhere", "--hypernetwork", hypernetwork)
+    assert "exists already" in fails(capsys, "generate", *arguments)
 
 
 def _train_config(tmp_path: Path, data: Path) -> Path:

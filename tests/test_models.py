@@ -411,7 +411,8 @@ def test_a_broken_folder_is_one_line(saved, how, capfd):
 @pytest.mark.parametrize("load", [load_base, load_config, load_meta])
 def test_a_hub_id_offline_is_one_line(load, capfd):
     with pytest.raises(
-        ModelError, match="nobody/nothing-here: not in the local cache, and the hub gave none"
+        ModelError,
+        match=r"nobody/nothing-here: not in the local cache, and the hub gave none \(no network, or HF_HUB_OFFLINE is set\);",
     ) as caught:
         load("nobody/nothing-here")  # HF_HUB_OFFLINE is set: see conftest
     assert EMBEDDED in one_line_of(caught)

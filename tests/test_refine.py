@@ -535,6 +535,22 @@ def test_command_with_one_prompt(network, tmp_path, capsys):
     assert LoRAWeights.load_peft(tmp_path / "out").provenance[0]["prompt"] == prompt
 
 
+def test_command_reads_inputs_from_csv_and_help_tells_the_defaults(network, tmp_path, capsys, monkeypatch):
+    (tmp_path / "texts.csv").write_text("input\nw1 w2\nw3\nw4\n", encoding="utf-8")
+    arguments = ("--prompt", prompts(1)[0], "--inputs", tmp_path / "texts.csv", "-o", tmp_path / "out", "--steps", 1)
+    assert command(network, *arguments) == 0
+    told = capsys.readouterr()
+    assert "inputs" in told.out
+    assert "fewer than 8 inputs" in told.err
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["refine", "--help"]) == 0
+    text = capsys.readouterr().out
+    defaults = RefineSettings()
+    for told in (defaults.steps, defaults.rows_per_step, "given", defaults.teacher):
+        assert f"Default: {told}." in text
+    assert '"outputs": ["12:30"]' in text
+
+
 def test_command_with_many_prompts_and_inputs(network, tmp_path, capsys):
     two = prompts(2)
     rows = write_jsonl(tmp_path / "rows.jsonl", [row for prompt in two for row in named(prompt, pairs(4))])
@@ -542,7 +558,11 @@ def test_command_with_many_prompts_and_inputs(network, tmp_path, capsys):
     folders = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert len(folders) == 2
     assert folders[0].startswith("000-")
-    assert "best step" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "best step" in told.out
+    assert "–" not in told.out  # no columns of losses that were not measured
+    assert "fewer than 8 rows: nothing was kept back" in told.err
+    assert f'promptlora run --adapter {tmp_path / "out" / folders[0]} "an input"' in told.out
     (tmp_path / "texts.txt").write_text("w1 w2\n\nw3\nw4 w5 w6\n", encoding="utf-8")
     assert command(
         network, "--prompt", two[0], "--inputs", tmp_path / "texts.txt", "-o", tmp_path / "taught", "--steps", 2, "--json"
@@ -573,7 +593,8 @@ def test_command_that_is_interrupted_writes_the_best_so_far(network, tmp_path, c
         (["--prompt", "say w1"], "no examples"),
         (["--prompt", "say w1", "--rows", "one.jsonl"], "Expected 2 or more"),
         (["--prompt", "say w1", "--rows", "two.jsonl"], "is not one of the 1 prompts"),
-        (["--rows", "one.jsonl"], "prompt=None"),
+        (["--rows", "one.jsonl"], "prompt=None; expected a text; add it to the row, or pass --prompt for all rows"),
+        (["--prompt", "say w1", "--rows", "odd.jsonl"], 'non-empty texts (found "output"; did you mean "outputs"?)'),
         (["--prompt", "say w1", "--rows", "missing.jsonl"], "no such file"),
         (["--inputs", "texts.txt"], "no prompt"),
         (["--prompt", "say w1", "--inputs", "texts.txt", "--make-inputs", "4"], "Expected one of them"),
@@ -584,6 +605,7 @@ def test_command_that_is_interrupted_writes_the_best_so_far(network, tmp_path, c
 def test_command_refuses(network, tmp_path, capsys, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "one.jsonl", [{"input": "w1", "outputs": "w2"}])
+    write_jsonl(tmp_path / "odd.jsonl", [{"input": "w1", "output": "w2"}])
     write_jsonl(tmp_path / "ok.jsonl", [{"input": "w1", "outputs": "w2"}] * 2)
     write_jsonl(tmp_path / "two.jsonl", [row for p in ("say w1", "say w2") for row in named(p, pairs(2))])
     (tmp_path / "texts.txt").write_text("w1\nw2\n", encoding="utf-8")

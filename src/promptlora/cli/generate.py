@@ -30,7 +30,7 @@ from promptlora.cli.console import (
 )
 from promptlora.errors import ConfigError
 from promptlora.files import check_output
-from promptlora.reading import is_dir
+from promptlora.reading import is_file
 
 
 def generate(
@@ -76,7 +76,7 @@ def generate(
             from promptlora.adapt.prompt_lora import hypernetwork_label
             from promptlora.lora.origin import AdapterOrigin
 
-            known = hypernetwork is None or is_dir(Path(hypernetwork))
+            known = hypernetwork is None or is_file(Path(hypernetwork) / "model.safetensors")
             label = hypernetwork_label(hypernetwork) if known else hypernetwork
             output = Path(AdapterOrigin(text, (), in_context, label).folder_name)
     check_output(output, overwrite=overwrite)
