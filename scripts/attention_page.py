@@ -156,6 +156,9 @@ def base_part(lm: PromptLoRA, figures: dict[str, str]) -> tuple[str, float]:
         f"`{visible_text(text)}` ({float(p):.2f})"
         for text, p in zip(token_texts(lm.tokenizer, likely.indices.tolist()), likely.values.exp(), strict=True)
     )
+    against = float(torch.nn.functional.cosine_similarity(side.residual_before, side.out, dim=0))
+    _holds(against < 0, "what is added points against the residual stream")
+    _holds(float(layer.residual_after[at].norm()) < float(side.residual_before.norm()), "the vector becomes shorter")
     words = f"""\
 ## 1. Words become numbers
 
@@ -173,8 +176,9 @@ We stop at layer {LAYER} (counted from 0) and follow `{TOKEN}`. By now its vecto
 
 `residual = {_vector(side.residual_before)}`
 
-Its **length** is {float(side.residual_before.norm()):.2f}: the square root of the sum of the squares of its numbers, as for an arrow on paper, with {hidden}
-directions instead of two. Before attention reads it, it is brought to a standard size (a *norm*), which gives
+Its **length** is {float(side.residual_before.norm()):.2f}: the square root of the sum of the squares of its numbers. The square root of a number is the one that gives it when
+multiplied by itself: that of 9 is 3. For an arrow on paper, 3 to the right and 4 up, this is the length measured with a ruler: 9 + 16 = 25, and
+the root is 5. Here there are {hidden} directions instead of two. Before attention reads it, it is brought to a standard size (a *norm*), which gives
 
 `x = {_vector(side.x)}`
 
@@ -182,7 +186,7 @@ of length {float(side.x.norm()):.2f}. This x is what enters attention.
 
 ## 2. Question, key, value
 
-Three tables of weights turn each token's x into three shorter vectors:
+Three tables of weights turn each token's x into three vectors, which have fewer numbers because the work is shared out (below):
 
 - **q**, the *query*: what this token looks for;
 - **k**, the *key*: what it has to offer to those who look;
@@ -217,15 +221,17 @@ A large number is a good fit, a negative one a bad fit. Then four steps make sha
 
 1. **Scale.** Sums of {width} products are large, so all are multiplied by {life.scaling:.4g}, which is one over the square root of {width}.
 2. **Mask.** The model writes from left to right, so a token may not look at later ones: their score becomes minus infinity.
-3. **Power.** The number e, 2.718…, is raised to each score, which makes all of them positive (or 0, where masked) and large ones stand out.
+3. **Power.** The number e, a fixed number like π, 2.718…, is raised to each score: e to the power 2 is 2.718 · 2.718, e to the power 0 is 1, and e to
+   the power -1 is 1 divided by 2.718. The results are positive (or 0, where masked), a score that is larger by 1 becomes 2.718 times as large, and so
+   large ones stand out.
 4. **Divide** by the sum, so that the shares add up to 1. Steps 3 and 4 together are the **softmax**, and the shares are called **weights**.
 
 For `{TOKEN}`, every key, with the model's own numbers; the weight of `cat` is {float(side.scaled[cat].exp()):.3f} divided by {powers:.3f}:
 
 {_keys_table(life)}
 
-{float(side.weights[cat]):.1%} of the attention of `{TOKEN}` goes to `cat`: in this sentence, this head lets the verb look at who did it. `The` gets
-{first:.1%}; a first token often serves as the place to look at when there is nothing to look for.
+{float(side.weights[cat]):.1%} of the attention of `{TOKEN}` goes to `cat`, and {first:.1%} to `The`. That holds for this head and this sentence: whether
+the head finds who did something in other sentences too, one figure cannot show.
 
 {_figure("row", f"Bars: where sat looks in layer {LAYER}, head {HEAD}")}
 
@@ -244,7 +250,7 @@ Now the shares are used. The head's result for `{TOKEN}` is the sum of the value
 
 `= {_vector(side.mixed)}`
 
-Since most of it is v(cat), what `{TOKEN}` receives is mostly what `cat` has to say.
+v(cat) has by far the largest share of it.
 
 ## 5. Back through o
 
@@ -257,9 +263,11 @@ It is **added** to the residual stream:
 
 `{float(side.residual_before[0]):.3f} + {float(side.out[0]):.3f} = {float(layer.residual_after[at, 0]):.3f}` for the first number, and so on for the other {hidden - 1}.
 
-That sum is the vector of `{TOKEN}` from here on, and it carries something of the cat. The small network of this layer reads it and adds its own part;
+That sum is the vector of `{TOKEN}` from here on. A part of it was computed from the vector of `cat`. The small network of this layer reads it and adds its own part;
 then the next layer makes its x of it, and so on. The length
-was {float(side.residual_before.norm()):.2f}, what was added has length {float(side.out.norm()):.2f}, and the new length is {float(layer.residual_after[at].norm()):.2f}.
+was {float(side.residual_before.norm()):.2f}, what was added has length {float(side.out.norm()):.2f}, and the new length is {float(layer.residual_after[at].norm()):.2f}. It became shorter although something was
+added, because what was added points partly against what was there: many of its numbers have the other sign. Their cosine is {against:.2f}. The **cosine** of
+two vectors is their dot product divided by both lengths: 1 when they point the same way, 0 at a right angle, -1 when they point opposite ways.
 
 The whole way of `{TOKEN}` through this head in one picture; the numbers in the boxes are the lengths of the vectors. Open the picture by itself
 and click another word: the picture moves to that word's numbers.
@@ -398,7 +406,7 @@ The same head drawn as before, base in grey and adapted in colour; the tokens th
 
 {_open_figure("flow-adapter", "Diagram: the last token in the base and in the adapted model")}
 
-All heads of all layers at once, for the weights of the last token. The number is the *Jensen–Shannon distance* between the weights with and
+All heads of all layers at once, for the weights of the last token and this one input: a cell is one head, and no mean of anything. The number is the *Jensen–Shannon distance* between the weights with and
 without the adapter: 0 when they are equal, 1 when they have nothing in common. By this number, the head that the adapter changes most at this
 token is head {most_head} of layer {most_layer}, with {most:.3f}. "Changes most" means the same on the command line and on the page of `promptlora ui`: both
 open this head for this input.
@@ -419,7 +427,8 @@ expectations agree.
 {chr(10).join(rows)}
 
 In layer 0, v alone and o alone leave attention untouched, exactly: the shares are settled by q and k before v and o come in. From
-layer 1 on they change it all the same, since what they did in layer 0 is part of x there.
+layer 1 on they change it all the same, since what they did in layer 0 is part of x there. A cell of the first map is the mean over the
+heads of a layer, the tokens and the {inputs.inputs} inputs; a cell of the second is a ratio of lengths over all tokens of an input, and the mean of it over the inputs. The maps show sizes of changes, not whether a change helps.
 
 {_figure("ablation", "Heat map: change of attention, layers by projections")}
 
@@ -428,15 +437,17 @@ layer 1 on they change it all the same, since what they did in layer 0 is part o
 ## 8. The space of adapters
 
 Two prompts that mean the same should give adapters that do the same. An adapter's update is a long list of numbers too, so two of them
-can be compared by the angle between them (the cosine: 1 for the same direction, 0 for a right angle), after what all of them have in
-common is taken off. On this map, near means alike; it keeps {space.kept:.0%} of the spread, since two directions of paper are few.
+can be compared by their cosine, after the mean of the {len(SPACE)} updates, what all of them have in common, is taken off. The map shows the two
+directions in which the updates differ most, which keep {space.kept:.0%} of the spread: prompts that are near on it are alike in these two directions, and may differ in
+others.
 
 {_figure("space", "Map of the adapters of twelve prompts")}
 
 {listed}
 
 The mean cosine is {_or_none(space.within)} within a task and {_or_none(space.between)} between tasks; the nearest prompt is of the same task for
-{0.0 if space.same_group is None else space.same_group:.0%} of the prompts.
+{0.0 if space.same_group is None else space.same_group:.0%} of the prompts. These are {len(SPACE)} prompts of {len(set(groups))} tasks, written for this page: the map shows that the adapters tell these tasks
+apart, not that they do them well.
 """
     return text, capture.difference, prompt
 

@@ -176,9 +176,9 @@ def test_damaged_containers_are_named(tmp_path):
 
 
 def test_other_suffixes_and_empty_folders_are_refused(tmp_path):
-    (tmp_path / "rows.csv").write_text("x")
-    with pytest.raises(DataError, match=r"\.csv; expected one of \.jsonl"):
-        read_rows(tmp_path / "rows.csv")
+    (tmp_path / "rows.xlsx").write_text("x")
+    with pytest.raises(DataError, match=r"\.xlsx; expected one of \.jsonl"):
+        read_rows(tmp_path / "rows.xlsx")
     with pytest.raises(DataError, match="no data in this folder"):
         read_rows(tmp_path)
 

@@ -136,3 +136,18 @@ def test_the_command_line_says_the_same_in_its_own_words():
     assert _with_flags("it exists; pass overwrite=True") == "it exists; pass --overwrite"
     assert _with_flags("remove it, then pass resume=True.") == "remove it, then pass --resume."
     assert _with_flags("force=False, data.resume=Trueish") == "force=False, data.resume=Trueish"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "number e, a fixed number",
+        "square root of a number is",
+        "The **cosine** of",
+        "It became shorter although",
+        "is the mean over the",
+    ],
+)
+def test_the_attention_page_explains_its_words(words):
+    """The numbers of the page are checked by `scripts/attention_page.py --check`."""
+    assert words in " ".join((ROOT / "docs/attention.md").read_text(encoding="utf-8").split())

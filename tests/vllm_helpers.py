@@ -96,6 +96,7 @@ class VLLM(Process):
 
     def __init__(self, folder: Path, base: Path, sidecar: Sidecar) -> None:
         self.url, self.store = f"http://127.0.0.1:{(port := free_port())}", folder / "store"
+        self.clients: dict[str, openai.OpenAI] = {}
         options = {
             "served-model-name": BASE, "dtype": "float32", "max-model-len": 512, "max-num-seqs": 8,
             "max-loras": 4, "max-cpu-loras": 4, "max-lora-rank": 16, "host": "127.0.0.1", "port": port,
@@ -113,7 +114,16 @@ class VLLM(Process):
         super().__init__("vLLM", command, f"{self.url}/health", folder / "vllm.log", environment)
 
     def client(self, key: str = KEY) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=300)
+        """OpenAI's client, one for each key; any thread may use it."""
+        if key not in self.clients:
+            self.clients[key] = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=300)
+        return self.clients[key]
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End it, and close the connections to it."""
+        for client in self.clients.values():
+            client.close()
+        super().stop(how)
 
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=300)

@@ -163,13 +163,13 @@ class Store:
 
 
 def _unpacked(packed: bytes) -> dict[str, bytes]:
-    """The two files of a PEFT folder; other names and paths in the archive are refused."""
+    """The two files of a PEFT folder that vLLM reads; nothing else of the archive is written anywhere."""
     try:
         with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
-            if sizes.keys() != {CONFIG, WEIGHTS} or max(sizes.values()) > _LARGEST:
+            if not {CONFIG, WEIGHTS} <= sizes.keys() or max(sizes[CONFIG], sizes[WEIGHTS]) > _LARGEST:
                 raise StoreError(f"archive with {sorted(sizes)[:4]}: no adapter. Expected {CONFIG} and {WEIGHTS}.")
-            files = {name: archive.read(name) for name in sizes}
+            files = {name: archive.read(name) for name in (CONFIG, WEIGHTS)}
             json.loads(files[CONFIG])
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
         raise StoreError(f"archive of {len(packed)} bytes: {error}. Expected a zip of a PEFT folder.") from error
