@@ -68,13 +68,14 @@ def stages(trainer: Trainer, clock: Callable[[], float]) -> Iterator[dict[str, f
     """Seconds of each stage of the steps that run inside, added up as they pass."""
     spent: dict[str, float] = {}
     with ExitStack() as stack:
-        for stage, (owner, name) in {
-            "batch": (trainer, "_next_parts"),
-            "adapters": (trainer, "adapters"),
-            "forward": (trainer.objective, "loss"),
-            "backward": (trainer.accelerator, "backward"),
-            "optimizer": (trainer.optimizer, "step"),
-        }.items():
+        for stage, owner, name in (
+            ("batch", trainer._loader, "load"),
+            ("adapters", trainer.writer, "encode"),
+            ("adapters", trainer.writer, "adapters"),
+            ("forward", trainer.objective, "loss"),
+            ("backward", trainer.accelerator, "backward"),
+            ("optimizer", trainer.optimizer, "step"),
+        ):
             inner, spent[stage] = getattr(owner, name), 0.0
 
             def counted(*args: Any, stage: str = stage, inner: Any = inner, **options: Any) -> Any:
