@@ -159,7 +159,7 @@ def _swap(temporary: Path, path: Path) -> None:
             old.replace(path)
         raise
     finally:
-        if os.path.lexists(path):  # otherwise there was no old folder to restore
+        if os.path.lexists(path):  # otherwise the old folder is the only copy and must stay
             shutil.rmtree(beside, ignore_errors=True)
 
 

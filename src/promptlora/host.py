@@ -248,7 +248,7 @@ class Host:
     # --- answers -------------------------------------------------------------------------------------------
 
     def arguments(self, ids: Tensor, mask: Tensor, options: dict[str, Any]) -> dict[str, Any]:
-        """The arguments for ``model.generate``; without ``generation_config``, greedy with the tokenizer's padding id."""
+        """The arguments for ``model.generate``; by default greedy, with the tokenizer's padding id."""
         defaults = {} if "generation_config" in options else {"pad_token_id": self.pad, "do_sample": False}
         fixed = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
         return {**defaults, **options, **fixed}
