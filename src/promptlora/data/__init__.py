@@ -1,6 +1,6 @@
-"""Rows, their token ids, and their way into batches.
+"""Rows, their token ids, and how they are put into batches.
 
-Names are imported when they are first used: what reads files alone, or generates tasks, starts without PyTorch.
+Names are imported on first use, so that code that only reads files or generates tasks starts without PyTorch.
 """
 
 from __future__ import annotations

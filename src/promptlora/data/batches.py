@@ -1,7 +1,7 @@
-"""The batches of a training run: what is drawn for each group of rows, and its way into tensors.
+"""The batches of a training run: the random choices for each group of rows, and the conversion into tensors.
 
-A batch is a pure function of seed and step. It knows examples and orders; nothing of files, of LoRA or of the
-hypernetwork.
+A batch is a pure function of seed and step. This module knows examples and orders; it knows nothing of files, of LoRA
+or of the hypernetwork.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from promptlora.losses import IGNORED
 from promptlora.text import pad_rows, with_examples
 
 _MOST_EXAMPLES = 4
-_FRAME = 32  # tokens of "Input:" and "Output:" around them, beyond those of the chat that their lengths count
+_FRAME = 32  # tokens of "Input:" and "Output:" around the examples, beyond the chat tokens in their lengths
 
 
 @runtime_checkable
 class Render(Protocol):
-    """Token ids of inputs before their answers."""
+    """Renders inputs, up to their answers, as token ids."""
 
     def __call__(
         self, texts: Sequence[str], prompts: Sequence[str | None], system_turn: str = "empty"
     ) -> list[list[int]]:
-        """Of each text, with its prompt in the context where there is one."""
+        """Token ids of each text, with its prompt in the context if it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """How rows are shown in training: each share is the chance of a group.
+    """How rows are presented in training. Each share is the probability per group, from 0 to 1.
 
     Attributes:
-        paraphrase_share: A paraphrase takes the place of the task's own prompt.
-        in_context_share: The prompt stands in the rows' context as well.
-        longest_in_context: A prompt of more tokens never stands in the context.
-        examples_share: What the hypernetwork reads carries examples of the task; not where the prompt is in the context.
-        examples_tokens: Most tokens of these examples together.
-        longest_prompt: Most tokens of a prompt with its examples.
-        default_system_share: The chat template's own system turn stands before the input.
-        no_system_share: No system turn stands there.
+        paraphrase_share: A paraphrase replaces the task's own prompt.
+        in_context_share: The prompt is also in the rows' context.
+        longest_in_context: A prompt with more tokens than this is never put in the context.
+        examples_share: The hypernetwork's prompt includes examples of the task; never if the prompt is in the context.
+        examples_tokens: Maximum number of tokens of these examples together.
+        longest_prompt: Maximum number of tokens of a prompt with its examples.
+        default_system_share: The chat template's own system turn precedes the input.
+        no_system_share: There is no system turn.
         pairs: Whether each group also gets a second wording of its task.
     """
 
@@ -62,13 +62,14 @@ class Shown:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step eats.
+    """The data of one training step.
 
-    ``prompts`` is what the hypernetwork reads of each group, ``wordings`` the same without examples, ``in_context``
-    whether it stands in the rows' context, ``pairs`` another wording of each task (empty where none was asked for).
-    ``input_ids`` and ``labels`` are ``[prompts * rows, seq]``, rows of a prompt beside each other, padded on the right
-    (causal attention needs no mask then); ``labels`` is -100 off the answer. ``tokens`` counts the real ones; ``tasks``
-    has the task of each prompt and ``examples`` the number of each row's example.
+    ``prompts`` holds the hypernetwork's input for each group, and ``wordings`` the same without examples.
+    ``in_context`` says whether the prompt is also in the rows' context. ``pairs`` holds another wording of each task
+    (empty if none was requested). ``input_ids`` and ``labels`` are ``[prompts * rows, seq]``; the rows of a prompt are
+    consecutive and padded on the right (with causal attention this needs no mask). ``labels`` is -100 outside the
+    answer. ``tokens`` is the number of tokens without padding, ``tasks`` holds the task of each prompt, and
+    ``examples`` the example index of each row.
     """
 
     prompts: list[str]
@@ -83,13 +84,13 @@ class Batch:
 
     @property
     def answer_tokens(self) -> int:
-        """How many tokens the loss sees."""
+        """Number of tokens that the loss uses."""
         return int((self.labels != IGNORED).sum())
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What is drawn for a group, and the generator to draw its answers with."""
+    """The random choices for a group, and the generator that draws its answers."""
 
     rng: random.Random
     wording: str
@@ -99,22 +100,23 @@ class _Drawn:
 
 
 class Batches:
-    """The batches of a run, so that a resumed run sees the same ones.
+    """The batches of a run. A resumed run sees the same batches.
 
     Args:
         examples: Tokenized rows.
-        prompts: Task to its prompts: the first is its own, the others are paraphrases.
-        prompts_per_batch: Groups in a batch.
-        rows_per_prompt: Rows in a group.
+        prompts: Maps each task to its prompts: its own prompt first, then the paraphrases.
+        prompts_per_batch: Groups per batch.
+        rows_per_prompt: Rows per group.
         pad: The padding id.
-        shown: How rows are shown.
-        render: Token ids of inputs; needed where they are not shown as the examples hold them.
-        order: Which rows make up each batch, such as a :class:`TaskOrder`; by default a :class:`RowOrder`.
-        prompt_tokens: Tokens of each prompt, for the room that is left for examples; unknown ones count as none.
-        seed: Seed of everything.
+        shown: How rows are presented.
+        render: Renders inputs as token ids; required if inputs are not used exactly as the examples hold them.
+        order: Decides which rows make up each batch, such as a :class:`TaskOrder`; by default a :class:`RowOrder`.
+        prompt_tokens: Number of tokens of each prompt, which limits the room for examples; an unknown prompt counts as
+            0.
+        seed: Seed of all random choices.
 
     Raises:
-        DataError: Too few rows for one batch.
+        DataError: There are too few rows for one batch.
     """
 
     def __init__(
@@ -137,7 +139,7 @@ class Batches:
         self.pad, self.seed = pad, seed
         self.prompt_tokens = prompt_tokens or {}
         self.by_task = rows_by_task(examples)
-        self._added: dict[str, int] = {}  # tokens that a prompt adds to an input
+        self._added: dict[str, int] = {}  # number of tokens that each prompt adds to an input
         self.order: Order = order or RowOrder(
             self.by_task,
             [example.length for example in examples],
@@ -147,7 +149,7 @@ class Batches:
             added=self._tokens_of_context if self.shown.in_context_share else None,
         )
 
-    # --- what is drawn -----------------------------------------------------------------------------------
+    # --- random choices ----------------------------------------------------------------------------------
 
     def _wording(self, task: str, round_: int, number: int) -> tuple[random.Random, str]:
         rng = random.Random(f"{self.seed}/{round_}/{number}")
@@ -175,7 +177,7 @@ class Batches:
         return _Drawn(rng, wording, in_context, system, examples)
 
     def _examples(self, group: Group, chance: random.Random, left: int) -> tuple[int, ...]:
-        """Up to four other rows of the task, of other inputs, that are short enough together."""
+        """Up to four other rows of the task, with other inputs, that fit together into the token limit."""
         inputs = {self.examples[i].text for i in group.examples}
         members = self.by_task[group.task]
         chosen: list[int] = []
@@ -191,7 +193,7 @@ class Batches:
         return tuple(chosen)
 
     def _tokens_of_context(self, task: str, epoch: int, number: int, row: int) -> int:
-        """What the prompt adds to the length of a group's rows: about as many tokens whatever the input is."""
+        """Tokens that the prompt adds to each row of a group; the number is nearly the same for every input."""
         _, prompt = self._wording(task, epoch, number)
         if not self._is_in_context(prompt, epoch, number):
             return 0
@@ -213,17 +215,17 @@ class Batches:
         return self.parts(step, parts, first_answer=first_answer)[part]
 
     def parts(self, step: int, parts: int, *, first_answer: bool = False) -> list[Batch]:
-        """The batch of a step in ``parts`` parts, each of as many prompts; rows of near length share a part.
+        """Split the batch of a step into ``parts`` parts with equally many prompts, grouped by row length.
 
         Args:
             step: Counted from 0.
-            parts: How many; ``prompts_per_batch`` must be a multiple.
-            first_answer: Take the first of a row's answers; else one is drawn.
+            parts: Number of parts; ``prompts_per_batch`` must be a multiple of it.
+            first_answer: Use the first answer of each row; otherwise one is drawn at random.
         """
         groups = self.order.groups(step)
         drawn = [self._draw(group) for group in groups]
         read = self._read(groups, drawn)
-        if not isinstance(self.order, RowOrder):  # there, groups of near length stand together already
+        if not isinstance(self.order, RowOrder):  # a RowOrder already groups similar lengths
             longest = [max(map(len, rows)) for rows in read]
             order = sorted(range(len(groups)), key=longest.__getitem__)
             groups, drawn, read = ([each[i] for i in order] for each in (groups, drawn, read))  # type: ignore[assignment]
@@ -234,7 +236,7 @@ class Batches:
         ]
 
     def _read(self, groups: Sequence[Group], drawn: Sequence[_Drawn]) -> list[list[list[int]]]:
-        """Token ids before the answer of each row of each group; rows that must be rendered are so in one call."""
+        """Token ids before the answer, per row and group; rows that need rendering are rendered in one call."""
         read: list[list[list[int]]] = [[self.examples[i].input_ids for i in group.examples] for group in groups]
         by_turn: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for g, one in enumerate(drawn):
@@ -274,7 +276,7 @@ class Batches:
 
 
 def rows_by_task(examples: Sequence[Example]) -> dict[str, list[int]]:
-    """Task to the numbers of its examples, as orders take it."""
+    """Map each task to the indices of its examples, as the orders expect it."""
     by_task: dict[str, list[int]] = defaultdict(list)
     for i, example in enumerate(examples):
         by_task[example.task].append(i)
@@ -282,7 +284,7 @@ def rows_by_task(examples: Sequence[Example]) -> dict[str, list[int]]:
 
 
 def ids_and_labels(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad: int) -> tuple[Tensor, Tensor]:
-    """Token ids of rows, each what is read and the answer, and their labels, ``[rows, longest]``, padded on the right."""
+    """Token ids and labels ``[rows, longest]``, padded on the right, of rows given as (context ids, answer ids)."""
     input_ids, _ = pad_rows([[*ids, *answer] for ids, answer in rows], pad)
     labels, _ = pad_rows([[*[IGNORED] * len(ids), *answer] for ids, answer in rows], IGNORED)
     return input_ids, labels
@@ -299,7 +301,7 @@ def make_batch(
     in_context: tuple[bool, ...] = (),
     pairs: tuple[str, ...] = (),
 ) -> Batch:
-    """A batch of rows, each the token ids of what is read and of the answer."""
+    """Make a batch from rows given as (context ids, answer ids)."""
     input_ids, labels = ids_and_labels(rows, pad)
     tokens = sum(len(ids) + len(answer) for ids, answer in rows)
     return Batch(prompts, input_ids, labels, tokens, tasks, examples, wordings, in_context, pairs)

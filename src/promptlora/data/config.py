@@ -1,4 +1,4 @@
-"""``DataConfig``: which rows to train on, and how they are shown."""
+"""``DataConfig``: which rows to train on, and how they are presented."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ _SHARES = ("paraphrase_share", "in_context_share", "examples_share", "default_sy
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which rows to train on.
+    """Which rows to train on, and how they are presented.
 
     Attributes:
-        train: A JSONL, JSONL.gz, CSV or Parquet file, a folder of them, or a Hugging Face dataset id; or a list of them. For
-            the objective ``reconstruct``: a JSONL file of ``{prompt, adapter}``, where adapter is a PEFT folder. Empty where
-            ``Trainer(rows=...)`` gets the rows themselves.
-        weights: With ``order = "tasks"``: how many prompts of a batch come from each source of ``train``, relative to
-            the others; empty: as many as the source has tasks.
-        split: Keep rows whose ``split`` is this, where rows have one; an empty string keeps all.
-        paraphrases: A JSONL file of ``{task, prompts}``, or a list of them: other wordings of a task's prompt.
-        paraphrase_share: How often a task that has paraphrases uses one of them, from 0 to 1.
-        wordings: Each task gets wordings made by ``data.wordings`` until it has this many beside its own prompt.
-        exclude: Tasks that are left out of training, such as those that share a goal with a held-out task.
-        exchange_labels: Whether classification tasks whose labels stand in the prompt are also trained with their
-            labels exchanged in prompt and answers alike.
-        order: ``rows``: an epoch shows every row once, and rows of near length stand together. ``tasks``: every task
-            comes up equally often, however many rows it has; for many tasks.
-        cluster: With ``order = "tasks"``: so many tasks that share their inputs stand together in a batch, on the same
-            inputs, so that only the prompt tells their answers apart; 1 keeps them apart.
-        in_context_share: How often the rows of a prompt have it in their context as well, from 0 to 1.
-        max_context_tokens: A prompt of more tokens is never put in the context.
-        examples_share: How often the prompt that the hypernetwork reads carries two to four examples of its task.
-        default_system_share: How often the chat template's own system turn stands before an input.
-        no_system_share: How often no system turn stands there at all; in all other cases it is empty.
-        tasks: Train on this many of the tasks, drawn by the seed; 0 takes all.
-        max_input_tokens: Rows with a longer rendered input are counted and left out.
-        max_answer_tokens: Rows with a longer answer are counted and left out.
+        train: A JSONL, JSONL.gz, CSV or Parquet file, a folder of them, or a Hugging Face dataset id; or a list of
+            these. For the objective ``reconstruct``: a JSONL file of ``{prompt, adapter}``, where ``adapter`` is a PEFT
+            folder. Leave it empty if the rows are passed as ``Trainer(rows=...)``.
+        weights: With ``order = "tasks"``: the relative number of prompts per batch from each source of ``train``.
+            Empty: proportional to the number of tasks of the source.
+        split: Keep only rows with this ``split`` (rows without a split are always kept); an empty string keeps all.
+        paraphrases: A JSONL file of ``{task, prompts}`` with other wordings of each task's prompt, or a list of such
+            files.
+        paraphrase_share: Probability that a task with paraphrases uses one of them, from 0 to 1.
+        wordings: Generate wordings with ``data.wordings`` until each task has this many beside its own prompt.
+        exclude: Tasks that are left out of training, such as tasks that share a goal with a held-out task.
+        exchange_labels: Whether classification tasks whose prompt names the labels are also trained with exchanged
+            labels, in the prompt and in the answers.
+        order: ``rows``: an epoch shows every row once and groups rows of similar length. ``tasks``: every task appears
+            equally often, however many rows it has; use it for many tasks.
+        cluster: With ``order = "tasks"``: put this many tasks that share their inputs into a batch together, on the
+            same inputs, so that only the prompt distinguishes their answers. 1 turns this off.
+        in_context_share: Probability that the prompt is also in its rows' context, from 0 to 1.
+        max_context_tokens: A prompt with more tokens is never put in the context.
+        examples_share: Probability that the hypernetwork's prompt includes two to four examples of its task.
+        default_system_share: Probability that the chat template's own system turn precedes an input.
+        no_system_share: Probability that there is no system turn; in all remaining cases the system turn is empty.
+        tasks: Train on this many of the tasks, drawn with the seed; 0 uses all.
+        max_input_tokens: Rows with a longer rendered input are skipped and counted.
+        max_answer_tokens: Rows with a longer answer are skipped and counted.
     """
 
     train: str | tuple[str, ...] = ""
@@ -83,11 +84,11 @@ class DataConfig:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The sources of rows."""
+        """The sources of rows, as a tuple."""
         return (self.train,) if isinstance(self.train, str) else self.train
 
     @property
     def wording_files(self) -> tuple[str, ...]:
-        """The files of paraphrases."""
+        """The files of paraphrases, as a tuple."""
         files = (self.paraphrases,) if isinstance(self.paraphrases, str) else self.paraphrases
         return tuple(file for file in files if file)

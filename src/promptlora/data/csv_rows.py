@@ -1,6 +1,6 @@
-"""Rows of a CSV file as mappings, as JSON lines would give them.
+"""Rows of a CSV file as mappings, in the form that JSON lines would have.
 
-It knows CSV; what the columns mean is the reader's matter.
+It knows CSV; it does not interpret the columns.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _LONGEST = 1 << 30  # bytes
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a CSV file with a header, each with the place that an error names.
+    """Read a CSV file with a header; yields each row with its location for error messages.
 
-    A cell of ``outputs`` is one text, or a JSON list of texts; empty cells count as missing, except ``input``'s.
+    A cell of ``outputs`` is one text or a JSON list of texts. An empty cell counts as missing, except in ``input``.
 
     Raises:
-        DataError: A file that cannot be read, without a header, or a row with more cells than the header.
+        DataError: The file cannot be read or has no header, or a row has more cells than the header.
     """
     lines = read_text(path, DataError, longest=_LONGEST).split("\n")
     reader = csv.reader((line + "\n" for line in lines), strict=True)
@@ -53,7 +53,7 @@ def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _texts(cell: str) -> list[str]:
-    """The texts of a cell: a JSON list of texts, or the cell itself."""
+    """The texts of a cell: the items of a JSON list of texts, otherwise the cell itself."""
     if cell.lstrip().startswith("["):
         try:
             found = json.loads(cell)

@@ -1,6 +1,6 @@
-"""Inputs without answers, read from a file: one line of text each, JSON lines, or the rows of a CSV file.
+"""Inputs without answers, read from a text file with one input per line, from JSON lines, or from a CSV file.
 
-It knows files; nothing of prompts, tokenizers or models.
+It knows files; it knows nothing of prompts, tokenizers or models.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _LONGEST = 1 << 30  # bytes
 
 
 def read_inputs(path: Path) -> list[str]:
-    """The inputs in a file, in order.
+    """Read the inputs in a file, in order.
 
-    ``.txt`` has one input per line, and empty lines are skipped. A line of ``.jsonl`` or ``.jsonl.gz`` is a text, or an
-    object whose ``input`` is one. ``.csv`` has a column ``input``.
+    ``.txt`` has one input per line; empty lines are skipped. Each line of ``.jsonl`` or ``.jsonl.gz`` is a string, or
+    an object with the input under ``input``. ``.csv`` has a column ``input``.
 
     Raises:
-        DataError: A file that cannot be read, of another kind, or without an input; the line is named.
+        DataError: The file cannot be read, has another type, or lacks an input; the message names the line.
     """
     if not is_file(path):
         raise DataError(f"{path}: no such file. Expected inputs in {', '.join(_SUFFIXES)}.")

@@ -1,10 +1,10 @@
-"""Exchange of label words in prompt and answers together, so that a classification task must be read.
+"""Exchange of label words in prompts and answers, so that the model has to read the prompt of a classification task.
 
-A task that always answers "yes" and "no" can be guessed from its inputs. With other label words, or the same ones
-exchanged, the same inputs need other answers and only the prompt says which ("symbol tuning", "flipped learning").
-A new prompt must say what its labels mean. Where the prompt ties each label to a condition ('Answer "yes" if it is a
-fruit, otherwise "no"'), the words are replaced in place; everywhere else ("Is it a fruit? Answer yes or no.") a
-sentence is added that gives a word for each label, since a replacement would leave a prompt without meaning.
+A task that always answers "yes" or "no" can be guessed from its inputs. With other or exchanged label words, the same
+inputs need other answers, and only the prompt says which ("symbol tuning", "flipped learning").
+The new prompt must say what each label means. If the prompt ties each label to a condition ('Answer "yes" if it is a
+fruit, otherwise "no"'), the words are replaced in place. In all other cases ("Is it a fruit? Answer yes or no.") a
+sentence is appended that gives a word for each label, because a replacement would make the prompt meaningless.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from promptlora.errors import DataError
 
 MOST_LABELS = 8
 KINDS = ("swap", "symbols")
-_IN_INPUTS = 0.1  # labels that stand in more of the inputs are part of the data, such as the letters of options
+_IN_INPUTS = 0.1  # a label that occurs in a larger share of the inputs is part of the data, such as an option letter
 
-# One set at a time, so that the words of one task belong together.
+# Each set is used as a whole, so that the words of one task belong together.
 _SYMBOLS = (
     ("zig", "zag", "zog", "zug", "zeg", "zib", "zab", "zob"),
     ("foo", "bar", "baz", "qux", "quux", "corge", "grault", "plugh"),
@@ -50,17 +50,17 @@ _ELSE = r"otherwise|else\b|other cases|everything else|if not|in that case"
 
 
 def _standing(words: Sequence[str], flags: int = 0) -> re.Pattern[str]:
-    """A pattern of whole words or phrases, the longest first."""
+    """A pattern that matches any of these whole words or phrases, the longest first."""
     longest = sorted(words, key=len, reverse=True)
     return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest)) + r")(?!\w)", flags)
 
 
 def closed_labels(prompt: str, rows: Sequence[Row]) -> tuple[str, ...] | None:
-    """The labels of a classification task, or None where it is none whose labels can be exchanged.
+    """The labels of a classification task, or None if the task has no labels that can be exchanged.
 
-    All answers of all rows must be of 2 to 8 different labels, each label must stand in the prompt as a whole word
-    in the same case, and must be rare in the inputs (in at most a tenth of them): where the input lists the options,
-    a label is a place in the input and another word for it would have to be put there too.
+    The answers of all rows must come from 2 to 8 different labels. Each label must occur in the prompt as a whole word
+    in the same case, and in at most a tenth of the inputs. If the inputs list the options, a label refers to a part of
+    the input, and another word for it would have to be inserted there too.
     """
     labels = tuple(sorted({output for row in rows for output in row.outputs}))
     if not 2 <= len(labels) <= MOST_LABELS:
@@ -75,7 +75,7 @@ def closed_labels(prompt: str, rows: Sequence[Row]) -> tuple[str, ...] | None:
 
 
 def exchange(text: str, mapping: Mapping[str, str]) -> str:
-    """Replace whole words at once (a swap does not undo itself); a word in another case takes that case along."""
+    """Replace whole words in one pass (so a swap does not undo itself); it keeps the case of the original."""
     if not mapping:
         return text
     lower = {old.lower(): new for old, new in mapping.items()}
@@ -97,11 +97,12 @@ def _in_quotes(label: str) -> re.Pattern[str]:
 
 
 def ties_labels(prompt: str, labels: Sequence[str]) -> bool:
-    """Whether the prompt says of each label when it is the answer, so that labels can be replaced in place.
+    """Whether the prompt states for each label when it is the answer, so that labels can be replaced in place.
 
-    Each label must stand once, or once in quotes, in any case; elsewhere it would be an ordinary word such as the
-    "no" of "with no comment". Each but one must be followed by its condition, the last may be "otherwise". A
-    condition that leans on the label ("cocktail" if the item is one) does not count.
+    Each label must occur exactly once in any case, or exactly once in quotes; in the latter case, occurrences outside
+    quotes are taken as ordinary words, such as the "no" in "with no comment". Each label except one must be followed by
+    its condition; the last one may be "otherwise". A condition that refers back to the label ("cocktail" if the item is
+    one) does not count.
     """
     quoted = all(len(_in_quotes(label).findall(prompt)) == 1 for label in labels)
     once = all(len(_standing([label], re.IGNORECASE).findall(prompt)) == 1 for label in labels)
@@ -117,7 +118,7 @@ def ties_labels(prompt: str, labels: Sequence[str]) -> bool:
 
 
 def exchanged_prompt(prompt: str, mapping: Mapping[str, str], rng: random.Random) -> str:
-    """The prompt, or a wording of it, with other label words: in place, or by a sentence that gives them."""
+    """The prompt (or a wording of it) with other label words, replaced in place or defined in an added sentence."""
     labels = list(mapping)
     if ties_labels(prompt, labels):
         if all(len(_in_quotes(label).findall(prompt)) == 1 for label in labels):
@@ -135,17 +136,17 @@ def exchanged_prompt(prompt: str, mapping: Mapping[str, str], rng: random.Random
 
 
 def draw_mapping(labels: Sequence[str], kind: str, rng: random.Random, avoid: str = "") -> dict[str, str]:
-    """Another word for each label.
+    """Draw another word for each label.
 
     Args:
         labels: The labels of a task.
-        kind: ``swap`` (a permutation that leaves no label in its place) or ``symbols`` (words that have nothing to
-            do with the task).
-        rng: Where the choice comes from.
-        avoid: A text, such as the prompt; no symbol stands in it.
+        kind: ``swap`` (a permutation in which every label changes) or ``symbols`` (words that are unrelated to the
+            task).
+        rng: Source of randomness.
+        avoid: A text, such as the prompt; symbols that occur in it are not used.
 
     Raises:
-        DataError: Another kind.
+        DataError: An unknown kind.
     """
     if kind not in KINDS:
         raise DataError(f"kind: {kind!r}. Expected one of {', '.join(KINDS)}. Fix: choose one of them.")
@@ -164,19 +165,20 @@ def draw_mapping(labels: Sequence[str], kind: str, rng: random.Random, avoid: st
 def exchanged_task(
     rows: Sequence[Row], kind: str, rng: random.Random, mapping: Mapping[str, str] | None = None
 ) -> list[Row]:
-    """The rows of a task as a task of its own with other label words in prompt and outputs, and the same inputs.
+    """Make a new task from the rows of a task: the same inputs, with other label words in the prompt and the outputs.
 
     Args:
-        rows: All rows of one task; every prompt among them is changed.
+        rows: All rows of one task; the prompt of every row is changed.
         kind: ``swap`` or ``symbols``.
-        rng: Where the choices come from.
-        mapping: The words, if they were drawn before (:func:`draw_mapping`), as for :func:`exchanged_prompt` on wordings.
+        rng: Source of randomness.
+        mapping: The new label words if they are already drawn (:func:`draw_mapping`), for example to pass the same
+            words to :func:`exchanged_prompt` for other wordings.
 
     Returns:
-        As many rows in the same order; the task's name says the kind and the words.
+        Equally many rows in the same order; the task's name states the kind and the words.
 
     Raises:
-        DataError: Rows of several tasks, or of a task without labels that can be exchanged.
+        DataError: The rows belong to several tasks, or the task has no labels that can be exchanged.
     """
     tasks = sorted({row.task for row in rows})
     if len(tasks) != 1:
@@ -199,19 +201,19 @@ def exchanged_task(
 def exchanged_tasks(
     rows: Sequence[Row], prompts: Mapping[str, Sequence[str]], seed: int = 0
 ) -> Iterator[tuple[list[Row], list[str]]]:
-    """Every classification task among the rows twice more, with labels swapped and with arbitrary words.
+    """For every classification task among the rows, make two new tasks: with swapped labels and with arbitrary words.
 
     Args:
         rows: Rows of any tasks.
-        prompts: Task to its prompts, its own first; all of them are changed alike.
-        seed: Of the choices.
+        prompts: Maps each task to its prompts, its own first; all of them get the same changes.
+        seed: Seed of the choices.
 
     Yields:
-        The rows of a new task, and its prompts.
+        The rows of each new task, and its prompts.
     """
     of_task: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if not row.pool:  # synthetic tasks have exchanged labels of their own
+        if not row.pool:  # the synthetic families already include tasks with exchanged labels
             of_task[row.task].append(row)
     for task, members in of_task.items():
         labels = closed_labels(members[0].prompt, members)

@@ -1,6 +1,6 @@
-"""Which rows stand together in the batch of a step: by rows, in epochs, or by tasks.
+"""Which rows are in the batch of a step: ordered by rows, in epochs, or ordered by tasks.
 
-Both orders are pure functions of seed and step. They know tasks, lengths and numbers of rows; nothing of tokens.
+Both orders are pure functions of seed and step. They know tasks, lengths and row indices; they know nothing of tokens.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from promptlora.errors import DataError
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of one task that stand together in a batch and share one prompt.
+    """Rows of one task that share one prompt in a batch.
 
-    ``round`` and ``number`` name the group among all of a run, for what is drawn for it; ``length`` is that of the
-    longest row, with the prompt where it is in the context.
+    ``round`` and ``number`` identify the group in a run, to seed its random choices. ``length`` is the length of the
+    longest row in tokens, including the prompt if it is in the context.
     """
 
     task: str
@@ -31,28 +31,28 @@ class Group:
 
 @runtime_checkable
 class Order(Protocol):
-    """What stands in the batch of each step."""
+    """Decides which groups are in the batch of each step."""
 
     def groups(self, step: int) -> list[Group]:
         """The groups of a step, counted from 0."""
 
 
 class RowOrder:
-    """Epochs: each row stands in one group of rows of one task and near its own length.
+    """Epochs: each row appears in one group, together with rows of the same task and of similar length.
 
-    The last group of a task is filled up with some of its rows; groups of near length and different tasks make a
-    batch. The groups that are left when no batch can be filled, the longest ones, sit that epoch out.
+    The last group of a task is filled up with other rows of the task. A batch combines groups of similar length and
+    different tasks. Groups that are left over when no further batch can be filled (the longest ones) skip that epoch.
 
     Args:
-        by_task: Task to the numbers of its rows.
-        lengths: Tokens of each row.
-        prompts_per_batch: Groups in a batch.
-        rows_per_prompt: Rows in a group.
-        seed: Seed of everything.
-        added: Tokens that are added to a group's rows, by its task, epoch, number and first row.
+        by_task: Maps each task to the indices of its rows.
+        lengths: Number of tokens of each row.
+        prompts_per_batch: Groups per batch.
+        rows_per_prompt: Rows per group.
+        seed: Seed of all random choices.
+        added: Tokens that are added to a group's rows, as a function of its task, epoch, number and first row.
 
     Raises:
-        DataError: Too few rows for one batch.
+        DataError: There are too few rows for one batch.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class RowOrder:
                 if len(batch) == self.prompts_per_batch:
                     break
             waiting = [group for group in waiting if group is not None]
-            while len(batch) < self.prompts_per_batch:  # too few tasks near: one stands twice
+            while len(batch) < self.prompts_per_batch:  # too few tasks of similar length: one task appears twice
                 batch.append(waiting.pop(0))
             batches.append(batch)
         rng.shuffle(batches)
@@ -127,21 +127,21 @@ class RowOrder:
 
 
 class TaskOrder:
-    """Rounds: each task of a source stands in one group of every round, however many rows it has.
+    """Rounds: each task of a source has one group in every round, however many rows it has.
 
-    Each source has a fixed number of places in every batch. Tasks of one pool, whose rows have the same inputs in the
-    same order, stand together in clusters and then show the same inputs.
+    Each source has a fixed number of groups in every batch. Tasks of one pool have the same inputs in the same order;
+    they are put together in clusters and then use the same inputs.
 
     Args:
-        by_task: Task to the numbers of its rows.
-        lengths: Tokens of each row.
+        by_task: Maps each task to the indices of its rows.
+        lengths: Number of tokens of each row.
         sources: The tasks of each source.
-        weights: Places of each source relative to the others; empty: as many as it has tasks.
-        pools: Task to its pool, where it has one.
-        cluster: So many tasks of a pool stand together.
-        prompts_per_batch: Groups in a batch.
-        rows_per_prompt: Rows in a group.
-        seed: Seed of everything.
+        weights: Relative number of groups per batch from each source; empty: proportional to its number of tasks.
+        pools: Maps each task to its pool, if it has one.
+        cluster: Number of tasks of a pool that are put together.
+        prompts_per_batch: Groups per batch.
+        rows_per_prompt: Rows per group.
+        seed: Seed of all random choices.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class TaskOrder:
         return self._rounds[source, number]
 
     def _rows(self, task: str, visit: int) -> tuple[int, ...]:
-        """The rows of a task's ``visit``-th group: all of its rows come up before one comes up again."""
+        """The rows of a task's ``visit``-th group; every row is used once before any row is used again."""
         members, chosen = self.by_task[task], []
         orders: dict[int, list[int]] = {}
         for place in range(visit * self.rows_per_prompt, (visit + 1) * self.rows_per_prompt):
@@ -201,7 +201,7 @@ class TaskOrder:
         return tuple(chosen)
 
     def groups(self, step: int) -> list[Group]:
-        """The groups of a step, counted from 0; those of near length beside each other."""
+        """The groups of a step, counted from 0; groups of similar length are adjacent."""
         groups: list[Group] = []
         for source, places in enumerate(self.places):
             for place in range(step * places, (step + 1) * places):
@@ -214,7 +214,7 @@ class TaskOrder:
 
 
 def shared_places(places: int, weights: Sequence[float]) -> list[int]:
-    """``places`` split in proportion to the weights by largest remainders; each gets one where there are enough."""
+    """Split ``places`` in proportion to the weights by largest remainders; each gets at least one if possible."""
     total = sum(weights)
     exact = [places * weight / total for weight in weights]
     split = [int(one) for one in exact]

@@ -1,8 +1,8 @@
-"""A prompt taken apart into what its wordings are built from: context, input, goal, answer format, rules, notes.
+"""Splits a prompt into the parts from which wordings are built: context, input, goal, answer format, rules, notes.
 
-It works by rules on English text. Everything that must survive word by word (quoted text, bracketed text, lists of
-labels) is replaced by one private-use character per piece before anything else looks at the text, and put back at
-the end. It knows nothing of how a prompt is worded anew.
+It applies rules to English text. Everything that must be kept verbatim (quoted text, bracketed text, lists of labels)
+is first replaced by one private-use character per piece and restored at the end. This module knows nothing of how a
+prompt is reworded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-_FIRST = 0xE000  # private-use characters stand for the pieces that are copied word by word
+_FIRST = 0xE000  # private-use characters stand for the pieces that are copied verbatim
 PIECE = "[\ue000-\uf8ff]"
 
 _VERBS = frozenset(
@@ -144,7 +144,7 @@ _RULE = re.compile(
 
 @dataclass(frozen=True)
 class Goal:
-    """What is to be done: ``kind`` is "do" (verb first, lower case), "ask" (a question) or "say" (anything else)."""
+    """The task itself: ``kind`` is "do" (verb first, lower case), "ask" (a question) or "say" (anything else)."""
 
     kind: str
     text: str
@@ -152,7 +152,7 @@ class Goal:
 
 @dataclass
 class Parts:
-    """The parts of a prompt; texts are without final period and hold pieces in place of literal text."""
+    """The parts of a prompt; the texts have no final period, and placeholder characters stand for literal pieces."""
 
     pieces: list[str] = field(default_factory=list)
     persona: str = ""
@@ -163,7 +163,7 @@ class Parts:
 
 
 def literals(prompt: str) -> list[str]:
-    """What every wording must hold: quoted text, numbers, option letters, capitalised words inside a sentence."""
+    """What every wording must contain: quoted text, numbers, option letters, capitalised words inside a sentence."""
     found = [next(g for g in m.groups() if g) for m in _QUOTED.finditer(prompt)]
     rest = _QUOTED.sub(" ", prompt)
     found += re.findall(r"(?<!\w)\d+(?!\w)", rest)
@@ -179,7 +179,7 @@ _LIST = re.compile(r"(?<=: )(?P<items>[^:.;?!\n]+(?:, [^:.;?!\n]+)(?:,? or [^:.;
 
 
 def _items(text: str) -> list[str]:
-    """The items of "a, b or c"; "apple pay or google pay, pin" are two, since "or" ends a list."""
+    """The items of "a, b or c"; "apple pay or google pay, pin" has two items, because "or" ends a list."""
     items = [item.strip().removeprefix("or ") for item in text.split(",") if item.strip()]
     if items and not any(" or " in item for item in items[:-1]):
         items[-1:] = re.split(r"\s+or\s+", items[-1])
@@ -192,7 +192,7 @@ def _is_list(text: str) -> bool:
 
 
 def mask(text: str) -> tuple[str, list[str]]:
-    """The text with every literal piece replaced by one character, and the pieces."""
+    """Replace every literal piece by one character; returns the text and the pieces."""
     pieces: list[str] = []
 
     def put(match: re.Match[str]) -> str:
@@ -207,7 +207,7 @@ def mask(text: str) -> tuple[str, list[str]]:
 
 
 def unmask(text: str, pieces: list[str], quotes: str = '"', bullets: str = "") -> str:
-    """Put the pieces back; lists of labels in the style of ``bullets`` (``""`` keeps them), quotes in that of ``quotes``."""
+    """Restore the pieces: label lists in the style of ``bullets`` (``""`` keeps them), quotes in that of ``quotes``."""
 
     def get(match: re.Match[str]) -> str:
         piece, stop = pieces[ord(match[1]) - _FIRST], match[2]
@@ -241,13 +241,13 @@ def upper_first(text: str) -> str:
 
 
 def is_order(text: str) -> bool:
-    """Whether the text begins with a verb that asks for something (also after an adverb)."""
+    """Whether the text begins with an imperative verb, possibly after an adverb."""
     words = re.findall(r"[A-Za-z]+", text[:60].lower())
     return bool(words) and (words[0] in _VERBS or (words[0].endswith("ly") and len(words) > 1 and words[1] in _VERBS))
 
 
 def _split_given(text: str) -> tuple[str, str] | None:
-    """``Given X, do Y``: X and Y, where Y begins with a verb."""
+    """Split ``Given X, do Y`` into X and Y, where Y begins with a verb."""
     if not text.lower().startswith("given "):
         return None
     for match in re.finditer(r",? ", text):
@@ -258,7 +258,7 @@ def _split_given(text: str) -> tuple[str, str] | None:
 
 
 def _read_before_goal(parts: Parts, sentence: str) -> bool:
-    """Take in a sentence while the goal is not known; whether it held the goal."""
+    """Process a sentence that comes before the goal is known; returns whether it contained the goal."""
     text = sentence.rstrip(".!:").strip() if not sentence.endswith("?") else sentence
     while (stripped := _FILLER.sub("", text)) != text:
         text = stripped
@@ -285,7 +285,7 @@ def _read_before_goal(parts: Parts, sentence: str) -> bool:
 
 
 def parse(prompt: str) -> Parts:
-    """Take a prompt apart. A prompt of several paragraphs is one piece that is copied as it is."""
+    """Split a prompt into its parts. A prompt of several paragraphs is kept as one piece that is copied unchanged."""
     if "\n" in prompt.strip():
         text = prompt.strip()
         return Parts(pieces=[text], goal=Goal("say", chr(_FIRST)))

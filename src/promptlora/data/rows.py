@@ -1,6 +1,6 @@
-"""Rows of ``{task, prompt, input, outputs}``: reading them from files, and choosing among them.
+"""Rows of ``{task, prompt, input, outputs}``: reading them from files, and selecting among them.
 
-It knows files and data sets; nothing of tokenizers, batches or models.
+It knows files and data sets; it knows nothing of tokenizers, batches or models.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One example: the prompt says what to do, the input is what it is done to, the outputs are all right.
+    """One example: the prompt says what to do, the input is what to do it with, and every output is a correct answer.
 
     Tasks of one ``pool`` have the same inputs in the same order.
     """
@@ -38,15 +38,15 @@ class Row:
 
 
 def make_row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Row:
-    """A row from plain values, checked.
+    """Make a row from plain values, with checks.
 
     Args:
-        values: ``prompt``, ``input`` and ``outputs`` (a text or a list of them), and what else a row has.
-        where: What an error calls it.
-        labelled: It must have outputs.
+        values: ``prompt``, ``input`` and ``outputs`` (a text or a list of texts), and optionally the other fields.
+        where: The location of the row for error messages.
+        labelled: The row must have outputs.
 
     Raises:
-        DataError: Values that do not make a row.
+        DataError: The values do not make a valid row.
     """
     for key in ("prompt", "input"):
         if not isinstance(values.get(key), str):
@@ -87,10 +87,10 @@ def make_row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Ro
 
 
 def check_unicode(text: str, where: str) -> None:
-    """Refuse half of a surrogate pair, which no tokenizer and no file takes.
+    """Refuse an unpaired surrogate, which no tokenizer and no file accepts.
 
     Raises:
-        DataError: It names the place.
+        DataError: The text has one; the message names the place.
     """
     try:
         text.encode()
@@ -107,13 +107,13 @@ def read_rows(source: str | Path, split: str = "", *, labelled: bool = True, pro
 
     Args:
         source: The path or id.
-        split: Keep rows whose ``split`` is this; rows without a split are always kept. For a dataset id it
-            is the split that is loaded (``train`` when empty).
-        labelled: Every row must have outputs; else a row may come without, and has none.
-        prompt: The prompt of rows that name none; by default each must name one.
+        split: Keep only rows with this ``split``; rows without a split are always kept. For a dataset id this is the
+            split that is loaded (``train`` if empty).
+        labelled: Every row must have outputs; otherwise outputs are optional.
+        prompt: The prompt of rows that have none; by default every row must have one.
 
     Raises:
-        DataError: A missing file, a row that lacks something (the line is named), or no row left.
+        DataError: A file is missing, a row is invalid (the message names the line), or no row is left.
     """
     path = Path(source)
     if is_dir(path):
@@ -147,11 +147,11 @@ def read_rows(source: str | Path, split: str = "", *, labelled: bool = True, pro
 
 
 def of_split(rows: Sequence[Row], source: str | Path, split: str) -> list[Row]:
-    """The rows whose split is this, and those without a split; all of them where ``split`` is empty.
+    """Select the rows of this split and those without a split; all rows if ``split`` is empty.
 
     Args:
         rows: The rows.
-        source: Where they come from, for the message.
+        source: Source of the rows, for error messages.
         split: The split.
 
     Raises:
@@ -165,10 +165,10 @@ def of_split(rows: Sequence[Row], source: str | Path, split: str) -> list[Row]:
 
 
 def check_rows(rows: Sequence[Row]) -> list[Row]:
-    """Rows that were made in a program, checked by the rules for rows of files.
+    """Check rows that were made in a program by the same rules as rows from files.
 
     Raises:
-        DataError: No row, something that is not a :class:`Row`, or a row that lacks something; its number is given.
+        DataError: There is no row, an item is not a :class:`Row`, or a row is invalid; the message gives its number.
     """
     checked = []
     for number, row in enumerate(rows):
@@ -187,7 +187,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         table = pyarrow.parquet.read_table(path)
         rows = table.to_pylist()
-    except Exception as error:  # also of types that Python has no values for
+    except Exception as error:  # including Parquet types without a Python equivalent
         raise DataError(f"{path}: not a whole Parquet file ({one_line(error)}); fetch it again") from error
     for number, values in enumerate(rows, 1):
         yield f"{path} row {number}", values
@@ -206,7 +206,7 @@ def _dataset(name: str, split: str) -> Iterator[tuple[str, Any]]:
 
     try:
         table = datasets.load_dataset(name, split=split or "train")
-    except Exception as error:  # every kind of network, hub and format error ends here
+    except Exception as error:  # covers all network, Hub and format errors
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{name}: no such file, and no dataset by that id ({first}); pass a path") from error
     for number, values in enumerate(table, 1):
@@ -214,10 +214,10 @@ def _dataset(name: str, split: str) -> Iterator[tuple[str, Any]]:
 
 
 def read_paraphrases(path: str | Path, tasks: Iterable[str]) -> dict[str, list[str]]:
-    """Read other wordings of tasks' prompts, ``{task, prompts}`` a line; those of other tasks are left out.
+    """Read other wordings of the tasks' prompts, one ``{task, prompts}`` per line; other tasks are ignored.
 
     Raises:
-        DataError: A missing file or a line that does not fit (it is named).
+        DataError: The file is missing, or a line is invalid (the message names it).
     """
     path = Path(path)
     if not is_file(path):
@@ -238,9 +238,9 @@ def read_paraphrases(path: str | Path, tasks: Iterable[str]) -> dict[str, list[s
 
 
 def one_prompt_a_task(rows: Sequence[Row]) -> list[Row]:
-    """Rows whose task has one prompt: where a task has several, each makes a task of its own, ``name #1`` and so on.
+    """Rows whose tasks have one prompt each: a task with several prompts becomes ``name #1``, ``name #2`` and so on.
 
-    A batch encodes one prompt for the rows that stand together, so rows of one task must share it.
+    A batch encodes one prompt for all rows of a group, so rows of one task must share their prompt.
     """
     prompts: dict[str, list[str]] = defaultdict(list)
     for row in rows:
@@ -254,14 +254,14 @@ def one_prompt_a_task(rows: Sequence[Row]) -> list[Row]:
 
 
 def hold_out(rows: Sequence[Row], count: int) -> list[str]:
-    """Tasks to hold out of training, the same ones each time: whole categories where rows name one.
+    """Choose tasks to hold out of training, the same ones every time; whole categories if the rows have categories.
 
-    Categories are drawn until ``count`` tasks are together; one that would exceed it is passed over.
+    Categories are drawn until ``count`` tasks are reached; a category that would exceed the count is skipped.
 
     Raises:
-        DataError: Fewer tasks than that and two more to train on.
+        DataError: There are fewer than ``count`` tasks to hold out plus two to train on.
     """
-    members: dict[str, dict[str, None]] = defaultdict(dict)  # dicts keep the order in which tasks stand
+    members: dict[str, dict[str, None]] = defaultdict(dict)  # dicts keep the order of the tasks
     for row in rows:
         members[row.category or row.task][row.task] = None
     total = len({row.task for row in rows})
@@ -288,7 +288,7 @@ def first_of_each_task(rows: Sequence[Row], count: int) -> list[Row]:
 
 
 def tasks_answered_in_letters(rows: Sequence[Row]) -> list[str]:
-    """Tasks all of whose rows have several outputs of one letter each: very likely texts that were split by mistake."""
+    """Tasks in which every row has several one-letter outputs: most likely texts that were split by mistake."""
     suspects = dict.fromkeys(row.task for row in rows)
     for row in rows:
         if len(row.outputs) < 2 or any(len(output) > 1 for output in row.outputs):

@@ -1,7 +1,7 @@
-"""Which tasks are fit to train on: none whose answers are broken, none that shares its goal with a held-out task.
+"""Selects training tasks: it drops tasks with broken answers and tasks that share a goal with a held-out task.
 
-It knows rows and nothing of models. Goals are compared by rules that are written down here, so that anyone can run
-them again; they err toward dropping a training task.
+It knows rows and nothing of models. Goals are compared by the fixed rules in this file, so that the selection is
+reproducible. The rules prefer to drop a training task when in doubt.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 from promptlora.data.rows import Row, tasks_answered_in_letters
 
-SAME_PROMPT = 0.6  # weighted share of words that two prompts have in common; 0.58 joins tasks of different goals
-SAME_ROWS = 0.02  # share of the smaller task's (input, output) pairs
-SAME_INPUTS = 0.1  # share of the held-out task's rows whose input and answer stand in training rows
+SAME_PROMPT = 0.6  # weighted share of common words of two prompts; 0.58 would match tasks with different goals
+SAME_ROWS = 0.02  # common (input, output) pairs as a share of the smaller task's pairs
+SAME_INPUTS = 0.1  # share of the held-out task's rows whose input and answer occur in training rows
 
-# Goals that tasks of different sources have in common, by the words of the prompt. Two prompts that both match one of
-# them share it. Each is a goal of a held-out task; what follows a `not` rules out another goal with the same words.
+# Goals that tasks of different sources have in common, by the words of the prompt. Two prompts that match the same
+# entry
+# share that goal. Each entry is a goal of a held-out task; the part after `not` excludes other goals with the same
+# words.
 _GOALS = {
     "paraphrase": (
         r"paraphrase(?! of each)|rephrase|same meaning as given|keeps? its meaning",
@@ -115,7 +117,7 @@ _COMMON = frozenset(
 
 @dataclass(frozen=True)
 class Pair:
-    """A training task, the held-out task that it is too near to, and the rule that says so."""
+    """A training task, the held-out task that it is too similar to, and the rule that matched."""
 
     training: str
     heldout: str
@@ -126,7 +128,7 @@ def clean_tasks(rows: Sequence[Row]) -> tuple[list[Row], dict[str, str]]:
     """Leave out the tasks whose answers are broken.
 
     Returns:
-        The rows of the other tasks, in order, and for each task that was dropped the reason.
+        The rows of the other tasks, in order, and the reason for each dropped task.
     """
     dropped = dict.fromkeys(tasks_answered_in_letters(rows), "answers were split into letters")
     return [row for row in rows if row.task not in dropped], dropped
@@ -147,7 +149,7 @@ def _goals(prompt: str) -> set[str]:
 
 
 class _Task:
-    """What the rules compare."""
+    """The values of a task that the rules compare."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.name = rows[0].task
@@ -166,7 +168,7 @@ def _tasks(rows: Iterable[Row]) -> list[_Task]:
 
 
 def _contained(training: Sequence[Row], heldout: Sequence[_Task], words: int = 5) -> Counter[tuple[str, str]]:
-    """How many pairs of a held-out task have input and answer, each of five words or more, in one row of a training task."""
+    """Count, per pair of tasks, held-out rows whose input and answer (5 words or more) occur in one training row."""
     starts: dict[tuple[str, ...], list[tuple[str, str, str]]] = defaultdict(list)
     for task in heldout:
         for text, answer in task.pairs:
@@ -187,9 +189,9 @@ def _contained(training: Sequence[Row], heldout: Sequence[_Task], words: int = 5
 def same_goal(training: Sequence[Row], heldout: Sequence[Row]) -> list[Pair]:
     """Training tasks that share a goal with a held-out task, each with the reason.
 
-    A pair is named when one of these holds: the categories are equal without case and punctuation; the prompts have
-    nearly the same words, weighted by how rare they are; both prompts ask for the same goal of a fixed list; a share
-    of (input, output) pairs is the same; or input and answer of a share of held-out rows stand in training rows.
+    A pair is reported if one of these rules holds: the categories are equal, ignoring case and punctuation; the prompts
+    have nearly the same words, weighted by rarity; both prompts match the same goal of the fixed list; a share of the
+    (input, output) pairs is equal; or the input and answer of a share of the held-out rows occur in training rows.
 
     Args:
         training: Rows of training tasks.

@@ -1,6 +1,6 @@
 """Rows as token ids.
 
-It knows tokenizers and the chat template; nothing of batches or of LoRA.
+It knows tokenizers and the chat template; it knows nothing of batches or of LoRA.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from promptlora.text import as_text, encode_chat, render_chat
 
 @dataclass(frozen=True)
 class Example:
-    """A row as token ids: the rendered input and each possible answer with its end token.
+    """A row as token ids: the rendered input, and each accepted answer with its end token.
 
-    ``text`` and ``output`` are the input and the first answer as they were; ``pool`` is the row's.
+    ``text`` and ``output`` are the original input and first answer; ``pool`` is the row's pool.
     """
 
     task: str
@@ -32,7 +32,7 @@ class Example:
 
     @property
     def length(self) -> int:
-        """Tokens of input and first answer."""
+        """Number of tokens of the input and the first answer."""
         return len(self.input_ids) + len(self.answers[0])
 
 
@@ -42,16 +42,16 @@ def render_inputs(
     prompts: Sequence[str | None] | None = None,
     system_turn: str = "empty",
 ) -> list[list[int]]:
-    """Token ids of inputs ready for their answers, with a prompt in the context where there is one.
+    """Token ids of inputs up to their answers, with a prompt in the context where one is given.
 
-    The same ids as ``encode_chat(render_chat(...))`` gives. Where the template is seen to put a user's text in its place
-    unchanged, it is run once and not for every text, which is fifty times faster.
+    The ids are the same as those of ``encode_chat(render_chat(...))``. If the template inserts a user's text unchanged,
+    it is run once instead of once per text, which is fifty times faster.
 
     Args:
         tokenizer: The base's tokenizer.
-        texts: What the user says.
-        prompts: A prompt before each text, or None.
-        system_turn: As for ``render_chat``.
+        texts: The user's texts.
+        prompts: For each text, a prompt to put before it, or None.
+        system_turn: See ``render_chat``.
     """
     shown = [None] * len(texts) if prompts is None else list(prompts)
     spoken = [text if prompt is None else f"{prompt}\n\n{text}" for text, prompt in zip(texts, shown, strict=True)]
@@ -63,7 +63,7 @@ _PROBES = ("x", " \n two words\n\n", "{{ x }} <b>", "")
 
 
 def _renderer(tokenizer: PreTrainedTokenizerBase, system_turn: str) -> Callable[[str], str]:
-    """What renders one user turn: the template's text around it where that holds for some odd probes."""
+    """A function that renders a user turn, by string concatenation if that matches the template on odd probe texts."""
 
     def slowly(text: str) -> str:
         return render_chat(tokenizer, text, system_turn=system_turn)
@@ -81,19 +81,19 @@ def tokenize_rows(
     config: DataConfig,
     prompts: Sequence[str | None] | None = None,
 ) -> tuple[list[Example], dict[str, int]]:
-    """Token ids of rows; nothing is ever cut: a row that is too long is left out and counted.
+    """Token ids of rows. Nothing is truncated: a row that is too long is skipped and counted.
 
     Args:
         tokenizer: The base's tokenizer.
         rows: The rows.
-        config: The longest input and answer.
-        prompts: As for :func:`render_inputs`.
+        config: Holds the maximum lengths of input and answer.
+        prompts: See :func:`render_inputs`.
 
     Returns:
-        The examples, and how many rows were left out for ``input`` and for ``answer``.
+        The examples, and the number of rows skipped because of ``input`` and because of ``answer``.
 
     Raises:
-        DataError: A tokenizer without an end token, or an input that it turns into nothing.
+        DataError: The tokenizer has no end token, or an input has no tokens.
     """
     if not rows:
         return [], {"input": 0, "answer": 0}

@@ -1,6 +1,7 @@
 """The frames and synonyms of wordings: tables of text, the same for every task.
 
-In a frame, {D} and {d} stand for what to do (with and without a first capital), {x} for the input, {a} for the answer.
+In a frame, {D} and {d} stand for the instruction (with and without a capital first letter), {x} for the input and {a}
+for the answer.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ HEADERS = (
     ("## Instruction", "## Input", "## Answer format", "## Details", "\n"),
     ("[task]", "[input]", "[output]", "[notes]", " "),
 )
-# Words about the task and never of it; one choice for a whole wording. Longer ones first.
+# Words that refer to the task but are never its content; one choice applies to a whole wording. Longer ones come first.
 SYNONYMS = (
     (r"\bdecide (whether|if)\b", ("determine whether", "work out whether", "tell whether", "judge whether")),
     (r"\bdetermine\b", ("work out", "find out", "establish")),

@@ -1,10 +1,10 @@
-"""Other wordings of a prompt, put together by rules from its parts and from frames that all tasks share.
+"""Other wordings of a prompt, built by rules from its parts and from frames that all tasks share.
 
-A hypernetwork that always reads a task in one style learns the style. Here each prompt comes as a terse order, a
-polite request, a question, a system prompt, headed sections, rules in bullets, numbered steps and casual writing,
-in the same frames for every task, so that only the task itself tells tasks apart. Standard library only,
-deterministic, and nothing that carries meaning is changed: quoted text, numbers, option letters and lists of labels
-are copied, and a wording that lost one, or a negation, is thrown away.
+A hypernetwork that always reads a task in one style learns the style. These rules write each prompt as a terse order, a
+polite request, a question, a system prompt, headed sections, bulleted rules, numbered steps and casual text. All tasks
+use the same frames, so only the task itself distinguishes tasks. The module uses only the standard library and is
+deterministic. Meaning is preserved: quoted text, numbers, option letters and lists of labels are copied, and a wording
+that loses one of them, or a negation, is discarded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CHOICE = re.compile(rf"^(?:(?:{PIECE}|\S+)(?:, | or | and |/))+(?:or )?(?:{PIEC
 
 
 def _goals(goal: Goal) -> list[Goal]:
-    """The goal in other grammatical forms: a question as an order, a condition turned round."""
+    """The goal in other grammatical forms: a question as an order, a condition with its clauses reordered."""
     text = goal.text
     if goal.kind == "do" and (match := _CONDITION.match(text)):
         a, b, cond = match["a"], match["b"], match["if"]
@@ -63,7 +63,7 @@ def _goals(goal: Goal) -> list[Goal]:
             joined = f"{match[2]} {'has' if verb == 'have' else verb + 's'} {rest}"
         else:
             joined = f"{match[2]} is {rest}"
-        if not re.search(r"^(?:of|in|on|at|for) ", match[3]):  # "the subject of the sentence": the noun goes on
+        if not re.search(r"^(?:of|in|on|at|for) ", match[3]):  # "the subject of the sentence": the noun continues
             found += [Goal("do", f"{verb} {joined}") for verb in ("decide whether", "tell me whether", "check whether")]
     elif (match := re.match(r"((?:\w+ )?[Ww]hich .+?) does ((?:the|this) .+) (\w+)$", ask)) and len(ask.split()) < 12:
         verb = "has" if match[3] == "have" else match[3] + "s"
@@ -78,7 +78,7 @@ def _goals(goal: Goal) -> list[Goal]:
 
 
 def _format(sentence: str, rng: random.Random) -> str:
-    """A sentence about the answer in another form: ``Answer yes or no`` as ``Your answer must be yes or no``."""
+    """Rephrase a sentence about the answer format: ``Answer yes or no`` becomes ``Your answer must be yes or no``."""
     match = re.match(r"^(?:Answer|Reply|Respond)( with(?: only| just)?)? (?P<a>.+)$", sentence)
     if match and " if " not in sentence and "," not in sentence.split(" ", 1)[0]:
         if match[1] and not re.match(r"(?:it|them)$", match["a"]) and "only" not in match[1] and "just" not in match[1]:
@@ -98,7 +98,7 @@ def _closed(text: str) -> str:
 
 
 def _say(goal: Goal, rng: random.Random) -> str:
-    """The goal in a sentence."""
+    """The goal as a sentence."""
     lines = {"do": frames.DO, "ask": frames.ASK, "say": frames.SAY_TASK}[goal.kind]
     if goal.kind == "say" and re.match(rf"(?:You|The|I|This) |.*\. |{PIECE}", goal.text):  # a description, not an order
         lines = frames.SAY
@@ -226,7 +226,7 @@ _LAYOUTS: tuple[Callable[[Parts, Goal, random.Random], str], ...] = (
 
 
 def _reworded(text: str, rng: random.Random, share: float) -> str:
-    """Words about the task in other words, each with this probability, the same everywhere in the text."""
+    """Replace words about the task by synonyms, each with this probability and the same way in the whole text."""
     for pattern, others in frames.SYNONYMS:
         if rng.random() < share:
             other = rng.choice(others)
@@ -261,7 +261,7 @@ def _negations(text: str) -> Counter[str]:
 
 
 def same_wording(text: str) -> str:
-    """The text by which two wordings count as one: without case, and with single spaces."""
+    """The text in lower case with single spaces; two wordings with the same result count as one."""
     return " ".join(text.lower().split())
 
 
@@ -270,11 +270,11 @@ def wordings(prompt: str, count: int = 12, seed: int = 0) -> list[str]:
 
     Args:
         prompt: The instruction, in English.
-        count: How many are wanted at most; there are fewer if the rules find no more.
-        seed: Another seed gives other wordings; the same seed always gives the same.
+        count: Maximum number of wordings; the rules may find fewer.
+        seed: The same seed always gives the same wordings; another seed gives others.
 
     Returns:
-        Distinct wordings (also when case and spaces are ignored), none of which is the prompt itself.
+        Wordings that are distinct (ignoring case and spaces) from one another and from the prompt.
     """
     rng = random.Random(f"{seed}:{prompt}")
     parts = parse(prompt)

@@ -1,7 +1,7 @@
 """Losses: pure functions of tensors, and of LoRA matrices.
 
-The language model's head is applied here, only at the positions that predict an answer token, and to a limited number
-of them at a time. Losses know nothing of models, prompts or batches.
+The language model's head is applied here, only at the positions that predict an answer token and only to a limited
+number of positions at a time. Losses know nothing of models, prompts or batches.
 """
 
 from promptlora.losses.adapters import reconstruction_loss, weight_penalty

@@ -1,4 +1,4 @@
-"""Losses of the generated matrices themselves: their distance to given adapters, and penalties on their size."""
+"""Losses on the generated matrices themselves: their distance to given adapters, and penalties on their size."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from promptlora.lora import LoRAWeights
 
 
 def reconstruction_loss(lora: LoRAWeights, target: LoRAWeights, *, relative: bool = True) -> Float[Tensor, ""]:
-    """Squared Frobenius distance of the updates ``A @ B * scaling``, the mean over adapters and projections.
+    """Squared Frobenius distance between the updates ``A @ B * scaling``, averaged over adapters and projections.
 
-    It does not depend on how an update is factored (``A R`` and ``R^-1 B`` are one update), and no update is formed:
-    with ``A = [A1 | A2]`` and ``B = [s1 B1 ; -s2 B2]`` the difference is ``A B``, and ``|A B|^2 = sum((A'A) * (B B'))``
-    needs products of rank by rank alone. They are taken in float64, being a small difference of large sums.
+    The loss does not depend on how an update is factored (``A R`` and ``R^-1 B`` give the same update), and it never
+    forms an update: with ``A = [A1 | A2]`` and ``B = [s1 B1 ; -s2 B2]`` the difference is ``A B``, and
+    ``|A B|^2 = sum((A'A) * (B B'))`` needs only matrices of size rank by rank. These are computed in float64, because
+    the result is a small difference of large sums.
 
     Args:
         lora: The generated adapters.
-        target: As many adapters of the same projections; ranks, scaling, dtype and device may differ.
-        relative: Divide each distance by the squared norm of the target's update, so that an update of 0 has loss 1.
+        target: The same number of adapters for the same projections; ranks, scaling, dtype and device may differ.
+        relative: Divide each distance by the squared norm of the target's update, so that a zero update has loss 1.
 
     Raises:
-        LoRAError: Other projections, features or numbers of adapters; with ``relative``, a target whose update is 0 or not
-            finite.
+        LoRAError: The projections, features or numbers of adapters differ; with ``relative``, also a target whose
+            update is 0 or not finite.
     """
     odd = sorted(set(lora) ^ set(target))
     if odd:
@@ -34,7 +35,7 @@ def reconstruction_loss(lora: LoRAWeights, target: LoRAWeights, *, relative: boo
             f"{lora.adapters} generated and {target.adapters} target adapters; expected one target for each"
         )
     errors = []
-    for name in lora:  # one at a time: on a CPU, stacking those of one shape costs more than it saves
+    for name in lora:  # one at a time: on a CPU, stacking projections of equal shape costs more than it saves
         A1, B1 = (matrix.double() for matrix in lora[name])
         A2, B2 = (matrix.to(lora.device, torch.float64) for matrix in target[name])
         if (A1.shape[1], B1.shape[2]) != (A2.shape[1], B2.shape[2]):
@@ -64,8 +65,8 @@ def reconstruction_loss(lora: LoRAWeights, target: LoRAWeights, *, relative: boo
 def weight_penalty(lora: LoRAWeights, *, l2: float) -> Float[Tensor, ""]:
     """``l2 * mean(w^2)`` where w are the entries of all A and B, before ``scaling``.
 
-    The mean is one mean over every entry of A and of B, of all projections and all adapters (rows of the selection)
-    at once: each entry counts alike, hence a large projection more than a small one. Summed in float32 or finer.
+    There is one mean over all entries of A and B of all projections and all adapters. Every entry has the same weight,
+    so a large projection counts more than a small one. The sum is computed in float32 or float64.
 
     Raises:
         ConfigError: A negative weight.

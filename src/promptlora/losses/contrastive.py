@@ -1,4 +1,4 @@
-"""Contrastive loss of contexts: wordings of one task together, other tasks apart.
+"""Contrastive loss on contexts: pulls wordings of one task together and pushes different tasks apart.
 
 It knows nothing of prompts or encoders.
 """
@@ -18,20 +18,20 @@ def contrastive_loss(
 ) -> Float[Tensor, ""]:
     """Supervised contrastive loss (Khosla et al. 2020, equation 2) over the cosine similarities of the contexts.
 
-    For each context that has others of its group, the mean over those of ``-log softmax`` of their similarity among all
-    other contexts; then the mean over such contexts. With two contexts per group it is InfoNCE. Computed in float32 or
-    finer, without waiting for the device.
+    For each context that shares its group with others, the loss is the mean over those others of the negative
+    log-softmax of their similarity, normalised over all other contexts. The result is the mean over such contexts. With
+    two contexts per group this is InfoNCE. It is computed in float32 or float64, without a device synchronisation.
 
     Args:
         contexts: One vector per prompt.
-        groups: The task of each, as any whole number.
-        temperature: What the similarities are divided by.
+        groups: The task of each context, as an integer.
+        temperature: The similarities are divided by it.
 
     Returns:
-        The loss in nats; 0 where no group has two contexts.
+        The loss in nats; 0 if no group has two contexts.
 
     Raises:
-        ConfigError: A temperature that is not above 0, or shapes that do not fit together.
+        ConfigError: The temperature is not above 0, or the shapes do not match.
     """
     if not temperature > 0:
         raise ConfigError(f"temperature={temperature}: out of range. Expected a number above 0. Fix: try 0.1.")
@@ -42,7 +42,7 @@ def contrastive_loss(
         )
     unit = F.normalize(contexts.to(torch.promote_types(contexts.dtype, torch.float32)), dim=1)
     itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    # The lowest finite number, where -inf would make the gradient of a single context NaN.
+    # Use the lowest finite number: -inf would make the gradient of a single context NaN.
     similarities = (unit @ unit.mT / temperature).masked_fill(itself, torch.finfo(unit.dtype).min)
     log_shares = similarities - similarities.logsumexp(dim=1, keepdim=True)
     others = (groups[:, None] == groups) & ~itself

@@ -1,4 +1,4 @@
-"""KL from a teacher's next-token distributions, whole or top-k, to the student's.
+"""KL divergence from a teacher's next-token distributions (whole or top-k) to the student's.
 
 It does not know where a teacher's distributions come from.
 """
@@ -15,23 +15,23 @@ from torch import Tensor
 from promptlora.errors import DataError
 from promptlora.losses.positions import CHUNK, answer_positions, position_losses, reduced
 
-_ROUNDING = 0.02  # by how much the mass of a half-precision teacher may miss 1
+_ROUNDING = 0.02  # how far the total probability of a half-precision teacher may deviate from 1
 
 
 @dataclass(frozen=True)
 class TeacherTargets:
     """A teacher's log-probabilities at the answer positions.
 
-    Entry i belongs to the i-th of ``answer_positions(labels)``: at position t it is the distribution of token t + 1.
+    Entry i belongs to entry i of ``answer_positions(labels)``: at position t it is the distribution of token t + 1.
 
     Attributes:
-        log_probs: In nats, at a temperature of 1; of the tokens ``ids``, or of the whole vocabulary in order. A token
-            that is impossible has -inf.
-        ids: Token ids, distinct in each row; None when ``k`` is the vocabulary. The mass of all other tokens, the tail,
-            is ``1 - sum(exp(log_probs))``.
+        log_probs: Log-probabilities in nats at temperature 1, for the tokens ``ids`` or, if ``ids`` is None, for the
+            whole vocabulary in order. An impossible token has -inf.
+        ids: Token ids, distinct in each row; None if ``k`` is the vocabulary. The probability of all other tokens (the
+            tail) is ``1 - sum(exp(log_probs))``.
 
     Raises:
-        DataError: Shapes that do not fit together.
+        DataError: The shapes do not match.
     """
 
     log_probs: Float[Tensor, "n k"]
@@ -54,20 +54,21 @@ def distillation_loss(
     reduce: bool = True,
     chunk: int = CHUNK,
 ) -> Tensor:
-    """KL(teacher || student) of the next-token distributions at the answer positions, in nats, in float32 or finer.
+    """KL(teacher || student) of the next-token distributions at the answer positions, in nats, in float32 or float64.
 
-    The teacher gets no gradient. The tail, all tokens that a top-k teacher does not name, is one more outcome, for teacher
-    and student alike. This KL never exceeds the KL of the whole distributions and comes to it as k grows; it is 0, with
-    no gradient, where the student equals the teacher, and it moves the *mass* of the student's tail to the teacher's.
+    The teacher gets no gradient. For a top-k teacher, all tokens outside the top k (the tail) are treated as one
+    outcome, for both teacher and student. This KL never exceeds the KL of the whole distributions and approaches it as
+    k grows. It is 0, with zero gradient, where the student equals the teacher. It moves the total probability of the
+    student's tail towards that of the teacher's.
 
     Args:
         hidden: Last hidden states of the student.
-        labels: Its token ids; -100 wherever there is no answer token.
-        lm_head: Hidden states ``[n, d]`` to logits ``[n, vocabulary]``, each row by itself.
+        labels: The token ids; -100 at every position that is not an answer token.
+        lm_head: Maps hidden states ``[n, d]`` to logits ``[n, vocabulary]``, each row independently.
         teacher: The teacher's log-probabilities, in the order of ``answer_positions(labels)``.
-        row_weight: ``token``, each answer token counts once; ``row``, each row counts once.
+        row_weight: ``token`` weights each answer token equally; ``row`` weights each row equally.
         reduce: False returns the mean loss of each row, ``[batch]``.
-        chunk: Positions whose logits exist at one time.
+        chunk: Number of positions whose logits exist at the same time.
 
     Raises:
         ConfigError: An unknown ``row_weight``, or a chunk below 1.
@@ -94,7 +95,7 @@ def distillation_loss(
         kept = _terms(log_p, top - every[:, None]).sum(-1)
         if k == vocabulary:
             return kept
-        rest = logits.scatter(-1, named[0], -torch.inf).logsumexp(-1)  # 1 - (mass on ids) would cancel
+        rest = logits.scatter(-1, named[0], -torch.inf).logsumexp(-1)  # 1 - (mass on ids) would lose precision
         left = (1 - log_p.double().exp().sum(-1)).clamp(min=0).to(logits.dtype)
         return kept + _terms(left.log(), rest - every)
 
@@ -109,7 +110,7 @@ def _terms(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def _check_vocabulary(vocabulary: int, k: int, *named: Tensor) -> None:
-    """A whole teacher has as many tokens as the student; the tokens of a top-k teacher are among the student's."""
+    """Check that a whole teacher has the student's vocabulary size and that a top-k teacher's ids are in it."""
     if not named:
         if k != vocabulary:
             raise DataError(
@@ -124,7 +125,7 @@ def _check_vocabulary(vocabulary: int, k: int, *named: Tensor) -> None:
 
 
 def _check_mass(log_probs: Tensor, *, whole: bool, chunk: int) -> None:
-    """Log-probabilities of distinct tokens sum to at most 1; logits, or bits for nats, seldom do."""
+    """Check that the probabilities sum to at most 1, which logits, or log-probabilities in bits, rarely do."""
     mass = torch.cat([rows.float().logsumexp(-1) for rows in log_probs.split(max(chunk, 1))]).exp()
     wrong = ~((mass <= 1 + _ROUNDING) & (mass >= (1 - _ROUNDING if whole else 0.0)))
     if bool(wrong.any()):

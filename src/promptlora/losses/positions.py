@@ -1,4 +1,4 @@
-"""What all losses on tokens share: answer positions, the language model's head in chunks, means over tokens or rows.
+"""What all token losses share: answer positions, chunked application of the head, means over tokens or rows.
 
 It does not know what a loss measures; a loss is a function of logits that returns one value per position.
 """
@@ -17,19 +17,19 @@ from torch.utils.checkpoint import checkpoint
 from promptlora.errors import ConfigError, DataError
 
 IGNORED = -100
-CHUNK = 1024  # positions whose logits exist at one time
+CHUNK = 1024  # positions whose logits exist at the same time
 
 
 def answer_positions(labels: Int[Tensor, "batch seq"], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Where the next token is an answer token.
+    """Return the positions whose next token is an answer token.
 
     Args:
-        labels: The token ids; -100 at every position that is not an answer token. Labels on the CPU need no wait for a
-            GPU, which would have to count them.
-        device: Where the result goes; by default that of the labels.
+        labels: The token ids; -100 at every position that is not an answer token. With labels on the CPU no GPU
+            synchronisation is needed to count them.
+        device: Device of the result; by default the device of the labels.
 
     Returns:
-        Rows and positions ``[n]`` of the states that predict them: position t predicts token t + 1.
+        Rows and positions, each ``[n]``, of the states that predict answer tokens: position t predicts token t + 1.
     """
     rows, columns = torch.nonzero(labels[:, 1:] != IGNORED, as_tuple=True)
     return (rows, columns) if device is None else (rows.to(device), columns.to(device))
@@ -42,18 +42,19 @@ def position_losses(
     *others: Tensor,
     chunk: int,
 ) -> Float[Tensor, " n"]:
-    """``loss(lm_head(hidden), *others)``, with logits of ``chunk`` positions at a time; gradients are exact.
+    """``loss(lm_head(hidden), *others)`` with logits for ``chunk`` positions at a time; gradients are exact.
 
-    The loss of a position depends on its own hidden state alone, so a frozen head needs no second pass: the slope of
-    each loss is taken while its logits exist, and ``[n, d]`` slopes are kept in place of ``[n, vocabulary]`` logits.
-    With a head that is trained itself, chunks are computed again in backward.
+    The loss of a position depends only on its own hidden state, so a frozen head needs no second pass: the gradient of
+    each loss is computed while its logits exist, and gradients ``[n, d]`` are stored instead of logits
+    ``[n, vocabulary]``. If the head itself is trained, chunks are recomputed in the backward pass.
 
     Args:
-        loss: Logits ``[m, vocabulary]``, float32 or finer, and rows of ``others`` to ``[m]``.
-        lm_head: Hidden states to logits.
-        hidden: The states.
-        *others: Tensors of ``n`` rows; they get no gradient.
-        chunk: Up to this many positions are one plain call.
+        loss: Maps logits ``[m, vocabulary]`` (float32 or float64) and the matching rows of ``others`` to losses
+            ``[m]``.
+        lm_head: Maps hidden states to logits.
+        hidden: The hidden states.
+        *others: Tensors with ``n`` rows; they get no gradient.
+        chunk: Positions per chunk; up to this many positions are computed in one plain call.
     """
     if chunk < 1:
         raise ConfigError(f"chunk={chunk}; expected 1 or more positions")
@@ -68,7 +69,7 @@ def position_losses(
     if not torch.is_grad_enabled():
         return torch.cat([piece(*rows) for rows in pieces])
     probe = lm_head(hidden[:1].detach())
-    if probe.requires_grad:  # something in the head is trained
+    if probe.requires_grad:  # a parameter of the head is trained
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
         return torch.cat([checkpoint(piece, *rows, **options) for rows in pieces])
     kept = torch.empty(len(hidden), dtype=torch.promote_types(probe.dtype, torch.float32), device=probe.device)
@@ -77,10 +78,11 @@ def position_losses(
 
 
 class _FrozenHead(torch.autograd.Function):
-    """``piece(hidden, *others)`` in chunks, into ``losses``; differentiable once, with respect to ``hidden``.
+    """``piece(hidden, *others)`` in chunks, written into ``losses``; differentiable once, with respect to ``hidden``.
 
-    What stays is allocated before the logits of any chunk: small blocks among the large ones that come and go would
-    keep malloc from using the space of these again, and memory would grow with positions times vocabulary after all.
+    The tensors that are kept are allocated before the logits of any chunk. Small blocks allocated between the large
+    temporary ones would prevent malloc from reusing that space, and memory would again grow with positions times
+    vocabulary.
     """
 
     @staticmethod
@@ -114,11 +116,11 @@ class _FrozenHead(torch.autograd.Function):
 
 
 def reduced(each: Float[Tensor, " n"], rows: Int[Tensor, " n"], batch: int, row_weight: str, reduce: bool) -> Tensor:
-    """The mean of losses over tokens (``token``) or rows (``row``); of each row, ``[batch]``, if not ``reduce``.
+    """Mean loss over tokens (``token``) or rows (``row``); with ``reduce`` False, one mean per row, ``[batch]``.
 
     Raises:
         ConfigError: An unknown ``row_weight``.
-        DataError: No position at all, so that their mean is nothing.
+        DataError: There is no position to average over.
     """
     if row_weight not in ("token", "row"):
         raise ConfigError(f"row_weight={row_weight!r}; expected 'token' (each answer token counts once) or 'row'")

@@ -20,22 +20,22 @@ def sft_loss(
     reduce: bool = True,
     chunk: int = CHUNK,
 ) -> Tensor:
-    """Cross-entropy of the answer tokens, in nats, computed in float32 or finer.
+    """Cross-entropy of the answer tokens, in nats, computed in float32 or float64.
 
-    There must be an answer token; a row without one counts as a row of loss 0. Memory for logits does not grow with
-    the number of answer tokens, only with ``chunk``.
+    At least one row needs an answer token; a row without one counts as a row with loss 0. The memory for logits depends
+    on ``chunk``, not on the number of answer tokens.
 
     Args:
         hidden: Last hidden states.
-        labels: Token ids, on any device; -100 wherever there is no answer token.
-        lm_head: Hidden states ``[n, d]`` to logits ``[n, vocabulary]``, each row by itself.
-        row_weight: ``token``, each answer token counts once; ``row``, each row counts once.
+        labels: Token ids, on any device; -100 at every position that is not an answer token.
+        lm_head: Maps hidden states ``[n, d]`` to logits ``[n, vocabulary]``, each row independently.
+        row_weight: ``token`` weights each answer token equally; ``row`` weights each row equally.
         reduce: False returns the mean loss of each row, ``[batch]``.
-        chunk: Positions whose logits exist at one time.
+        chunk: Number of positions whose logits exist at the same time.
 
     Raises:
         ConfigError: An unknown ``row_weight``, or a chunk below 1.
-        DataError: No answer token at all.
+        DataError: There is no answer token at all.
     """
     rows, columns = answer_positions(labels)
     tokens = labels[rows, columns + 1].to(hidden.device)

@@ -1,8 +1,8 @@
-"""The cache of a teacher's log-probabilities, its reader, and the teacher that is asked while training.
+"""The cache of a teacher's log-probabilities, its reader, and the teacher that runs during training.
 
-A teacher reads prompt and input in its context and is asked for the distribution of every answer token; the
-student sees the input alone and the prompt's adapter. It knows tokenizers, rows and a causal model that is
-handed in; nothing of where models come from, of LoRA, or of the training loop.
+The teacher reads the prompt and the input in its context and gives the distribution of every answer token. The student
+sees only the input and has the prompt's adapter. This package knows tokenizers, rows and a causal model that it is
+given; it knows nothing of where models come from, of LoRA, or of the training loop.
 """
 
 from promptlora.host import float32_head as float32_head

@@ -1,8 +1,8 @@
 """``TeacherCache``: the reader of a cache, and the layout of its files.
 
 A cache is a folder: ``manifest.json`` (what it was made from), ``index.json`` (its shards and their checksums) and
-``shard-00000.safetensors`` and so on. A shard holds for each row its key and the tokens of its answer, and for each
-answer token the ``k`` likeliest tokens and their log-probabilities. It knows files; nothing of models.
+``shard-00000.safetensors`` and so on. For each row a shard holds the key and the answer tokens, and for each answer
+token the ``k`` most likely tokens with their log-probabilities. This module knows files; it knows nothing of models.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from promptlora.teacher.identity import Manifest, read_manifest, template_digest
 
 INDEX_FILE = "index.json"
 ROWS_FILE = "rows.jsonl"
-# The tensors of a shard of r rows with n answer tokens.
+# The tensors of a shard with r rows and n answer tokens.
 KEYS = "keys"  # uint8 [r, 32]
-STARTS = "starts"  # int64 [r + 1]: answer i is tokens starts[i] … starts[i + 1]
+STARTS = "starts"  # int64 [r + 1]: answer i has tokens starts[i] … starts[i + 1]
 ANSWERS = "answers"  # int32 [n]
 IDS = "ids"  # int32 [n, k]
 LOG_PROBS = "log_probs"  # float32 [n, k]
-ROWS = "rows"  # uint8: the rows as JSON lines, where the teacher wrote their answers
+ROWS = "rows"  # uint8: the rows as JSON lines, present if the teacher wrote their answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +45,12 @@ class Shard:
     """One entry of the index.
 
     Attributes:
-        number: Counted from 0.
-        rows: Rows that it holds.
-        tokens: Answer tokens that it holds.
-        bytes: Size of its file.
-        sha256: Checksum of its file, in hex.
-        left_out: How many of its rows are not in it, and why.
+        number: Number of the shard, from 0.
+        rows: Number of rows in the shard.
+        tokens: Number of answer tokens in the shard.
+        bytes: Size of the file.
+        sha256: SHA-256 of the file, in hex.
+        left_out: Number of rows that were skipped, by reason.
     """
 
     number: int
@@ -66,7 +66,7 @@ class Shard:
         return shard_file(self.number)
 
     def damage(self, folder: Path) -> str | None:
-        """A description of what is wrong with its file, which is read to the end; None if nothing is."""
+        """Read the whole file and describe what is wrong with it; None if it is intact."""
         path = folder / self.file
         try:
             size = path.stat().st_size
@@ -113,9 +113,9 @@ def _number(shard: Shard) -> int:
 
 
 class TeacherCache:
-    """The targets of a cache, by the keys of their rows; :meth:`open` makes one.
+    """The targets of a cache, looked up by row key; create one with :meth:`open`.
 
-    Files are mapped into memory, not read; the checksum of a shard is verified when it is first needed.
+    Files are memory-mapped, not read as a whole. The checksum of a shard is verified when the shard is first used.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, shards: Sequence[Shard], open_shards: int) -> None:
@@ -144,13 +144,14 @@ class TeacherCache:
 
         Args:
             folder: Written by ``promptlora teach``.
-            tokenizer: The student's; the cache must have been made for it and its template.
+            tokenizer: The student's tokenizer; the cache must have been made for it and for its chat template.
             place: Where the prompt must have stood in the teacher's context.
-            teacher: The fingerprint of the teacher that it must be of; None takes any.
-            open_shards: How many files are mapped at one time.
+            teacher: Fingerprint of the teacher that must have made the cache; None accepts any teacher.
+            open_shards: Maximum number of files that are mapped at the same time.
 
         Raises:
-            DataError: No cache, an unfinished or damaged one, or one of another tokenizer, template, place or teacher.
+            DataError: The cache is missing, unfinished or damaged, or has another tokenizer, template, place or
+                teacher.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
@@ -190,13 +191,13 @@ class TeacherCache:
         return sum(shard.tokens for shard in self.shards)
 
     def targets(self, keys: Sequence[str]) -> TeacherTargets:
-        """Log-probabilities ``[n, k]`` of the answer tokens of some rows, row after row.
+        """Log-probabilities ``[n, k]`` of the answer tokens of the given rows, one row after another.
 
         Args:
             keys: :func:`promptlora.teacher.key_of` of each row.
 
         Raises:
-            DataError: A row that is not in the cache, or a damaged shard.
+            DataError: A row is not in the cache, or a shard is damaged.
         """
         log_probs, ids = [], []
         for key in keys:
@@ -209,10 +210,10 @@ class TeacherCache:
         return TeacherTargets(torch.cat(log_probs), torch.cat(ids))
 
     def answer(self, key: str) -> list[int]:
-        """Token ids of the answer of a row, end token included.
+        """Token ids of a row's answer, including the end token.
 
         Raises:
-            DataError: A row that is not in the cache, or a damaged shard.
+            DataError: The row is not in the cache, or a shard is damaged.
         """
         handle, span = self._row(key)
         ids: list[int] = handle.get_slice(ANSWERS)[span].tolist()
@@ -221,10 +222,10 @@ class TeacherCache:
     # --- shards ------------------------------------------------------------------------------------------
 
     def _row(self, key: str) -> tuple[Any, slice]:
-        """The open shard of a row, and where its answer tokens are."""
+        """The open shard that holds a row, and the slice of the row's answer tokens in it."""
         where = self._where.get(_raw(key))
         if where is None:
-            for shard in self.shards:  # a damaged shard is the likelier reason
+            for shard in self.shards:  # check for a damaged shard first, which is the more likely reason
                 self._verify(shard)
             raise DataError(
                 f"{self.folder}: no row {key[:12]}… among {len(self)}; expected a prompt, input and first answer that were "

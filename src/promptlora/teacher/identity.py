@@ -1,4 +1,4 @@
-"""What a cache belongs to: teacher, tokenizer, template, data and settings, and how two of them differ."""
+"""What a cache was made from (teacher, tokenizer, template, data, settings), and how two such descriptions differ."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 ANSWERS = ("data", "teacher")
 
-# What two tokenizers with one vocabulary could still do differently: merges, normalisation, digits, white space.
+# A probe of what may differ between two tokenizers with the same vocabulary: merges, normalisation, digits, white
+# space.
 _PROBE = "The cat's naïve résumé:\n\n\t12345 + 6.7e-8 = ?  ﬁne … 日本語 🙂 <b>done</b>"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeachConfig:
-    """What a teacher is asked to write.
+    """Settings of ``promptlora teach``.
 
     Attributes:
-        top_k: How many of the likeliest tokens are kept of each distribution; the others are the tail.
-        answers: Whose answer it is asked about: the row's first, from the ``data``, or one that the ``teacher``
-            writes itself (greedy).
-        place: Where the prompt stands in its context: the ``user`` or the ``system`` turn.
-        max_input_tokens: Longest rendered input of the student; as in the training's data settings.
-        max_answer_tokens: Longest answer with its end token; as in the training's data settings.
-        max_tokens: Longest prompt, input and answer together, in the teacher's context.
-        rows_per_shard: Rows that are written, and lost by a kill, together.
+        top_k: Number of most likely tokens that are kept of each distribution; all other tokens are the tail.
+        answers: Which answer is scored: ``data``, the row's first answer, or ``teacher``, an answer that the teacher
+            generates greedily.
+        place: Where the prompt stands in the teacher's context: the ``user`` or the ``system`` turn.
+        max_input_tokens: Maximum length of the student's rendered input; the same as in the training's data settings.
+        max_answer_tokens: Maximum length of the answer with its end token; the same as in the training's data settings.
+        max_tokens: Maximum length of prompt, input and answer together, in the teacher's context.
+        rows_per_shard: Rows that are written together; a kill loses at most this many.
     """
 
     top_k: int = 64
@@ -64,7 +65,7 @@ def _digest(value: Any) -> str:
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of what turns text into ids: every token with its id, the end token, and the ids of a probe."""
+    """A hash of everything that turns text into ids: every token with its id, the end token, and the ids of a probe."""
     probe = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
     return _digest([sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id, list(probe)])
 
@@ -75,10 +76,10 @@ def template_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def check_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
-    """Refuse a teacher whose tokens or chats are not the student's.
+    """Refuse a teacher whose tokenizer or chat template differs from the student's.
 
     Raises:
-        ModelError: It says the first difference.
+        ModelError: They differ; the message names the first difference.
     """
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     expected = "expected a teacher with the tokenizer of the base"
@@ -115,13 +116,14 @@ class Manifest:
     Attributes:
         format: Version of the layout.
         backend: What ran the teacher: ``transformers`` or ``vllm``.
-        dtype: Of the teacher's weights.
-        teacher: Its name and fingerprint; the name says where it was, the fingerprint which it is.
+        dtype: Dtype of the teacher's weights.
+        teacher: Name and fingerprint of the teacher. The name says where it was loaded from; the fingerprint identifies
+            it.
         tokenizer: :func:`tokenizer_digest` of the base.
         template: :func:`template_digest` of the base.
         data: A hash of all rows, in order.
-        rows: How many these are.
-        config: What was asked.
+        rows: Number of these rows.
+        config: The settings.
     """
 
     format: int
@@ -136,17 +138,17 @@ class Manifest:
 
     @property
     def shards(self) -> int:
-        """The number of shards of a finished cache."""
+        """Number of shards of the finished cache."""
         return -(-self.rows // self.config.rows_per_shard)
 
     def flat(self) -> dict[str, Any]:
-        """Every value by its name, settings first, except the teacher's name and the sample of its weights."""
+        """All values by name, settings first, without the teacher's name and the sample of its weights."""
         values = asdict(self)
         config, teacher = values.pop("config"), values.pop("teacher")
         return {**config, **{f"teacher {k}": v for k, v in teacher.items() if k not in ("name", SAMPLE)}, **values}
 
     def difference(self, other: Manifest) -> str | None:
-        """A description of the first value in which another manifest differs; None if they agree."""
+        """A description of the first value that differs from another manifest; None if they agree."""
         ours, theirs = self.flat(), other.flat()
         for name in {**ours, **theirs}:
             if ours.get(name) != theirs.get(name):
@@ -154,7 +156,7 @@ class Manifest:
         return None
 
     def write(self, folder: Path) -> None:
-        """Write it, whole or not at all."""
+        """Write the manifest atomically."""
         with replacing_file(folder / MANIFEST_FILE) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
@@ -164,10 +166,10 @@ def _short(value: Any) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a cache.
+    """Read the manifest of a cache.
 
     Raises:
-        DataError: There is none, it is damaged, or it is of another version.
+        DataError: The manifest is missing, damaged, or of another version.
     """
     path = folder / MANIFEST_FILE
     if not is_file(path):
@@ -195,7 +197,7 @@ def make_manifest(
     data: str,
     rows: int,
 ) -> Manifest:
-    """The manifest of a run; ``tokenizer`` is the base's."""
+    """Create the manifest of a run; ``tokenizer`` is the base's."""
     return Manifest(
         format=FORMAT,
         backend=backend,

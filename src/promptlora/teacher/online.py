@@ -1,6 +1,6 @@
 """The teacher in this process: a causal model from transformers, evaluated only at the answer positions.
 
-It knows the model it is given; nothing of files or rows.
+It knows the model that it is given; it knows nothing of files or rows.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from promptlora.host import float32_head
 from promptlora.losses import TeacherTargets, answer_positions
 from promptlora.text import pad_rows
 
-Pair = tuple[Sequence[int], Sequence[int]]  # token ids of what the teacher reads, and of the answer
-OnRows = Callable[[int], None]  # called with how many more rows are done
-_LOGITS = 1 << 25  # logits that exist at one time: 128 MiB in float32
+Pair = tuple[Sequence[int], Sequence[int]]  # token ids of the teacher's context, and of the answer
+OnRows = Callable[[int], None]  # called with the number of rows done since the last call
+_LOGITS = 1 << 25  # logits that exist at the same time: 128 MiB in float32
 
 
 @torch.no_grad()
@@ -36,14 +36,14 @@ def teacher_targets(
     """A model's log-probabilities of every answer token, in float32, in the order of ``answer_positions(labels)``.
 
     Args:
-        model: The teacher, as it stands: with whatever adapter is on.
-        input_ids: What it reads and the answer, padded on the right.
-        labels: The same ids; -100 wherever there is no answer token.
-        k: How many of the likeliest tokens are kept; None keeps the whole vocabulary.
-        lm_head: :func:`float32_head` of the model, to make it once.
+        model: The teacher in its current state, including any adapter that is switched on.
+        input_ids: The context and the answer, padded on the right.
+        labels: The same ids; -100 at every position that is not an answer token.
+        k: Number of most likely tokens that are kept; None keeps the whole vocabulary.
+        lm_head: :func:`float32_head` of the model; pass it to avoid creating it on every call.
 
     Raises:
-        ConfigError: More tokens than the vocabulary has.
+        ConfigError: ``k`` is larger than the vocabulary.
     """
     head = lm_head or float32_head(model)
     hidden = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
@@ -72,12 +72,12 @@ class OnlineTeacher:
     Args:
         model: A causal language model, in evaluation mode.
         tokenizer: Its tokenizer.
-        batch_size: Rows that run at once, those of near length together; None runs all rows of a call at once and
-            in order, so that adapters which are on outside meet their rows.
-        lm_head: Its head in float32, where that exists already.
+        batch_size: Rows per batch; rows of similar length are grouped. None runs all rows of a call in one batch and in
+            order, so that adapters switched on by the caller match their rows.
+        lm_head: The model's head in float32, if it already exists.
 
     Raises:
-        ModelError: A model without a head, or one that scales or caps its logits after it.
+        ModelError: The model has no head, or it scales or caps its logits after the head.
     """
 
     name = "transformers"
@@ -107,11 +107,11 @@ class OnlineTeacher:
 
     @torch.no_grad()
     def targets(self, rows: Sequence[Pair], k: int | None = None, on_rows: OnRows | None = None) -> TeacherTargets:
-        """Log-probabilities ``[n, k]`` of all answer tokens, row after row, in the order of the rows.
+        """Log-probabilities ``[n, k]`` of all answer tokens, one row after another, in the order of the rows.
 
         Args:
-            rows: What the teacher reads and the answer, as token ids.
-            k: How many of the likeliest tokens are kept; None keeps the whole vocabulary.
+            rows: The teacher's context and the answer of each row, as token ids.
+            k: Number of most likely tokens that are kept; None keeps the whole vocabulary.
             on_rows: Called after each batch.
         """
         log_probs: list[Tensor] = [torch.empty(0)] * len(rows)
@@ -134,11 +134,11 @@ class OnlineTeacher:
     def answers(
         self, contexts: Sequence[Sequence[int]], max_tokens: int, on_rows: OnRows | None = None
     ) -> list[list[int] | None]:
-        """The teacher's greedy answers as token ids without the end token; None for one that did not end.
+        """The teacher's greedy answers as token ids without the end token; None for an answer that did not end.
 
         Args:
-            contexts: What it reads, as token ids.
-            max_tokens: Longest answer, end token included.
+            contexts: What the teacher reads, as token ids.
+            max_tokens: Maximum length of an answer, including the end token.
             on_rows: Called after each batch.
         """
         answers: list[list[int] | None] = [None] * len(contexts)

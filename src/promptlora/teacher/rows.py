@@ -1,6 +1,6 @@
-"""Rows as a teacher reads them: prompt and input in its context, and the answer to be scored.
+"""Rows as a teacher reads them: the prompt and the input in its context, and the answer that is scored.
 
-It knows rows and tokenizers; nothing of models or files.
+It knows rows and tokenizers; it knows nothing of models or files.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from promptlora.text import encode_chat, render_chat
 
 
 def key_of(prompt: str, text: str, answer_ids: Sequence[int]) -> str:
-    """The key of a row in a cache: SHA-256, in hex, over its prompt, its input and the tokens of the answer."""
+    """The key of a row in a cache: the SHA-256, in hex, of its prompt, its input and its answer tokens."""
     return hashlib.sha256(json.dumps([prompt, text, [int(i) for i in answer_ids]]).encode()).hexdigest()
 
 
 def teacher_context(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str, place: str = "user") -> list[int]:
-    """Token ids of an input with its prompt in the context, ready for the answer, as an evaluation shows them.
+    """Token ids of an input with its prompt in the context, up to the answer, rendered as in an evaluation.
 
     Raises:
-        PromptError: Text that is not Unicode, or a chat that the template refuses.
+        PromptError: The text is not valid Unicode, or the template refuses the chat.
     """
     return encode_chat(tokenizer, [render_chat(tokenizer, text, prompt, place=place)])[0]
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One row: what the teacher reads, and the answer with its end token (the same ids that the student learns)."""
+    """One row: the teacher's context, and the answer with its end token (the same ids that the student learns)."""
 
     row: Row
     context: list[int]
@@ -50,10 +50,10 @@ class Lesson:
 def lessons(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], config: TeachConfig
 ) -> tuple[list[Lesson], Counter[str]]:
-    """Rows with their first answer that is not too long; nothing is truncated.
+    """Pair each row with its first answer that is short enough; nothing is truncated.
 
     Returns:
-        The lessons, and how many rows were left out as too long for ``input``, ``answer`` or ``context``.
+        The lessons, and the number of rows skipped because ``input``, ``answer`` or ``context`` was too long.
     """
     limits = DataConfig(train="", max_input_tokens=config.max_input_tokens, max_answer_tokens=config.max_answer_tokens)
     kept: list[Lesson] = []
@@ -79,7 +79,7 @@ def without_repeats(rows: Sequence[Row], answers: str) -> list[Row]:
 
 
 def rows_digest(rows: Sequence[Row], answers: str) -> str:
-    """A hash of rows in order; of their prompts and inputs alone where the teacher writes the answers."""
+    """A hash of the rows in order; if the teacher writes the answers, a hash of their prompts and inputs only."""
     digest = hashlib.sha256()
     for row in rows:
         outputs = list(row.outputs) if answers == "data" else []

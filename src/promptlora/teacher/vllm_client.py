@@ -1,6 +1,6 @@
-"""``VllmTeacher``: a teacher on vLLM, which runs in a process of another Python environment and answers line by line.
+"""``VllmTeacher``: a teacher on vLLM, run by a process in another Python environment that answers line by line.
 
-It knows the protocol of ``vllm_worker.py``; vLLM itself is not imported here.
+This module knows the protocol of ``vllm_worker.py``; it does not import vLLM.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ def default_python() -> Path:
 
 
 class VllmTeacher:
-    """A teacher on vLLM. The engine starts at the first call; :meth:`close` stops it.
+    """A teacher on vLLM. The engine starts on the first call; :meth:`close` stops it.
 
     Args:
         model: What vLLM loads: a folder of safetensors with its tokenizer, or a Hugging Face id.
-        tokenizer: The teacher's.
-        python: The Python of an environment that has vLLM.
-        top_k: The most tokens that will be asked for at a position.
-        max_tokens: Longest context and answer together.
-        dtype: Of its weights: ``float32`` or ``bfloat16``.
-        batch_size: Rows in a request; vLLM schedules them itself.
-        threads: CPU threads; None leaves that to vLLM.
-        options: More options of ``vllm.LLM``, such as ``tensor_parallel_size``.
+        tokenizer: The teacher's tokenizer.
+        python: The Python executable of an environment that has vLLM.
+        top_k: Maximum number of tokens that will be requested per position.
+        max_tokens: Maximum length of context and answer together.
+        dtype: Dtype of the weights: ``float32`` or ``bfloat16``.
+        batch_size: Rows per request; vLLM does its own scheduling.
+        threads: CPU threads; None lets vLLM choose.
+        options: Further options of ``vllm.LLM``, such as ``tensor_parallel_size``.
 
     Raises:
-        ModelError: No Python at that path.
+        ModelError: There is no Python at that path.
     """
 
     name = "vllm"
@@ -74,7 +74,7 @@ class VllmTeacher:
         self._options = {
             "model": str(model),
             "dtype": dtype,
-            "max_model_len": max_tokens + 1,  # vLLM writes one token after what it reads
+            "max_model_len": max_tokens + 1,  # vLLM generates one token after its input
             "max_logprobs": top_k,
             "enforce_eager": True,
             "logprobs_mode": "raw_logprobs",
@@ -92,7 +92,7 @@ class VllmTeacher:
         self.close()
 
     def close(self) -> None:
-        """Stop the engine, if it runs."""
+        """Stop the engine if it is running."""
         self._held.close()
         self._process = None
 
@@ -102,7 +102,7 @@ class VllmTeacher:
         environment = {
             **os.environ,
             "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives and dies with the worker
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs in the worker process and ends with it
             "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2"),  # GiB
         }
         environment.pop("PYTHONPATH", None)
@@ -116,7 +116,7 @@ class VllmTeacher:
             text=True,
             encoding="utf-8",
             env=environment,
-            start_new_session=True,  # Ctrl-C is for us; the worker ends with its standard input
+            start_new_session=True,  # Ctrl-C must not reach the worker, which exits when its standard input closes
         )
         self._held.callback(_stop, process)
         self._process = process
@@ -143,11 +143,11 @@ class VllmTeacher:
         return reply
 
     def targets(self, rows: Sequence[Pair], k: int, on_rows: OnRows | None = None) -> TeacherTargets:
-        """The ``k`` likeliest tokens ``[n, k]`` at all answer tokens, row after row, in the order of the rows.
+        """The ``k`` most likely tokens ``[n, k]`` at all answer tokens, row by row, in the order of ``rows``.
 
         Args:
-            rows: What the teacher reads and the answer, as token ids.
-            k: How many of the likeliest tokens.
+            rows: The teacher's context and the answer of each row, as token ids.
+            k: Number of most likely tokens.
             on_rows: Called after each request.
 
         Raises:
@@ -171,11 +171,11 @@ class VllmTeacher:
     def answers(
         self, contexts: Sequence[Sequence[int]], max_tokens: int, on_rows: OnRows | None = None
     ) -> list[list[int] | None]:
-        """Greedy answers as token ids without the end token; None for one that did not end.
+        """Greedy answers as token ids without the end token; None for an answer that did not end.
 
         Args:
             contexts: What the teacher reads, as token ids.
-            max_tokens: Longest answer, end token included.
+            max_tokens: Maximum length of an answer, including the end token.
             on_rows: Called after each request.
 
         Raises:

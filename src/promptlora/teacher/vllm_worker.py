@@ -1,11 +1,11 @@
-"""Runs a teacher on vLLM, in an environment of vLLM's own: a script, started by :class:`promptlora.teacher.VllmTeacher`.
+"""Runs a teacher on vLLM in vLLM's own environment: a script started by :class:`promptlora.teacher.VllmTeacher`.
 
-It imports vLLM, NumPy, safetensors and the standard library alone, since vLLM pins its own torch and transformers.
-The first line on standard input has the engine's options; every later line is a request, answered by one line on
-standard output. Targets are too large for a line: they go into a safetensors file that the request names.
+It imports only vLLM, NumPy, safetensors and the standard library, because vLLM pins its own torch and transformers.
+The first line on standard input holds the engine's options. Each later line is a request and gets one line as a reply
+on standard output. Targets are too large for a line and go into a safetensors file that the request names.
 
-The shift: ``prompt_logprobs[t]`` is the distribution *of* token t, given those before it. The distribution of the first
-answer token after a context of c tokens is therefore entry c, and nothing is shifted again.
+Indexing: ``prompt_logprobs[t]`` is the distribution *of* token t, given the tokens before it. The distribution of the
+first answer token after a context of c tokens is therefore entry c, without a further shift.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def targets(llm: Any, request: dict[str, Any]) -> dict[str, Any]:
-    """The ``k`` likeliest tokens at every answer token: ``ids`` and ``log_probs`` ``[n, k]``, in the file ``output``."""
+    """Write the ``k`` most likely tokens at every answer token, ``ids`` and ``log_probs`` ``[n, k]``, to ``output``."""
     import numpy
     from safetensors.numpy import save_file
     from vllm import SamplingParams
@@ -30,7 +30,7 @@ def targets(llm: Any, request: dict[str, Any]) -> dict[str, Any]:
         found = output.prompt_logprobs
         assert len(found) == len(context) + len(answer), (len(found), len(context), len(answer))
         for t in range(len(context), len(context) + len(answer)):
-            first, end = found.start_indices[t] + 1, found.end_indices[t]  # before it stands the answer's own token
+            first, end = found.start_indices[t] + 1, found.end_indices[t]  # the entry before is the answer's own token
             assert end - first == k, (first, end, k)
             assert list(found.ranks[first:end]) == list(range(1, k + 1))
             ids.append(found.token_ids[first:end])
@@ -41,7 +41,7 @@ def targets(llm: Any, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def answers(llm: Any, request: dict[str, Any]) -> dict[str, Any]:
-    """Greedy answers as token ids without the end token; null for one that did not end."""
+    """Greedy answers as token ids without the end token; null for an answer that did not end."""
     from vllm import SamplingParams
 
     ends = set(request["ends"])
@@ -60,7 +60,7 @@ def answers(llm: Any, request: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Serve requests until standard input ends."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what the libraries print goes to the log
+    os.dup2(2, 1)  # send what the libraries print to the log
 
     def reply(value: dict[str, Any]) -> None:
         replies.write(json.dumps(value) + "\n")

@@ -1,8 +1,8 @@
-"""``teach``: ask a teacher about every row and write the cache, shard by shard.
+"""``teach``: run a teacher on every row and write the cache, shard by shard.
 
-A shard is a fixed stretch of the rows. It is written whole, then its checksum goes into the index; what is not in the
-index is made again. So a run that was killed goes on where it stopped, and ends with the same bytes. It knows rows,
-files and what a teacher is asked; nothing of how that runs.
+A shard is a fixed range of rows. It is written completely before its checksum is added to the index; shards that are
+not in the index are computed again. A killed run therefore resumes where it stopped and ends with the same bytes. This
+module knows rows, files and the requests to a teacher; it knows nothing of how a teacher runs.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ class Teacher(Protocol):
     dtype: str
 
     def targets(self, rows: Sequence[Pair], k: int, on_rows: OnRows | None = None) -> TeacherTargets:
-        """The ``k`` likeliest tokens at every answer token, row after row."""
+        """The ``k`` most likely tokens at every answer token, one row after another."""
 
     def answers(
         self, contexts: Sequence[Sequence[int]], max_tokens: int, on_rows: OnRows | None = None
     ) -> list[list[int] | None]:
-        """Greedy answers without the end token; None for one that did not end."""
+        """Greedy answers without the end token; None for an answer that did not end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Taught:
-    """What a finished run wrote.
+    """Summary of a finished run.
 
     Attributes:
         output: The folder.
-        rows: Rows in the cache.
-        answer_tokens: Answer tokens in it.
-        shards: Its shards.
-        shards_written: Those that this run wrote; the others were there.
+        rows: Number of rows in the cache.
+        answer_tokens: Number of answer tokens in the cache.
+        shards: Number of shards.
+        shards_written: Number of shards that this run wrote; the others existed before.
         bytes: Size of all shards.
-        left_out: Rows that are not in it: ``repeated``; too long for ``input``, ``answer`` or ``context``; and where the
-            teacher writes, ``unfinished`` and ``empty`` answers.
-        rows_file: The rows with the teacher's answers as data to train on, where it wrote them.
+        left_out: Number of rows that are not in the cache, by reason: ``repeated``; too long for ``input``, ``answer``
+            or ``context``; and, if the teacher writes the answers, ``unfinished`` and ``empty`` answers.
+        rows_file: Training data with the teacher's answers, if the teacher wrote them.
     """
 
     output: str
@@ -88,22 +88,23 @@ def teach(
     fingerprint: Mapping[str, str | int],
     on_progress: OnProgress | None = None,
 ) -> Taught:
-    """Write the cache of a teacher's log-probabilities, or what is missing of it.
+    """Write the cache of a teacher's log-probabilities, or the missing part of it.
 
     Args:
         teacher: What runs the model.
-        tokenizer: The student's; the teacher's must be the same (``check_same_tokenizer``).
+        tokenizer: The student's tokenizer; the teacher's must be the same (``check_same_tokenizer``).
         rows: The data.
-        folder: Where it goes; one that holds a part of this very cache is completed.
-        config: What is asked.
-        fingerprint: What identifies the teacher, as ``promptlora.models.base_fingerprint`` gives it; may hold its ``name``.
-        on_progress: Called with ``answers`` or ``rows``, how many are done, and how many there are.
+        folder: The output folder; a folder that holds part of the same cache is completed.
+        config: The settings.
+        fingerprint: Identifies the teacher, as returned by ``promptlora.models.base_fingerprint``; may include its
+            ``name``.
+        on_progress: Called with ``answers`` or ``rows``, the number done and the total.
 
     Raises:
-        ConfigError: More tokens asked for than there are.
-        OutputError: A folder that holds another cache or other files, or cannot be written.
-        DataError: A damaged manifest or index, or no row that is short enough.
-        ModelError: A teacher that names a token which the tokenizer does not have.
+        ConfigError: ``top_k`` is larger than the vocabulary.
+        OutputError: The folder holds another cache or other files, or cannot be written.
+        DataError: The manifest or index is damaged, or no row is short enough.
+        ModelError: The teacher returned a token that the tokenizer does not have.
     """
     folder = Path(folder)
     if config.top_k > len(tokenizer):
@@ -167,7 +168,7 @@ def _prepare(folder: Path, manifest: Manifest) -> None:
         differs = read_manifest(folder).difference(manifest)
         if differs and (folder / layout.INDEX_FILE).is_file():
             raise OutputError(f"{folder}: holds a cache with {differs}; use the same, or another output folder")
-        begun = not differs  # a cache without a whole shard holds nothing to lose
+        begun = not differs  # a cache without a complete shard can be overwritten
     elif folder.exists() and not (
         folder.is_dir() and all(file.name.startswith(f".{MANIFEST_FILE}.") for file in folder.iterdir())
     ):
@@ -180,7 +181,7 @@ def _prepare(folder: Path, manifest: Manifest) -> None:
 
 
 class _Progress:
-    """Progress as a share of all rows, counting rows that are left out."""
+    """Reports progress as a share of all rows, including rows that are skipped."""
 
     def __init__(self, report: OnProgress | None, before: int, size: int, total: int) -> None:
         self.report, self.before, self.size, self.total = report, before, size, total
@@ -201,7 +202,7 @@ def _lessons(
     config: TeachConfig,
     counted: _Progress,
 ) -> tuple[list[Lesson], Counter[str]]:
-    """The lessons of a range of rows, with the teacher's own answers if they are asked for."""
+    """The lessons for a range of rows, with the teacher's own answers if requested."""
     if config.answers == "data":
         return lessons(tokenizer, rows, config)
     contexts = [teacher_context(tokenizer, row.prompt, row.input, config.place) for row in rows]

@@ -1,4 +1,4 @@
-"""Training: one loop, three objectives, callbacks, checkpoints, and the instruments that show steering."""
+"""Training: one loop, three objectives, callbacks, checkpoints, and measurements of how much prompts steer."""
 
 from promptlora.schedule import learning_rate_factor as learning_rate_factor
 from promptlora.train.callbacks import Callback as Callback

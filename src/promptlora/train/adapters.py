@@ -1,6 +1,6 @@
-"""From the prompts of a training batch to their adapters.
+"""Computes the adapters of a training batch from its prompts.
 
-It knows the hypernetwork and prompt states; nothing of losses or of the optimizer.
+It knows the hypernetwork and prompt states; it knows nothing of losses or of the optimizer.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ class AdapterWriter:
     """Writes the adapters of a batch.
 
     Args:
-        module: The hypernetwork as it is called in training; with several processes, in the wrapper that sums gradients.
-        plain: The hypernetwork itself.
+        module: The hypernetwork as it is called in training; with several processes, inside the wrapper that sums
+            gradients.
+        plain: The hypernetwork itself, without the wrapper.
         states: The prompt states.
-        dtype: Dtype of the adapters; None keeps that of the parameters.
+        dtype: Dtype of the adapters; None keeps the dtype of the parameters.
     """
 
     def __init__(
@@ -36,37 +37,37 @@ class AdapterWriter:
         self.device = next(plain.parameters()).device
 
     def encode(self, batch: Batch) -> Encoded:
-        """What the hypernetwork reads in a batch's prompts, with gradients."""
+        """Encode a batch's prompts, with gradients."""
         if not self.plain.config.generated:  # without an encoder, only the number of prompts matters
             nothing = torch.zeros(len(batch.prompts), 1, 1, device=self.device)
             return self.plain.encode(nothing, nothing[..., 0] == 0)
         return self.plain.encode(*self.states.batch(batch.prompts))
 
     def adapters(self, batch: Batch, encoded: Encoded) -> LoRAWeights:
-        """One adapter for each prompt of a batch, with gradients.
+        """One adapter per prompt of a batch, with gradients.
 
-        The call goes through ``module``, so that several processes sum the gradients of all its parameters, those that
-        :meth:`encode` used included.
+        The call goes through ``module``, so that several processes sum the gradients of all its parameters, including
+        those that :meth:`encode` used.
 
         Args:
             batch: The batch.
-            encoded: What :meth:`encode` gave for it.
+            encoded: The result of :meth:`encode` for the batch.
         """
         lora: LoRAWeights = self.module(encoded, **self._options(batch))
         return lora
 
     @torch.no_grad()
     def of_texts(self, batch: Batch, texts: Sequence[str]) -> LoRAWeights:
-        """The adapters of other texts in the places of a batch's prompts, without gradients."""
+        """The adapters of other texts in place of a batch's prompts, without gradients."""
         lora: LoRAWeights = self.plain(*self.states.batch(texts), **self._options(batch))
         return lora.detach()
 
     def contrast(self, batch: Batch, encoded: Encoded) -> Tensor:
-        """The contrastive loss between the contexts of a batch's prompts and of another wording of each task.
+        """The contrastive loss between the contexts of a batch's prompts and those of another wording of each task.
 
         Args:
             batch: The batch; its ``pairs`` are the other wordings.
-            encoded: What :meth:`encode` gave for its prompts.
+            encoded: The result of :meth:`encode` for the batch.
         """
         numbers = {task: number for number, task in enumerate(dict.fromkeys(batch.tasks))}
         groups = torch.tensor([numbers[task] for task in batch.tasks] * 2, device=self.device)
@@ -74,7 +75,7 @@ class AdapterWriter:
         return contrastive_loss(torch.cat([encoded.context, pairs]), groups)
 
     def _options(self, batch: Batch) -> dict[str, Any]:
-        """What the hypernetwork is told besides the prompts: the dtype, and which prompts are in the context."""
+        """Further arguments of the hypernetwork: the dtype, and which prompts are in the context."""
         options: dict[str, Any] = {"dtype": self.dtype}
         if self.plain.config.context_flag:
             options["in_context"] = torch.tensor(batch.in_context, device=self.device)

@@ -1,4 +1,4 @@
-"""What a training run reports while it runs: ``StepMetrics``, and ``Callback``, which receives them.
+"""What a training run reports while it runs: ``StepMetrics``, and ``Callback``, which receives these reports.
 
 The progress bar of the command line, the log files of a run and a user's own code all use this one mechanism.
 """
@@ -15,20 +15,20 @@ from promptlora.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class StepMetrics:
-    """The metrics of one step; None marks what was not measured in it.
+    """The metrics of one step; a metric that was not measured in this step is None.
 
     Attributes:
         step: Number of steps done, including this one.
-        loss: The objective's loss, in nats (``reconstruct``: relative squared distance), without penalties.
-        margin: Steering margin: loss with the adapter of another task's prompt minus loss with the right one.
-        gibberish_margin: The same with adapters of random letters.
-        mean_margin: The same with the mean of the batch's updates.
-        variance_ratio: Variance of the updates of the batch's prompts over the squared norm of their mean.
+        loss: The objective's loss without penalties, in nats (``reconstruct``: relative squared distance).
+        margin: Steering margin: the loss with the adapter of another task's prompt minus the loss with the right one.
+        gibberish_margin: The same margin with adapters of random letters.
+        mean_margin: The same margin with the mean of the batch's updates.
+        variance_ratio: Variance of the updates of the batch's prompts divided by the squared norm of their mean.
         effective_rank: Number of directions in which these updates differ.
         validation_loss: Loss on the rows of held-out tasks, averaged over tasks.
-        validation_wrong: The same with another task's adapter.
-        validation_static: The same with the static part alone.
-        validation_in_context: As ``validation_loss``, with the prompt in the context as well.
+        validation_wrong: The same loss with another task's adapter.
+        validation_static: The same loss with only the static part.
+        validation_in_context: The same as ``validation_loss``, with the prompt also in the context.
         tokens_per_second: Tokens of the batch without padding, divided by the duration of the step.
         lr: Learning rate of the trunk.
         trunk_norm: Gradient norm of encoder and trunk, before clipping.
@@ -62,8 +62,8 @@ class StepMetrics:
 class Callback:
     """Receives the events of a run. Override the methods that you need; all of them do nothing by default.
 
-    Every process of a distributed run calls its own callbacks. An exception in a callback stops the run like an
-    exception in the loop itself: without a checkpoint of the current step.
+    Every process of a distributed run calls its own callbacks. An exception in a callback stops the run in the same way
+    as an exception in the loop itself: without a checkpoint of the current step.
     """
 
     def on_start(self, step: int) -> None:
@@ -73,27 +73,27 @@ class Callback:
         """A step is done."""
 
     def on_validation(self, step: int, losses: Mapping[str, float]) -> None:
-        """The held-out tasks were measured; the keys are the ``validation_*`` fields of :class:`StepMetrics`."""
+        """The held-out tasks were evaluated; the keys are the ``validation_*`` fields of :class:`StepMetrics`."""
 
     def on_checkpoint(self, step: int, folder: Path) -> None:
         """A checkpoint is complete in ``folder``."""
 
     def on_warning(self, line: str) -> None:
-        """The run looks wrong; called once per run for each kind of warning."""
+        """The run shows a problem; called once per run for each kind of warning."""
 
     def should_stop(self) -> bool:
-        """Whether to stop after this step, with a checkpoint. One process that says so stops all of them."""
+        """Whether to stop after this step, with a checkpoint. If one process returns True, all of them stop."""
         return False
 
     def on_end(self) -> None:
-        """The run ends, whether it finished, was stopped or failed."""
+        """The run has ended: it finished, was stopped, or failed."""
 
 
 Given = Callback | Callable[[StepMetrics], object]  # what a user may pass as a callback
 
 
 class _OnStep(Callback):
-    """A plain function as a callback."""
+    """Wraps a plain function as a callback."""
 
     def __init__(self, function: Callable[[StepMetrics], object]) -> None:
         self.function = function
@@ -103,10 +103,10 @@ class _OnStep(Callback):
 
 
 def as_callback(given: Given) -> Callback:
-    """A callback as it is; any other callable as a callback that calls it after each step.
+    """Return a callback unchanged, and wrap any other callable in a callback that calls it after each step.
 
     Raises:
-        ConfigError: Neither a callback nor a callable, or a class instead of an object of it.
+        ConfigError: The argument is neither a callback nor a callable, or it is a class instead of an instance.
     """
     if isinstance(given, Callback):
         return given
@@ -118,10 +118,10 @@ def as_callback(given: Given) -> Callback:
 
 
 class CallbackList(Callback):
-    """Several callbacks as one, for the time of ``with``: their ``on_end`` is called on every path, in reverse order.
+    """Combines several callbacks; leaving ``with`` calls each ``on_end``, in reverse order, also after an error.
 
     Args:
-        callbacks: In the order in which they are called.
+        callbacks: The callbacks in calling order.
     """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
@@ -136,7 +136,7 @@ class CallbackList(Callback):
         self._ending.close()
 
     def on_start(self, step: int) -> None:
-        """Start each callback; the ``on_end`` of one that fails is called too."""
+        """Start each callback; if one fails, its ``on_end`` is called too."""
         for callback in self.callbacks:
             self._ending.callback(callback.on_end)
             callback.on_start(step)
@@ -146,7 +146,7 @@ class CallbackList(Callback):
 
         Args:
             metrics: The metrics of the step.
-            warning: What is wrong after it, if anything is.
+            warning: A description of a problem after this step, or None.
         """
         losses = {name: value for name, value in metrics.measured.items() if name.startswith("validation_")}
         warns = warning is not None and not self._warned

@@ -1,6 +1,6 @@
 """Checkpoints of a run: hypernetwork, optimizer and state in a folder, written atomically; and the metrics file of the run.
 
-It knows files and tensors; nothing of batches or losses.
+It knows files and tensors; it knows nothing of batches or losses.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def save_checkpoint(
     state: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write ``step-N``, and only then drop the oldest beyond ``keep``.
+    """Write ``step-N``, and only then delete the oldest checkpoints beyond ``keep``.
 
     Raises:
-        OutputError: It cannot be written (no space, no permission); those before it are as they were.
+        OutputError: The checkpoint cannot be written (no space, no permission); earlier checkpoints are unchanged.
     """
     path = folder / f"step-{state['step']}"
     with creating_folder(path, overwrite=True) as temporary:
@@ -90,10 +90,10 @@ def load_checkpoint(
     config: TrainConfig,
     data: str,
 ) -> int:
-    """Read the newest checkpoint of a run into hypernetwork and optimizer; returns its step, 0 when there is none.
+    """Load the newest checkpoint of a run into hypernetwork and optimizer; returns its step, or 0 if there is none.
 
     Raises:
-        CheckpointError: A damaged checkpoint, or one of another configuration, other data or another base.
+        CheckpointError: The checkpoint is damaged, or belongs to another configuration, other data or another base.
     """
     found = checkpoints(folder)
     if not found:
@@ -134,9 +134,9 @@ def load_checkpoint(
 def _moments(
     tensors: Mapping[str, Tensor], named: Mapping[str, nn.Parameter], fused: bool
 ) -> dict[Tensor, dict[str, Tensor]]:
-    """The optimizer's state from the tensors of its file, ``parameter|key``; a ValueError says what does not fit.
+    """The optimizer's state from the tensors of its file, ``parameter|key``; raises ValueError if they do not match.
 
-    A fused optimizer counts steps on the device of the parameter, any other one on the CPU.
+    A fused optimizer keeps its step counter on the device of the parameter; any other optimizer keeps it on the CPU.
     """
     moments: dict[Tensor, dict[str, Tensor]] = {}
     for full, value in tensors.items():
@@ -149,7 +149,7 @@ def _moments(
 
 
 def metrics_file(folder: Path, step: int) -> Path:
-    """The metrics file, reduced to the steps up to this one; later lines of a killed run are dropped."""
+    """Truncate the metrics file to the steps up to this one, dropping later lines of a killed run; returns its path."""
     path = folder / METRICS_FILE
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     with replacing_file(path) as temporary:
@@ -158,10 +158,10 @@ def metrics_file(folder: Path, step: int) -> Path:
 
 
 def make_run_folder(folder: Path) -> None:
-    """Make the folder of a run, and remove what a run that was killed while it saved has left half-written.
+    """Create the folder of a run, and remove half-written files of a run that was killed while saving.
 
     Raises:
-        OutputError: It cannot be made, or what is left in it cannot be removed.
+        OutputError: The folder cannot be created, or the half-written files cannot be removed.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def make_run_folder(folder: Path) -> None:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables to dotted keys."""
+    """Flatten nested tables to dotted keys."""
     dotted: dict[str, Any] = {}
     for key, value in values.items():
         dotted |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -181,7 +181,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line of metrics; infinity for one that was cut short."""
+    """The step of a line of metrics; infinity for an incomplete line."""
     try:
         return int(parse_json(line, METRICS_FILE, CheckpointError)["step"])
     except (ValueError, KeyError, TypeError):
@@ -189,10 +189,10 @@ def _step_of(line: str) -> float:
 
 
 def read_metrics(folder: Path) -> Sequence[dict[str, float]]:
-    """The whole lines of a run's metrics file, in order.
+    """The complete lines of a run's metrics file, in order.
 
     Raises:
-        CheckpointError: A folder without one, one without a whole line, or a value that is no number.
+        CheckpointError: The folder has no metrics file, the file has no complete line, or a value is not a number.
     """
     path = folder / METRICS_FILE if is_dir(folder) else folder
     if not is_file(path):

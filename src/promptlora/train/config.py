@@ -15,17 +15,17 @@ BASE_DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How parameters move. Learning rates are those at the top of the schedule.
+    """Settings of the optimizer. Learning rates are the peak values of the schedule.
 
     Attributes:
         lr: Learning rate of the encoder and the trunk.
         head_lr_factor: The heads' learning rate is ``lr * head_lr_factor / fan_in``.
         static_lr: Learning rate of the static LoRA.
         weight_decay: Decoupled weight decay of the encoder, the trunk and the heads.
-        clip: Largest gradient norm of the encoder, trunk and static group.
-        head_clip: Largest gradient norm of the heads.
+        clip: Maximum gradient norm of the encoder, trunk and static part together.
+        head_clip: Maximum gradient norm of the heads.
         warmup: Share of the steps in which the rate rises from 0.
-        final: The rate ends at this share of its top, along a cosine.
+        final: The rate ends at this share of its peak, following a cosine.
     """
 
     lr: float = 5e-4
@@ -48,14 +48,14 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RegularizationConfig:
-    """What keeps a hypernetwork from fitting its training tasks too closely; all off by default.
+    """Regularisation that keeps a hypernetwork from overfitting its training tasks; all off by default.
 
     Attributes:
         l2: Weight of the mean squared entry of the generated matrices.
-        neftune: Size of the uniform noise on the base's input embeddings, ``neftune / sqrt(tokens * width)`` an
-            entry (Jain et al. 2023).
-        contrastive: Weight of a loss that brings the contexts of two wordings of a task together, and those of different
-            tasks apart.
+        neftune: Scale of uniform noise on the base's input embeddings; each entry gets noise of magnitude
+            ``neftune / sqrt(tokens * width)`` (Jain et al. 2023).
+        contrastive: Weight of a loss that pulls the contexts of two wordings of a task together and pushes the contexts
+            of different tasks apart.
     """
 
     l2: float = 0.0
@@ -73,8 +73,8 @@ class DistillConfig:
 
     Attributes:
         teacher: A folder or Hub id of a causal language model with the same tokenizer; empty for the base itself.
-        adapter: A hypernetwork's folder; its adapter of the same prompt is on while the base teaches.
-        cache: A folder written by ``promptlora teach``: the teacher is not run at all.
+        adapter: Folder of a hypernetwork; its adapter for the same prompt is switched on while the base teaches.
+        cache: A folder written by ``promptlora teach``; the teacher is then not run at all.
         sft_share: Share of the loss that is cross-entropy with the rows' own answers, from 0 to 1.
     """
 
@@ -94,14 +94,15 @@ class DistillConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """Training tasks that are held out, and how often their loss is measured.
+    """Training tasks that are held out, and how often the loss on them is measured.
 
     Attributes:
-        tasks: How many tasks are held out, whole categories where rows have one, the same for every seed; 0: none.
-        split: Their rows whose ``split`` is this are measured.
-        rows: Rows of each.
+        tasks: Number of held-out tasks, the same ones for every seed; whole categories if rows have categories. 0:
+            none.
+        split: The rows of held-out tasks with this ``split`` are measured.
+        rows: Rows per task.
         every: Steps between measurements.
-        sources: Tasks are held out of so many of the first sources of ``data.train``; 0: of all.
+        sources: Hold tasks out of only this many of the first sources of ``data.train``; 0: of all sources.
     """
 
     tasks: int = 0
@@ -121,28 +122,31 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-        output: Folder of the run: checkpoints, logs, the trained hypernetwork. ``Trainer(output=...)`` may give it instead.
-        objective: ``sft``, the rows' own answers; ``distill``, a teacher that reads the prompt in its context;
-            ``reconstruct``, adapters that were trained for prompts.
-        base: Base model: empty for the embedded default, else a folder or Hub id.
-        base_dtype: Dtype of the frozen base, ``float32`` or ``bfloat16``; its head and the hypernetwork are
-            float32 in either case.
-        attention: Attention kernel of the base, as transformers names it; empty for its own choice.
+        output: Folder of the run: checkpoints, logs, the trained hypernetwork. ``Trainer(output=...)`` can set it
+            instead.
+        objective: ``sft`` learns the rows' own answers; ``distill`` learns from a teacher that reads the prompt in its
+            context; ``reconstruct`` learns adapters that were trained for prompts.
+        base: Base model: empty for the embedded default, otherwise a folder or Hub id.
+        base_dtype: Dtype of the frozen base, ``float32`` or ``bfloat16``; its head and the hypernetwork are always
+            float32.
+        attention: Attention implementation of the base, by its name in transformers; empty for the default of
+            transformers.
         steps: Optimizer steps.
-        prompts_per_batch: Prompts (tasks) mixed in a batch; each is encoded once.
-        rows_per_prompt: Rows of each prompt in a batch.
-        accumulate: Parts that a batch is run in, one after another, to save memory; the losses are the same.
-        row_weight: Whether a row counts once whatever its length (``row``) or each answer token (``token``).
+        prompts_per_batch: Prompts (tasks) per batch; each is encoded once.
+        rows_per_prompt: Rows per prompt in a batch.
+        accumulate: Number of parts in which a batch is processed, one after another, to save memory; losses are the
+            same.
+        row_weight: Whether each row has equal weight (``row``) or each answer token has (``token``).
         seed: Seed of initialisation, order and paraphrases.
         checkpoint_every: Steps between checkpoints.
-        keep_checkpoints: How many of the newest checkpoints are kept.
-        margin_every: Steps between measurements of the steering margin and of what else shows a collapse.
-        activation_checkpointing: Recompute activations of the base in backward, to save memory.
-        workers: Processes that put batches together ahead of the step that needs them; 0: the training process does.
-        prompt_states: Folder where the states of prompts in the base are kept between runs; empty keeps none.
-        trackers: Experiment trackers of Accelerate that log the metrics, such as ``tensorboard`` (into ``output``), ``wandb``
-            or ``mlflow``; a tracker needs its library and its own login.
-        shard_base: With several processes, each keeps a part of the frozen base's layers (FSDP2).
+        keep_checkpoints: Number of newest checkpoints that are kept.
+        margin_every: Steps between measurements of the steering margin and of the other signs of collapse.
+        activation_checkpointing: Recompute activations of the base in the backward pass, to save memory.
+        workers: Number of processes that prepare batches ahead of time; 0: the training process prepares them.
+        prompt_states: Folder that caches the base's states of prompts between runs; empty disables the cache.
+        trackers: Experiment trackers of Accelerate that log the metrics, such as ``tensorboard`` (into ``output``),
+            ``wandb`` or ``mlflow``; a tracker needs its library and its own login.
+        shard_base: With several processes, shard the layers of the frozen base across them (FSDP2).
     """
 
     output: str = ""
@@ -188,10 +192,10 @@ class TrainConfig:
 def check_sources(
     config: TrainConfig, *, model: object = None, tokenizer: object = None, rows: object = None, teacher: object = None
 ) -> None:
-    """Refuse a run where both the configuration and the arguments of ``Trainer`` name the same thing, or neither does.
+    """Refuse a run in which the configuration and the arguments of ``Trainer`` both specify something, or neither does.
 
     Raises:
-        ConfigError: It names both.
+        ConfigError: Something is specified twice or not at all.
     """
     if (model is None) != (tokenizer is None):
         raise ConfigError("model and tokenizer: one of them is missing. Expected both or none. Fix: pass both.")

@@ -1,4 +1,4 @@
-"""What is said of a training step whose loss or gradient is not finite: which rows, and what is left."""
+"""The error for a training step whose loss or gradient is not finite: which rows are affected, and what is intact."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def not_finite(
     norms: Mapping[str, float],
     folder: Path,
 ) -> TrainingError:
-    """The error of a step, which names the rows whose loss is not finite, or all rows where none is found.
+    """The error for a step. It names the rows whose loss is not finite, or all rows if there is no such row.
 
     Args:
-        accelerator: The processes; every one of them has to call.
+        accelerator: The processes; every process must call this function.
         objective: Measures each row.
-        parts: The parts of the batch of this process, with their adapters.
+        parts: This process's parts of the batch, with their adapters.
         step: The step, counted from 1.
         loss: Its loss.
         norms: Its gradient norms.

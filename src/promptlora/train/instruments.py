@@ -1,4 +1,4 @@
-"""What shows whether a hypernetwork steers, or has collapsed to one LoRA for all prompts.
+"""Measures whether a hypernetwork steers by the prompt, or has collapsed to one LoRA for all prompts.
 
 Margins say how much better the right adapter is than another one. The spread of the updates, computed in
 ``lora.geometry``, says how much of them depends on the prompt at all.
@@ -19,15 +19,15 @@ from promptlora.train.adapters import AdapterWriter
 from promptlora.train.config import TrainConfig
 from promptlora.train.objectives import Objective
 
-QUIET = 0.02  # nats: a smaller margin counts as none
-_SPREAD_PROMPTS = 16  # in a large batch, this many adapters are compared
-_PATIENCE = 3  # measurements without a margin before the warning
+QUIET = 0.02  # nats: a smaller margin counts as no margin
+_SPREAD_PROMPTS = 16  # maximum number of adapters that are compared in a large batch
+_PATIENCE = 3  # consecutive measurements without a margin before the warning
 
 
 def margin_shift(tasks: Sequence[str]) -> int | None:
-    """By how many places to rotate the adapters of a batch so that each prompt meets one of another task.
+    """The number of places to rotate a batch's adapters so that prompts get the adapter of another task.
 
-    The smallest shift at which the fewest prompts meet their own task again; None when all of them would.
+    This is the smallest shift with the fewest prompts that get their own task's adapter; None if all would.
     """
     count = len(tasks)
     clashes = {s: sum(tasks[i] == tasks[(i + s) % count] for i in range(count)) for s in range(1, count)}
@@ -39,9 +39,9 @@ class Instruments:
     """Measures margins and spread on batches, and remembers the last margins.
 
     Args:
-        config: The run.
-        objective: Its plain loss is what the margins compare.
-        writer: Writes adapters of random letters.
+        config: The run's configuration.
+        objective: Its plain loss is used for the margins.
+        writer: Computes the adapters for random letters.
         sums: Sums values over processes.
     """
 
@@ -56,15 +56,16 @@ class Instruments:
         self._margins: deque[float] = deque(maxlen=_PATIENCE)
 
     def nonsense(self, batch: Batch) -> list[str]:
-        """Random letters in place of each prompt of a batch, equally long."""
+        """A text of random letters in place of each prompt of a batch, with the same length."""
         longest = self.config.hypernetwork.max_prompt_tokens
         return [gibberish(prompt, i, longest) for i, prompt in enumerate(batch.prompts)]
 
     @torch.no_grad()
     def measure(self, batch: Batch, lora: LoRAWeights) -> dict[str, float | None]:
-        """Margins and spread on a part of a batch and its adapters, by their names in ``StepMetrics``.
+        """Margins and spread for a part of a batch and its adapters, by their names in ``StepMetrics``.
 
-        With several processes each value is the mean over the processes that could measure it. Empty without a generated part.
+        With several processes, each value is the mean over the processes that could measure it. The result is empty if
+        the hypernetwork has no generated part.
         """
         if not self.config.hypernetwork.generated:
             return {}
@@ -88,11 +89,11 @@ class Instruments:
         return {name: sums[2 * i] / sums[2 * i + 1] if sums[2 * i + 1] else None for i, name in enumerate(measured)}
 
     def remember(self, *margins: float | None) -> None:
-        """Take note of measured margins, oldest first."""
+        """Record measured margins, oldest first."""
         self._margins.extend(margin for margin in margins if margin is not None)
 
     def warning(self, step: int) -> str | None:
-        """One line if the margin has stayed near 0 in the last measurements after the warm-up."""
+        """One line if the last measurements after the warm-up all had a margin near 0; otherwise None."""
         settled = step > max(self.config.optim.warmup * self.config.steps, _PATIENCE * self.config.margin_every)
         if not settled or len(self._margins) < _PATIENCE or max(self._margins) >= QUIET:
             return None

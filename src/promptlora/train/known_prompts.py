@@ -1,4 +1,4 @@
-"""What a trained hypernetwork keeps of the prompts it was trained on, so that others can be called near or far."""
+"""What a trained hypernetwork stores about its training prompts, so that new prompts can be called near or far."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _TOGETHER = 32
 def training_prompts(
     trained: Sequence[str], heldout: Sequence[str], states: PromptStates, *, two_parts: bool
 ) -> TrainingPrompts | None:
-    """The descriptions of the prompts of a run, and how far those of held-out tasks are from them.
+    """Descriptions of the prompts of a run, and the distances of the held-out tasks' prompts from them.
 
     Args:
         trained: The own prompt of each training task.
-        heldout: The prompts of the tasks that are held out.
+        heldout: The prompts of the held-out tasks.
         states: The states of prompts.
         two_parts: ``HyperNetworkConfig.two_parts``.
 
     Returns:
-        None for a run without held-out tasks: nothing says then what is far.
+        None for a run without held-out tasks, because nothing then determines which distance is far.
     """
     if len(trained) < 2 or not heldout:
         return None

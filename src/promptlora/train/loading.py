@@ -1,4 +1,4 @@
-"""The batch of each step, put together by the training process or ahead of it by others."""
+"""Provides the batch of each step, prepared by the training process or ahead of time by worker processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from promptlora.train.objectives import Objective
 
 
 class _Parts(Dataset[list[Batch]]):
-    """The batches of some steps. They are pure functions of the step, so that workers may compute them in any order."""
+    """The batches of a range of steps. Each depends only on its step, so workers may compute them in any order."""
 
     def __init__(self, objective: Objective, steps: range, parts: int) -> None:
         self.objective, self.steps, self.parts = objective, steps, parts
@@ -24,22 +24,22 @@ class _Parts(Dataset[list[Batch]]):
 
 
 class PartsLoader:
-    """Gives the batch of a step in parts.
+    """Provides the batch of a step in parts.
 
     Args:
         objective: Makes the parts.
         steps: Number of steps of the run.
         parts: Number of parts of each batch.
-        workers: Number of processes that work ahead; 0 makes each batch when it is asked for.
+        workers: Number of worker processes; 0 prepares each batch when it is requested.
     """
 
     def __init__(self, objective: Objective, steps: int, parts: int, workers: int) -> None:
         self.objective, self.steps, self.parts, self.workers = objective, steps, parts, workers
         self._iterator: Iterator[list[Batch]] | None = None
-        self._next = -1  # the step whose batch the iterator gives next
+        self._next = -1  # the step whose batch the iterator returns next
 
     def load(self, step: int) -> list[Batch]:
-        """The parts of the batch of a step, counted from 0. Workers start again where a step is not the next one."""
+        """The parts of the batch of a step, counted from 0. Workers are restarted if a step is out of sequence."""
         if not self.workers:
             return self.objective.parts(step, self.parts)
         if self._iterator is None or self._next != step:
@@ -50,5 +50,5 @@ class PartsLoader:
         return next(self._iterator)
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         self._iterator = None

@@ -1,6 +1,6 @@
 """The logs of a run: ``metrics.jsonl`` in its folder, and the experiment trackers of Accelerate.
 
-It knows files and trackers; nothing of what the metrics mean.
+It knows files and trackers; it does not interpret the metrics.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from promptlora.train.checkpoints import metrics_file
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-LOGS_FOLDER = "logs"  # below the folder of the run, for trackers that write files
-PROJECT = "promptlora"  # what trackers call the project; for TensorBoard a folder below that of the logs
+LOGS_FOLDER = "logs"  # inside the folder of the run, for trackers that write files
+PROJECT = "promptlora"  # project name in trackers; for TensorBoard, a folder inside the logs folder
 TENSORBOARD = "tensorboard"
 
 
 def check_trackers(names: tuple[str, ...]) -> None:
-    """Refuse trackers that cannot be used, because Accelerate leaves them out without a message.
+    """Refuse trackers that cannot be used, because Accelerate would skip them silently.
 
     Raises:
-        ConfigError: A name that Accelerate does not know, or a tracker whose library is not installed.
+        ConfigError: Accelerate does not know the name, or the tracker's library is not installed.
     """
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
     from accelerate.utils import LoggerType
 
-    known = sorted(LOGGER_TYPE_TO_CLASS)  # those of Accelerate, and those that a program has registered
+    known = sorted(LOGGER_TYPE_TO_CLASS)  # includes trackers that a program has registered
     absent = {each.value for each in LoggerType} - {str(each) for each in get_available_trackers()}
     for name in names:
         if name not in known:
@@ -52,7 +52,7 @@ class RunLog(Callback):
     Args:
         folder: Folder of the run.
         accelerator: Holds the trackers.
-        config: What trackers store as the configuration of the run.
+        config: Stored by trackers as the configuration of the run.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, config: Mapping[str, Any]) -> None:
@@ -60,13 +60,13 @@ class RunLog(Callback):
         self.file: Path | None = None
 
     def on_start(self, step: int) -> None:
-        """Open the trackers, and drop what a killed run has logged after ``step``."""
+        """Open the trackers, and delete the metrics that a killed run logged after ``step``."""
         if not self.accelerator.is_main_process:
             return
         self.file = metrics_file(self.folder, step)
         self.accelerator.init_trackers(PROJECT, init_kwargs={TENSORBOARD: {"purge_step": step + 1}})
         for tracker in self.accelerator.trackers:
-            if tracker.name != TENSORBOARD:  # there, it would be one more folder for each start
+            if tracker.name != TENSORBOARD:  # TensorBoard would create one more folder for each start
                 tracker.store_init_configuration(dict(self.config))
 
     def on_step(self, metrics: StepMetrics) -> None:

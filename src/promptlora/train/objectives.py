@@ -1,7 +1,7 @@
-"""What a hypernetwork is trained for: ``sft``, ``distill`` or ``reconstruct``.
+"""The training objectives of a hypernetwork: ``sft``, ``distill`` and ``reconstruct``.
 
-An objective gives the parts of each step's batch, the training loss of a part under its adapters, and a plain
-loss to measure with, under any adapters: margins are differences of the latter.
+An objective provides the parts of each step's batch, the training loss of a part under its adapters, and a plain loss
+for measurements under any adapters. Margins are differences of plain losses.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from promptlora.train.config import TrainConfig
 
 @runtime_checkable
 class Objective(Protocol):
-    """What the training loop needs."""
+    """The interface that the training loop uses."""
 
     def parts(self, step: int, parts: int) -> list[Batch]:
-        """The batch of a step in ``parts`` parts, as many prompts in each."""
+        """The batch of a step in ``parts`` parts with equally many prompts."""
 
     def weight(self, batch: Batch) -> float:
         """The weight of a part in the mean over parts."""
 
     def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
-        """The training loss; prompt i has adapter i. Noise is drawn from the generator."""
+        """The training loss, where prompt i has adapter i. Noise is drawn from the generator."""
 
     def measure(self, batch: Batch, lora: LoRAWeights, adapters: Sequence[int], *, reduce: bool = True) -> Tensor:
-        """A plain loss of the same batch where prompt i has adapter ``adapters[i]``; of each row if not ``reduce``."""
+        """A plain loss of the batch where prompt i has adapter ``adapters[i]``; one per row if ``reduce`` is False."""
 
     def describe(self, batch: Batch, row: int) -> str:
-        """A row of a batch, for a message."""
+        """Describe a row of a batch, for a message."""
 
 
 class Sft:
@@ -55,11 +55,11 @@ class Sft:
         self.base, self.batches, self.config = base, batches, config
 
     def parts(self, step: int, parts: int) -> list[Batch]:
-        """Rows of some tasks; the prompts are encoded, and shown in context as often as the data's settings say."""
+        """Rows of several tasks. Prompts are encoded, and also put in the context as often as the data settings say."""
         return self.batches.parts(step, parts)
 
     def weight(self, batch: Batch) -> float:
-        """Number of answer tokens; with ``row_weight = "row"`` the number of rows."""
+        """Number of answer tokens, or of rows with ``row_weight = "row"``."""
         return float(batch.answer_tokens if self.config.row_weight == "token" else len(batch.labels))
 
     def _hidden(
@@ -88,7 +88,7 @@ class Sft:
 
 
 class Distill(Sft):
-    """KL from a teacher that reads the prompt in its context to a student that has its adapter."""
+    """KL from a teacher that reads the prompt to a student that has the prompt's adapter."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class Distill(Sft):
         self.teacher, self.adapter = teacher, adapter
 
     def parts(self, step: int, parts: int) -> list[Batch]:
-        """As for ``sft``, but with a cache always the first answer of each row, because a cache holds only that one."""
+        """See ``Sft.parts``; with a cache, always the first answer of each row, because a cache holds only that one."""
         return self.batches.parts(step, parts, first_answer=isinstance(self.teacher, TeacherCache))
 
     def targets(self, batch: Batch) -> TeacherTargets:
@@ -110,7 +110,7 @@ class Distill(Sft):
         rows = len(batch.input_ids) // len(batch.prompts)
         answers = [labels[labels >= 0].tolist() for labels in batch.labels]
         examples = [self.batches.examples[i] for i in batch.examples]
-        if isinstance(self.teacher, TeacherCache):  # of the task's own prompt, whichever wording the student has
+        if isinstance(self.teacher, TeacherCache):  # keyed by the task's own prompt, whichever wording the student has
             own = [self.batches.prompts[example.task][0] for example in examples]
             keys = [key_of(p, e.text, a) for p, e, a in zip(own, examples, answers, strict=True)]
             return self.teacher.targets(keys)
@@ -126,7 +126,7 @@ class Distill(Sft):
             return self.teacher.targets(pairs)
 
     def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
-        """KL, mixed with the rows' own answers as configured; the student alone meets noise."""
+        """KL, mixed with the loss on the rows' own answers as configured; only the student gets noise."""
         options = self.config.distill
         teacher = self.targets(batch)
         hidden = self._hidden(batch, lora, range(len(batch.prompts)), generator)
@@ -139,16 +139,17 @@ class Distill(Sft):
 
 
 class Reconstruct:
-    """Distance of the generated updates to those of given adapters, each with its prompt; the base is not run.
+    """Distance of the generated updates to those of given adapters, one per prompt; the base is not run.
 
     Args:
-        path: JSON lines of ``{prompt, adapter}``, adapter a PEFT folder, relative to the file; and a task if wanted.
-        projections: Those that the hypernetwork writes for.
-        prompts_per_batch: Adapters in a batch.
-        seed: Of the order.
+        path: JSON lines of ``{prompt, adapter}`` and optionally ``task``; ``adapter`` is a PEFT folder, relative to the
+            file.
+        projections: The projections that the hypernetwork generates.
+        prompts_per_batch: Adapters per batch.
+        seed: Seed of the order.
 
     Raises:
-        DataError: A line or an adapter that cannot be used, or too few of them.
+        DataError: A line or an adapter cannot be used, or there are too few of them.
     """
 
     def __init__(self, path: str | Path, projections: Sequence[Projection], prompts_per_batch: int, seed: int) -> None:
@@ -195,7 +196,7 @@ class Reconstruct:
         return float(len(batch.prompts))
 
     def loss(self, batch: Batch, lora: LoRAWeights, generator: torch.Generator | None = None) -> Tensor:
-        """Squared distance over the squared size of the target."""
+        """Squared distance divided by the squared norm of the target."""
         return self.measure(batch, lora, range(len(batch.prompts)))
 
     def measure(self, batch: Batch, lora: LoRAWeights, adapters: Sequence[int], *, reduce: bool = True) -> Tensor:
@@ -214,10 +215,10 @@ class Reconstruct:
 
 
 def read_library(path: str | Path) -> list[tuple[str, str, Path]]:
-    """Task, prompt and PEFT folder of each line of a library of adapters.
+    """Read task, prompt and PEFT folder from each line of a library of adapters.
 
     Raises:
-        DataError: A missing file, or a line without a prompt or an adapter.
+        DataError: The file is missing, or a line has no prompt or no adapter.
     """
     path = Path(path)
     if not is_file(path):

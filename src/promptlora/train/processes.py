@@ -1,4 +1,4 @@
-"""The processes of a training run: one, or several that ``torchrun`` started and that share each batch."""
+"""The processes of a training run: one process, or several started by ``torchrun`` that share each batch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
-    """Accelerate's view of the device and of the processes, with the trackers of the run.
+    """Create the Accelerator, which knows the device and the processes and holds the trackers of the run.
 
     Raises:
-        ConfigError: Processes that cannot work together or cannot share a batch evenly, or a tracker that cannot be used.
+        ConfigError: The processes cannot work together or cannot share a batch evenly, or a tracker cannot be used.
     """
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration

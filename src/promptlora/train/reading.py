@@ -1,6 +1,6 @@
-"""What a run trains on: rows of all sources, the wordings of their tasks, and the tasks that are held out of it.
+"""What a run trains on: the rows of all sources, the wordings of their tasks, and the held-out tasks.
 
-It knows rows and texts, and nothing of tokens, models or batches.
+It knows rows and texts; it knows nothing of tokens, models or batches.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class TrainingData:
         rows: The rows to train on, source by source.
         held: Rows of held-out tasks, for validation.
         sources: The tasks of each source.
-        prompts: Task to its prompts: the first is its own, the others are paraphrases.
+        prompts: Maps each task to its prompts: its own prompt first, then the paraphrases.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -42,25 +42,25 @@ class TrainingData:
 
     @property
     def own_prompts(self) -> list[str]:
-        """The own prompt of each task that is trained on."""
+        """The own prompt of each training task."""
         return [several[0] for several in self.prompts.values()]
 
     @property
     def heldout_prompts(self) -> list[str]:
-        """The prompts of the tasks that are held out."""
+        """The prompts of the held-out tasks."""
         return list(dict.fromkeys(row.prompt for row in self.held))
 
 
 def read_training_data(config: TrainConfig, rows: Sequence[Row] | None = None) -> TrainingData:
-    """Read the rows of a run; nothing for ``reconstruct``, which takes adapters.
+    """Read the rows of a run; the result is empty for ``reconstruct``, which uses adapters instead.
 
     Args:
-        config: The run.
-        rows: Rows of any split, in place of those of ``config.data.train``.
+        config: The run's configuration.
+        rows: Rows of any split, used instead of those of ``config.data.train``.
 
     Raises:
-        DataError: Rows or paraphrases that cannot be used, or too few tasks for what is asked.
-        ConfigError: Settings that ``reconstruct`` has no use for.
+        DataError: Rows or paraphrases cannot be used, or there are too few tasks for the settings.
+        ConfigError: A setting does not apply to ``reconstruct``.
     """
     data, wanted = config.data, config.validation.tasks
     if config.objective == "reconstruct":
@@ -113,7 +113,7 @@ def read_training_data(config: TrainConfig, rows: Sequence[Row] | None = None) -
 
 
 def _readers(data: DataConfig, rows: Sequence[Row] | None) -> tuple[list[str], list[Callable[[str], list[Row]]]]:
-    """The name of each source, and what reads its rows of a split."""
+    """The name of each source, and a function that reads its rows of a given split."""
     if rows is None:
         return list(data.sources), [partial(read_rows, source) for source in data.sources]
     checked = check_rows(rows)
@@ -121,7 +121,7 @@ def _readers(data: DataConfig, rows: Sequence[Row] | None) -> tuple[list[str], l
 
 
 def _refuse_shared_names(names: Sequence[str], sources: Sequence[Sequence[Row]]) -> None:
-    """Refuse a task name that is used in two sources, which would make one task with two prompts."""
+    """Refuse a task name that occurs in two sources, because one task would then have two prompts."""
     seen: dict[str, str] = {}
     for name, rows in zip(names, sources, strict=True):
         for task in dict.fromkeys(row.task for row in rows):
@@ -134,7 +134,7 @@ def _refuse_shared_names(names: Sequence[str], sources: Sequence[Sequence[Row]])
 
 
 def _held_rows(config: TrainConfig, readers: Sequence[Callable[[str], list[Row]]], names: set[str]) -> list[Row]:
-    """The first rows of the held-out tasks that have the validation's split."""
+    """The first rows of each held-out task, among those with the validation's split."""
     held: list[Row] = []
     seen: dict[str, int] = {}
     for read in readers:
@@ -143,7 +143,7 @@ def _held_rows(config: TrainConfig, readers: Sequence[Callable[[str], list[Row]]
         except DataError:
             if len(readers) == 1:
                 raise
-            continue  # a source without rows of that split has none to validate on
+            continue  # a source without rows of that split is skipped
         for row in rows:
             if row.task in names and seen.get(row.task, 0) < config.validation.rows:
                 seen[row.task] = seen.get(row.task, 0) + 1
@@ -156,7 +156,7 @@ def _held_rows(config: TrainConfig, readers: Sequence[Callable[[str], list[Row]]
 
 
 def _some_tasks(sources: Sequence[Sequence[Row]], count: int, seed: int) -> list[list[Row]]:
-    """The rows of ``count`` tasks, drawn by the seed."""
+    """The rows of ``count`` tasks, drawn with the seed."""
     left = list(dict.fromkeys(row.task for rows in sources for row in rows))
     if count > len(left):
         raise ConfigError(f"data.tasks={count}: there are {len(left)} to train on; expected at most that")

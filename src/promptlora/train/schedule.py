@@ -1,4 +1,4 @@
-"""How the parameters of a hypernetwork move: the optimizer's groups, gradient norms and clipping."""
+"""The optimizer of a hypernetwork: parameter groups, learning rates, gradient norms and clipping."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from promptlora.train.config import OptimConfig
 
 
 def make_optimizer(hypernetwork: HyperNetwork, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with a rate for each kind of parameter; the static part has no weight decay.
+    """AdamW with one learning rate per kind of parameter; the static part has no weight decay.
 
-    Adam moves every entry by about its rate a step, whatever the size of the gradient. A linear layer adds ``fan_in``
-    such moves up, so a linear layer of a head gets ``lr * head_lr_factor / fan_in``, weight and bias alike: heads with
-    inputs of 64 and of 256 values then change their outputs equally fast. An embedding inside of a head is not added
-    up and moves with the rate of the trunk.
+    Adam changes every entry by about its learning rate per step, whatever the size of the gradient. A linear layer sums
+    ``fan_in`` such changes, so linear layers of a head get ``lr * head_lr_factor / fan_in``, for weight and bias: heads
+    with 64 and with 256 inputs then change their outputs equally fast. An embedding inside a head is not summed and
+    uses the rate of the trunk.
     """
     rates: dict[tuple[str, float], list[nn.Parameter]] = defaultdict(list)
     for group, members in hypernetwork.parameter_groups().items():
@@ -44,21 +44,21 @@ def make_optimizer(hypernetwork: HyperNetwork, config: OptimConfig) -> torch.opt
 
 @torch.no_grad()
 def norm_and_clip(groups: Mapping[str, Sequence[nn.Parameter]], config: OptimConfig) -> dict[str, float]:
-    """Gradient norm of ``trunk``, ``heads`` and ``static``; then trunk and static are clipped together, heads apart.
+    """Gradient norms of ``trunk``, ``heads`` and ``static``; clips trunk and static together, and heads separately.
 
-    Each norm is computed once, for all gradients of a group in one call, and used both for clipping and for the report.
-    The host waits for the device once, when the norms are read at the end.
+    Each norm is computed once, for all gradients of a group in one call, and used for both clipping and the report. The
+    host waits for the device only once, when the norms are read at the end.
 
     Args:
         groups: The parameters of the three groups; parameters without a gradient are skipped.
-        config: Largest norms.
+        config: Holds the maximum norms.
 
     Returns:
         The norms before clipping.
     """
     grads = {name: [p.grad for p in members if p.grad is not None] for name, members in groups.items()}
     device = next((grad.device for each in grads.values() for grad in each), None)
-    # The norm of no gradient is made on the CPU, and tensors of two devices do not stack.
+    # A norm without any gradients is created on the CPU, and tensors on different devices cannot be stacked.
     norms = {name: torch.nn.utils.get_total_norm(each).to(device) for name, each in grads.items()}
     body = torch.linalg.vector_norm(torch.stack([norms["trunk"], norms["static"]]))
     torch.nn.utils.clip_grads_with_norm_([*groups["trunk"], *groups["static"]], config.clip, body)

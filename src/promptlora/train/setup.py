@@ -1,4 +1,4 @@
-"""The parts of a training run, made from its configuration: batches, objective, hypernetwork, identity of the data."""
+"""Creates the parts of a training run from its configuration: batches, objective, hypernetwork, data identity."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from promptlora.train.reading import TrainingData
 
 Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 Say = Callable[[str], None]
-_STATISTICS_PROMPTS = 512  # number of wordings whose states set the encoder's statistics
+_STATISTICS_PROMPTS = 512  # number of wordings from whose states the encoder's statistics are computed
 
 
 def load_pair(config: TrainConfig, name: str | None, device: torch.device, say: Say | None) -> Pair:
-    """A base or teacher with the dtype and the attention kernel of the run."""
+    """Load a base or teacher with the dtype and the attention implementation of the run."""
     return load_base(
         name,
         dtype=getattr(torch, config.base_dtype),
@@ -46,10 +46,11 @@ def load_pair(config: TrainConfig, name: str | None, device: torch.device, say: 
 
 
 def check_prompts(states: PromptStates, prompts: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Number of tokens of every prompt of every task.
+    """Count the tokens of every prompt of every task.
 
     Raises:
-        PromptError: A prompt that cannot be read; its task is named. It is found now and not when the order comes to it.
+        PromptError: A prompt cannot be encoded; the message names its task. All prompts are checked here, before
+            training.
     """
     lengths = {}
     for task, several in prompts.items():
@@ -64,10 +65,10 @@ def check_prompts(states: PromptStates, prompts: Mapping[str, Sequence[str]]) ->
 def make_batches(
     config: TrainConfig, tokenizer: PreTrainedTokenizerBase, data: TrainingData, lengths: Mapping[str, int], say: Say
 ) -> tuple[Batches, dict[str, int]]:
-    """The batches of a run, and how many rows were left out as too long, for ``input`` and for ``answer``.
+    """The batches of a run, and the number of rows skipped because of a too long ``input`` or ``answer``.
 
     Raises:
-        DataError: Too few rows for one batch.
+        DataError: There are too few rows for one batch.
     """
     options = config.data
     examples, left_out = tokenize_rows(tokenizer, data.rows, options)
@@ -100,7 +101,7 @@ def make_batches(
     size: dict[str, int] = {
         "prompts_per_batch": config.prompts_per_batch, "rows_per_prompt": config.rows_per_prompt, "seed": config.seed,
     }  # fmt: skip
-    order = None  # by rows
+    order = None  # None means ordered by rows
     if options.order == "tasks":
         order = TaskOrder(
             rows_by_task(examples),
@@ -127,10 +128,10 @@ def make_batches(
 def make_objective(
     config: TrainConfig, host: Host, batches: Batches, device: torch.device, say: Say, teacher: Pair | None = None
 ) -> Objective:
-    """``sft``, or ``distill`` with the teacher that the configuration names or that is given.
+    """``sft``, or ``distill`` with the given teacher or the one that the configuration names.
 
     Raises:
-        ModelError: A teacher that cannot be loaded or has another tokenizer.
+        ModelError: The teacher cannot be loaded, or has another tokenizer.
     """
     options = config.distill
     if config.objective == "sft":
@@ -152,10 +153,10 @@ def make_objective(
 def make_hypernetwork(
     config: TrainConfig, host: Host, states: PromptStates, prompts: Mapping[str, Sequence[str]], device: torch.device
 ) -> HyperNetwork:
-    """A hypernetwork with initial weights of the run's seed, and the statistics of the states of the first prompts."""
+    """A hypernetwork with initial weights from the run's seed and statistics from the states of the first prompts."""
     from accelerate.utils import set_seed
 
-    set_seed(config.seed)  # so that what was loaded before does not change the initial weights
+    set_seed(config.seed)  # makes the initial weights independent of anything loaded before
     hypernetwork = HyperNetwork(
         config.hypernetwork, host.injector.projections, states.state_size, host.fingerprint, states.fingerprint
     ).to(device)  # before the statistics, which are computed from states on this device
@@ -168,12 +169,12 @@ def make_hypernetwork(
 def identity(
     prompts: Mapping[str, Sequence[str]], rows: Sequence[Row], teacher: Mapping[str, str | int] | None = None
 ) -> str:
-    """Hash of everything a run is trained on, so that a checkpoint is never resumed with other data.
+    """A hash of everything that a run is trained on, so that a checkpoint is never resumed with other data.
 
     Args:
-        prompts: Task to its prompts.
+        prompts: Maps each task to its prompts.
         rows: The rows.
-        teacher: Fingerprint of a teacher that the configuration does not name.
+        teacher: Fingerprint of a teacher that is not named in the configuration.
     """
     digest = hashlib.sha256(json.dumps(prompts).encode())
     for row in rows:

@@ -1,9 +1,9 @@
 """``Trainer``: one visible loop on Accelerate that trains a hypernetwork through a frozen base.
 
-A step encodes each prompt once, writes its adapter, runs the base with the adapters on, and updates the hypernetwork
-with the gradient of the objective's loss. Order, wordings, noise and schedule are functions of seed and step, and a batch
-may be split over processes and parts, so that a resumed run, or one on more processes, repeats the losses of an
-uninterrupted one.
+A step encodes each prompt once, writes its adapter, runs the base with the adapters switched on, and updates the
+hypernetwork with the gradient of the objective's loss. Order, wordings, noise and schedule depend only on the seed and
+the step, and a batch may be split over processes and parts. A resumed run, or one with more processes, therefore
+repeats the losses of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -67,32 +67,32 @@ from promptlora.train.validation import Validation
 
 
 class Trainer:
-    """Trains one hypernetwork as a configuration says, in one process or under ``torchrun`` in several.
+    """Trains one hypernetwork according to a configuration, in one process or under ``torchrun`` in several.
 
     It installs hooks on the base; :meth:`close`, or leaving ``with Trainer(config) as trainer``, removes them.
 
-    What the configuration names by paths may be given as objects instead; the configuration then leaves the path out::
+    Objects can be passed in place of paths in the configuration; the configuration must then leave the path empty::
 
         config = TrainConfig(steps=500)
         with Trainer(config, model=model, tokenizer=tokenizer, rows=rows, output="runs/mine") as trainer:
             folder = trainer.run()
 
     Args:
-        config: The run.
-        model: The base, on the device of the run; by default loaded as ``config.base`` says.
-        tokenizer: Its tokenizer.
-        rows: Rows to train on, in place of ``config.data.train``; ``split`` selects among them as it does in a file.
-        teacher: Model and tokenizer of the teacher of ``distill``, in place of ``config.distill.teacher``.
-        output: Folder of the run, in place of ``config.output``.
-        callbacks: Receive the events of the run (:class:`Callback`); a plain function gets the :class:`StepMetrics` of each
-            step. The attribute ``callbacks`` is a list that may be changed until :meth:`run` is called.
-        progress: Called with one line about each stage of the preparation.
+        config: The run's configuration.
+        model: The base, on the device of the run; by default it is loaded from ``config.base``.
+        tokenizer: The base's tokenizer.
+        rows: Rows to train on, instead of ``config.data.train``; ``split`` selects among them as it does in a file.
+        teacher: Model and tokenizer of the teacher of ``distill``, instead of ``config.distill.teacher``.
+        output: Folder of the run, instead of ``config.output``.
+        callbacks: Receive the events of the run (:class:`Callback`); a plain function gets the :class:`StepMetrics` of
+            each step. The attribute ``callbacks`` is a list that may be changed until :meth:`run` is called.
+        progress: Called with one line for each stage of the preparation.
 
     Raises:
-        DataError: Rows, paraphrases or adapters that cannot be used.
-        PromptError: A prompt longer than the encoder takes; its task is named.
-        ModelError: A base that cannot be loaded or trained through.
-        ConfigError: Settings that do not go together, or that the processes cannot share evenly.
+        DataError: Rows, paraphrases or adapters cannot be used.
+        PromptError: A prompt is longer than the encoder accepts; the message names its task.
+        ModelError: A base cannot be loaded, or gradients cannot pass through it.
+        ConfigError: Settings are incompatible, or the processes cannot share a batch evenly.
         MissingExtraError: The extra ``train`` is not installed.
     """
 
@@ -128,14 +128,14 @@ class Trainer:
         self.injector = self.base.injector
         try:
             self._prepare(data, progress or (lambda line: None), teacher)
-        except BaseException:  # no hook stays on the base
+        except BaseException:  # remove all hooks from the base
             self.close()
             raise
 
     def _prepare(self, data: TrainingData, say: Say, teacher: Pair | None) -> None:
-        """Batches, objective, hypernetwork and optimizer."""
+        """Create batches, objective, hypernetwork and optimizer."""
         config, device = self.config, self.accelerator.device
-        if device.type == "cuda":  # the head and the hypernetwork are float32: let them use TF32
+        if device.type == "cuda":  # the head and the hypernetwork are float32: allow TF32
             before = torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision("high")
             self._release.callback(torch.set_float32_matmul_precision, before)
@@ -144,7 +144,7 @@ class Trainer:
         self._sharded = config.shard_base and self.accelerator.num_processes > 1
         if self._sharded:
             self.base.shard()
-        keep = config.prompt_states and not self._sharded  # a file that one process finds, all would have to find
+        keep = config.prompt_states and not self._sharded  # with shards, all processes must find the same files
         self.states = self.base.prompt_states(config.hypernetwork, Path(config.prompt_states) if keep else None)
         self.objective: Objective
         if config.objective == "reconstruct":
@@ -167,7 +167,7 @@ class Trainer:
         self._named = dict(member for members in groups.values() for member in members)
         self._groups = {name: [parameter for _, parameter in members] for name, members in groups.items()}
         self.hypernetwork, self.optimizer = self.accelerator.prepare(hypernetwork, optimizer)
-        dtype = None if config.objective == "reconstruct" else self.model.dtype  # one cast for each shape
+        dtype = None if config.objective == "reconstruct" else self.model.dtype  # one cast per shape
         self.writer = AdapterWriter(self.hypernetwork, self.plain, self.states, dtype)
         self.instruments = Instruments(config, self.objective, self.writer, self._sum)
         parts = config.accumulate * self.accelerator.num_processes
@@ -189,14 +189,14 @@ class Trainer:
         self.close()
 
     def close(self) -> None:
-        """Take the hooks, and activation checkpointing, off the base; harmless when called twice."""
+        """Remove the hooks and activation checkpointing from the base; calling it twice is safe."""
         self.base.close()
         self._release.close()
 
     # --- one step ----------------------------------------------------------------------------------------
 
     def _generator(self, part: int) -> torch.Generator:
-        """Random numbers of a part of this step."""
+        """The random generator for a part of this step."""
         seed = random.Random(f"{self.config.seed}/{self.step}/{part}").getrandbits(63)
         return torch.Generator().manual_seed(seed)
 
@@ -211,7 +211,7 @@ class Trainer:
         """One optimizer step on the next batch.
 
         Raises:
-            TrainingError: A loss or a gradient that is not finite; the hypernetwork is as before the step.
+            TrainingError: A loss or a gradient is not finite; the hypernetwork is unchanged by the step.
         """
         started = time.perf_counter()
         config, optim, penalty = self.config, self.config.optim, self.config.regularization
@@ -219,7 +219,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["top_lr"] * factor
         batches = self._loader.load(self.step)
-        if self._sharded:  # all processes run a sharded base together: each needs the same states at the same time
+        if self._sharded:  # all processes run a sharded base together and need the same states at the same time
             for batch in batches:
                 self.states.batch([*batch.prompts, *batch.pairs])
         weights = [self.objective.weight(batch) for batch in batches]
@@ -231,7 +231,7 @@ class Trainer:
         for part in mine:
             batch, weight = batches[part], weights[part] / sum(weights)
             generator = self._generator(part)
-            # Gradients of the parts add up; they are shared with the other processes after the last one.
+            # Gradients accumulate over the parts; they are reduced across processes after the last part.
             with nullcontext() if part == mine[-1] else self.accelerator.no_sync(self.hypernetwork):
                 encoded = self.writer.encode(batch)
                 lora = self.writer.adapters(batch, encoded)
@@ -243,7 +243,7 @@ class Trainer:
                     loss = loss + penalty.contrastive * self.writer.contrast(batch, encoded)
                 self.accelerator.backward(loss * weight * self.accelerator.num_processes)
             loras[part] = lora.detach()
-        (value,) = self._sum([float(torch.stack(losses).sum())])  # the one wait for the device before the norms
+        (value,) = self._sum([float(torch.stack(losses).sum())])  # the only device synchronisation before the norms
         norms = norm_and_clip(self._groups, optim)
         if not math.isfinite(value) or not all(map(math.isfinite, norms.values())):
             self.optimizer.zero_grad(set_to_none=True)
@@ -283,12 +283,12 @@ class Trainer:
         return metrics
 
     def validate(self) -> dict[str, float | None]:
-        """Losses on the held-out tasks, by their names in :class:`StepMetrics`; empty without such tasks."""
+        """Losses on the held-out tasks, by their names in :class:`StepMetrics`; empty if there are no such tasks."""
         return {} if self.validation is None else self.validation.measure(self.plain, self.states)
 
     @property
     def warning(self) -> str | None:
-        """A line when the margin has stayed near 0 in the last measurements after the warm-up."""
+        """One line if the last measurements after the warm-up all had a margin near 0; otherwise None."""
         return self.instruments.warning(self.step)
 
     # --- checkpoints -------------------------------------------------------------------------------------
@@ -298,10 +298,10 @@ class Trainer:
         return checkpoints(self.folder)
 
     def save(self) -> Path:
-        """Write a checkpoint, whole or not at all, and only then drop the oldest beyond ``keep_checkpoints``.
+        """Write a checkpoint atomically, and only then delete the oldest ones beyond ``keep_checkpoints``.
 
         Raises:
-            OutputError: It cannot be written (no space, no permission); those before it are as they were.
+            OutputError: The checkpoint cannot be written (no space, no permission); earlier checkpoints are unchanged.
         """
         path = self.folder / f"step-{self.step}"
         if self.accelerator.is_main_process:
@@ -311,10 +311,10 @@ class Trainer:
         return path
 
     def resume(self) -> int:
-        """Continue from the newest checkpoint of the run; returns its step (0 when there is none).
+        """Continue from the newest checkpoint of the run; returns its step, or 0 if there is none.
 
         Raises:
-            CheckpointError: A damaged checkpoint, or one of another configuration.
+            CheckpointError: The checkpoint is damaged, or belongs to another configuration.
         """
         self.step = load_checkpoint(self.folder, self.plain, self.optimizer, self._named, self.config, self._data)
         if self.step and (self.folder / METRICS_FILE).is_file():
@@ -328,21 +328,21 @@ class Trainer:
     def run(self, resume: bool = False, until: int | None = None, minutes: float | None = None) -> Path:
         """Train to the last step, and write the hypernetwork to ``final/``.
 
-        On Ctrl-C or SIGTERM the current step is finished, a checkpoint written and KeyboardInterrupt raised.
+        On Ctrl-C or SIGTERM the current step is finished, a checkpoint is written, and KeyboardInterrupt is raised.
 
         Args:
-            resume: Continue from the newest checkpoint; without it a folder that holds one is refused.
+            resume: Continue from the newest checkpoint; if False, a folder that holds a checkpoint is refused.
             until: Stop after this step, with a checkpoint.
-            minutes: Stop with a checkpoint after the first step that ends this many minutes after the call.
+            minutes: Stop with a checkpoint after the first step that ends at least this many minutes after the call.
 
         Returns:
-            The folder of the trained hypernetwork, or of the checkpoint when stopped early.
+            The folder of the trained hypernetwork, or of the checkpoint if the run stopped early.
 
         Raises:
-            OutputError: A folder that holds a run already or cannot be written.
-            CheckpointError: A damaged checkpoint, or one of another configuration.
-            TrainingError: A loss or a gradient that is not finite.
-            KeyboardInterrupt: It was asked to stop, and a checkpoint is written.
+            OutputError: The folder already holds a run, or cannot be written.
+            CheckpointError: The checkpoint is damaged, or belongs to another configuration.
+            TrainingError: A loss or a gradient is not finite.
+            KeyboardInterrupt: The run was asked to stop; a checkpoint has been written.
         """
         if until is not None and until < 1:
             raise ConfigError(f"until={until}; expected a step of 1 or more")
@@ -353,7 +353,7 @@ class Trainer:
             self.resume()
         elif self.checkpoints() or (self.folder / FINAL_FOLDER).exists():
             raise OutputError(f"{self.folder}: holds a run already; pass resume=True to continue it or another output")
-        self.accelerator.wait_for_everyone()  # every process has looked before one writes
+        self.accelerator.wait_for_everyone()  # all processes must have checked the folder before one writes
         if self.accelerator.is_main_process:
             make_run_folder(self.folder)
         last = min(self.config.steps, self.config.steps if until is None else until)
@@ -364,7 +364,7 @@ class Trainer:
             while self.step < last:
                 metrics = self.train_step()
                 callbacks.after_step(metrics, self.warning)
-                # Asked once, so that a signal never comes between the checkpoint and the end; by any process.
+                # Checked once per step, over all processes, so that no signal falls between the checkpoint and the end.
                 over = callbacks.should_stop() or time.monotonic() >= ends
                 stop, over = any_of(self.accelerator, asked(), over)
                 if self.step % self.config.checkpoint_every == 0 or self.step == last or stop or over:
@@ -376,7 +376,7 @@ class Trainer:
                     break
         if self.step >= self.config.steps:
             path = self.folder / FINAL_FOLDER
-            if self.config.hypernetwork.generated:  # in every process: a sharded base needs all of them
+            if self.config.hypernetwork.generated:  # runs in every process, because a sharded base needs all of them
                 self.plain.training_prompts = training_prompts(
                     self._own_prompts, self._heldout_prompts, self.states, two_parts=self.config.hypernetwork.two_parts
                 )

@@ -16,28 +16,28 @@ from promptlora.losses import sft_loss
 from promptlora.text import PromptStates
 from promptlora.train.config import TrainConfig
 
-_ROWS = 64  # rows that run at once
+_ROWS = 64  # rows per forward pass
 
 
 class Validation:
-    """Rows of held-out tasks, and their loss in nats: the mean over tasks of the mean over rows of the mean over tokens.
+    """Rows of held-out tasks, and their loss in nats, averaged over tokens, then over rows, then over tasks.
 
     Args:
         base: The frozen base.
         rows: The rows.
-        config: The run.
+        config: The run's configuration.
     """
 
     def __init__(self, base: Host, rows: Sequence[Row], config: TrainConfig) -> None:
         self.base, self.config = base, config
         self.prompts = {row.task: row.prompt for row in rows}
         self.tasks = list(self.prompts)
-        self.right = {task: i for i, task in enumerate(self.tasks)}  # task to its own adapter, and to the next one's
+        self.right = {task: i for i, task in enumerate(self.tasks)}  # task to its own adapter, then to the next task's
         self.wrong = {task: (i + 1) % len(self.tasks) for task, i in self.right.items()}
         self.examples, _ = tokenize_rows(base.tokenizer, rows, config.data)
 
     def measure(self, hypernetwork: HyperNetwork, states: PromptStates) -> dict[str, float | None]:
-        """Loss with the right adapters, with those of other tasks, with the static part, with the prompt in context too."""
+        """Losses with the right adapters, other tasks' adapters, the static part, and with the prompt in context."""
         training = hypernetwork.training
         hypernetwork.eval()
         try:
@@ -62,18 +62,18 @@ class Validation:
         }
 
     def loss(self, lora: LoRAWeights, adapter_of: dict[str, int], *, in_context: bool = False) -> float:
-        """The loss where a task's rows have adapter ``adapter_of[task]``."""
+        """The loss if the rows of each task have adapter ``adapter_of[task]``."""
         return fmean(self.by_task(lora, adapter_of, in_context=in_context).values())
 
     @torch.no_grad()
     def by_task(self, lora: LoRAWeights, adapter_of: dict[str, int], *, in_context: bool = False) -> dict[str, float]:
-        """As :meth:`loss`, of each task."""
+        """The same as :meth:`loss`, separately for each task."""
         losses: dict[str, list[float]] = defaultdict(list)
         read = [
             (self.base.render(e.text, self.prompts[e.task]) if in_context else e.input_ids, e.answers[0], e.task)
             for e in self.examples
         ]
-        read.sort(key=lambda row: len(row[0]) + len(row[1]))  # rows of one length together, so that little is padding
+        read.sort(key=lambda row: len(row[0]) + len(row[1]))  # rows of similar length together, to reduce padding
         for start in range(0, len(read), _ROWS):
             chosen = read[start : start + _ROWS]
             input_ids, labels = ids_and_labels([(ids, answer) for ids, answer, _ in chosen], 0)

@@ -1,4 +1,4 @@
-"""What a family of tasks is: parameters are drawn, and out come phrases for the prompt and a function for the answer.
+"""Families of tasks: a family draws parameters and returns phrases for the prompt and a function for the answer.
 
 It knows nothing of how phrases become prompts (``wording``) or where inputs come from (``pools``).
 """
@@ -17,7 +17,7 @@ from promptlora.data.synthetic.vocabulary.texts import LABELS
 
 @dataclass(frozen=True)
 class Item:
-    """An input: the text that the model reads, and the value behind it (its type is that of the pool)."""
+    """An input: the text that the model reads, and the value it stands for (its type depends on the pool)."""
 
     text: str
     value: Any
@@ -25,17 +25,17 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """One task without its rows: a family with its parameters drawn.
+    """One task without its rows: a family with specific parameters.
 
     Attributes:
-        pool: Where the inputs come from.
-        do: Imperative phrases ("sort {x}") and questions ("How long is {x}?"); ``{x}`` stands for the input. Lines after
-            the first are sentences that follow the phrase.
+        pool: Name of the pool of inputs.
+        do: Imperative phrases ("sort {x}") and questions ("How long is {x}?"); ``{x}`` stands for the input. Any lines
+            after the first are sentences that follow the phrase.
         give: Noun phrases for the answer ("{x} in capital letters"), with further lines as in ``do``.
-        note: Sentences that say what the phrases leave open; each wording carries one of them.
-        answer: The right answer, or None for an input that the task does not take.
-        key: What tells two tasks of the family apart.
-        labels: Of a task with labels all of them; rows are balanced over them.
+        note: Sentences that specify what the phrases leave open; each wording includes one of them.
+        answer: Returns the correct answer, or None if the task does not apply to the input.
+        key: Distinguishes tasks of the same family.
+        labels: All labels, if the task has labels; rows are balanced over them.
         uses: Names of further families that the task is built from.
     """
 
@@ -51,7 +51,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Family:
-    """A named kind of task; ``uses`` names families that all of its tasks are built from."""
+    """A named kind of task; ``uses`` names families from which all its tasks are built."""
 
     name: str
     category: str
@@ -74,7 +74,7 @@ def ordinal(number: int) -> str:
 
 
 def fill(phrase: str, values: Mapping[str, Any]) -> str:
-    """Put parameters into a phrase: ``{k}`` as it is, ``{k:th}`` as an ordinal word; other fields stay."""
+    """Insert parameters into a phrase: ``{k}`` as it is, ``{k:th}`` as an ordinal word; other fields are unchanged."""
 
     def put(match: re.Match[str]) -> str:
         name, form = match.groups()
@@ -87,12 +87,12 @@ def fill(phrase: str, values: Mapping[str, Any]) -> str:
 
 
 def phrases(text: str, values: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """Phrases separated by ``|``, with parameters put in."""
+    """Split phrases at ``|`` and insert the parameters."""
     return tuple(fill(phrase.strip(), values or {}) for phrase in text.split("|") if phrase.strip())
 
 
 def as_text(answer: Any) -> str | None:
-    """An answer as text: items of a list are separated by commas; nothing at all is None."""
+    """An answer as text: list items are separated by commas; an empty answer becomes None."""
     if isinstance(answer, (list, tuple)):
         answer = ", ".join(str(part) for part in answer)
     text = None if answer is None else str(answer)
@@ -109,18 +109,18 @@ def family(
     note: str = "",
     **parameters: Sequence[Any],
 ) -> Family:
-    """A family given by a function of the input's value and of parameters.
+    """Define a family by a function of the input's value and of parameters.
 
     Args:
-        category: Its category.
-        name: Its name.
-        pools: Names of pools that it takes inputs from, separated by spaces; a task takes one of them.
-        answer: Called with the value of an input and the parameters by name; None where the task does not apply. A key or
-            an index stands for a function that looks it up in the value.
-        do: Phrases of ``Goal.do``, separated by ``|``; parameters in braces.
+        category: Category of the family.
+        name: Name of the family.
+        pools: Names of its pools of inputs, separated by spaces; each task uses one of them.
+        answer: Called with the value of an input, and the parameters by name; returns None if the task does not apply.
+            A key or an index is a shorthand for a function that looks it up in the value.
+        do: Phrases for ``Goal.do``, separated by ``|``; parameters in braces.
         give: The same for ``Goal.give``.
         note: The same for ``Goal.note``.
-        parameters: For each parameter the values that it can have.
+        parameters: The possible values of each parameter.
     """
     compute = answer if callable(answer) else itemgetter(answer)
 
@@ -158,10 +158,10 @@ def _listed(parts: Sequence[str], last: str) -> str:
 
 
 def mapping_phrases(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Imperative and noun phrases for "this answer when that holds".
+    """Imperative and noun phrases that say "give this answer under that condition".
 
     Args:
-        pairs: Answers, each with the condition under which it is right.
+        pairs: Answers, each with the condition under which it is correct.
     """
     ifs = [f"{label} if {condition}" for label, condition in pairs]
     do: tuple[str, ...] = (
@@ -190,16 +190,16 @@ def choice(
     ask: str,
     **parameters: Sequence[Any],
 ) -> tuple[Family, Family]:
-    """Two families that choose one of several labels: with their natural names, and with others given in the prompt.
+    """Define two families that choose one of several labels: with natural label names, and with names from the prompt.
 
     Args:
-        category: Category of the first; that of the second is "label exchange".
-        name: Name of the first; the second adds "-relabelled".
-        pools: As in ``family``.
-        classify: The natural label of an input's value, or None where the task does not apply.
-        classes: Natural label to its condition ("{x} is positive"). One of the classes always holds.
+        category: Category of the first family; the second has the category "label exchange".
+        name: Name of the first family; the second appends "-relabelled".
+        pools: See ``family``.
+        classify: Returns the natural label of an input's value, or None if the task does not apply.
+        classes: Maps each natural label to its condition ("{x} is positive"). One of the conditions must always hold.
         ask: Phrases that ask for the natural label ("give the sentiment of {x}"), separated by ``|``.
-        parameters: As in ``family``.
+        parameters: See ``family``.
     """
     binary = set(classes) == {"yes", "no"}
 
@@ -220,7 +220,7 @@ def choice(
 
         pairs = [(to_label[label], fill(classes[label], values)) for label in names]
         if binary:
-            pairs.sort(key=lambda pair: pair[0] != to_label["yes"])  # "it does not" can only stand second
+            pairs.sort(key=lambda pair: pair[0] != to_label["yes"])  # "it does not" only makes sense in second place
         do, give = mapping_phrases(pairs)
         questions = phrases(ask, values)
         if natural:
@@ -246,7 +246,7 @@ def choice(
     def relabelled(rng: Random) -> Goal:
         pool, values, names = start(rng)
         kind = rng.random()
-        if kind < 0.3:  # the same labels, each for another class
+        if kind < 0.3:  # the same labels, but each names another class
             labels = names[1:] + names[:1]
         elif kind < 0.65:
             labels = rng.sample(LABELS, len(names))
@@ -260,14 +260,14 @@ def choice(
 def constrained(
     goal: Goal, name: str, change: Callable[[str, str], str | None], tails: Sequence[str], key: str
 ) -> Goal:
-    """A goal whose answers get another form.
+    """A goal whose answers must have another form.
 
     Args:
-        goal: The goal that is changed.
-        name: Name of its family, which the new goal is built from.
-        change: The new answer, from the text of the input and the old answer; None leaves the input out.
-        tails: Sentences that ask for the form; each wording carries one of them.
-        key: What tells the form apart from other forms.
+        goal: The original goal.
+        name: Name of the original goal's family, which the new goal is built from.
+        change: Returns the new answer, given the input's text and the old answer; None skips the input.
+        tails: Sentences that ask for the form; each wording includes one of them.
+        key: Distinguishes this form from other forms.
     """
     old = goal.answer
 

@@ -1,4 +1,4 @@
-"""From families to tasks with rows: spread evenly, never the same task twice, the same bytes for the same seed."""
+"""Generates tasks with rows from families: evenly spread, without duplicates, and byte-identical for equal seeds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from promptlora.data.synthetic.wording import write_wordings
 from promptlora.errors import DataError
 
 _WORDINGS = 12
-_LEAST_ROWS = 10  # of a task whose pool is small
+_LEAST_ROWS = 10  # minimum number of rows of a task with a small pool
 _REDRAWS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticRow:
-    """One example of a task; ``split`` is train or eval."""
+    """One example of a task; ``split`` is ``train`` or ``eval``."""
 
     input: str
     output: str
@@ -30,16 +30,16 @@ class SyntheticRow:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticTask:
-    """A task: prompts that say the same, and rows.
+    """A task: prompts with the same meaning, and rows.
 
     Attributes:
-        name: Its own among all tasks of a seed: family and round.
-        family: The family that it comes from.
+        name: Unique among all tasks of a seed: family and round.
+        family: The family that the task comes from.
         category: The category of the family.
-        pool: Tasks of one pool draw from the same inputs in the same order; the number after the slash is the
-            round, since each round has inputs of its own.
+        pool: Tasks with the same pool use the same inputs in the same order; the number after the slash is the round,
+            because each round has its own inputs.
         metric: How an answer is scored.
-        wordings: Prompts of the task, eight or more, all different; the first one stands in its rows.
+        wordings: Eight or more distinct prompts of the task; the rows contain the first one.
         rows: The examples; the last quarter is for evaluation.
     """
 
@@ -85,7 +85,7 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _excluded(exclude: Iterable[str]) -> set[str]:
-    """Names of families that are left out, given names of families and categories."""
+    """Names of the families to leave out, given names of families and categories."""
     by_category = {family.category for family in FAMILIES}
     names = set(family_names())
     left_out: set[str] = set()
@@ -102,7 +102,7 @@ def _excluded(exclude: Iterable[str]) -> set[str]:
 
 
 def _answered(goal: Goal, deal: str, count: int) -> list[tuple[str, str]]:
-    """Inputs and answers in the order of the pool, without letting one answer prevail."""
+    """Inputs and answers in the order of the pool, limiting how often the same answer occurs."""
     found: list[tuple[str, str]] = []
     given: Counter[str] = Counter()
     for item in inputs(goal.pool, deal):
@@ -120,7 +120,7 @@ def _answered(goal: Goal, deal: str, count: int) -> list[tuple[str, str]]:
 
 
 def _varied(goal: Goal, pairs: list[tuple[str, str]], count: int) -> bool:
-    """Whether there are rows enough and the answers tell something, in the last quarter too."""
+    """Whether there are enough rows, and whether the answers vary enough, also in the last quarter."""
     if len(pairs) < min(count, _LEAST_ROWS):
         return False
     answers = Counter(answer for _, answer in pairs)
@@ -131,7 +131,7 @@ def _varied(goal: Goal, pairs: list[tuple[str, str]], count: int) -> bool:
 
 
 def _held(count: int) -> int:
-    """Rows of a task that are for evaluation: a quarter, two at least."""
+    """Number of a task's rows that are for evaluation: a quarter, at least two."""
     return max(2, count // 4)
 
 
@@ -155,23 +155,24 @@ def _task(family: Family, number: int, goal: Goal, pairs: list[tuple[str, str]],
 def make_tasks(
     count: int, *, rows: int = 40, seed: int = 0, exclude: Iterable[str] = (), only: str | None = None
 ) -> Iterator[SyntheticTask]:
-    """Make tasks, round by round: each round has one task of every family, in an order of its own.
+    """Generate tasks round by round: each round has one task from every family, in its own order.
 
-    A family that has shown all its parameters shows them again with other inputs and other wordings. A longer
-    run with the same seed starts with the tasks of a shorter one.
+    A family that has used all its parameters uses them again with other inputs and other wordings. With the same seed,
+    a longer run starts with the tasks of a shorter one.
 
     Args:
-        count: How many tasks.
-        rows: Rows of a task; those whose pool is small (countries, elements) may have fewer.
-        seed: Seed of everything.
-        exclude: Families and categories to leave out, with the tasks that are built from them.
-        only: The one family to take tasks from.
+        count: Number of tasks.
+        rows: Rows per task; tasks with a small pool (countries, elements) may have fewer.
+        seed: Seed of all random choices.
+        exclude: Families and categories to leave out, together with the tasks that are built from them.
+        only: Use only this family.
 
     Returns:
         An iterator of tasks.
 
     Raises:
-        DataError: Less than one task, fewer than 8 rows, an unknown name in ``exclude`` or ``only``, or no family left.
+        DataError: ``count`` is below 1, ``rows`` is below 8, ``exclude`` or ``only`` has an unknown name, or no family
+            is left.
     """
     if count < 1:
         raise DataError(f"tasks: {count}. Expected 1 or more. Fix: ask for at least one task.")
@@ -190,7 +191,7 @@ def make_tasks(
 
 def _made(count: int, rows: int, seed: int, kept: list[Family], left_out: set[str]) -> Iterator[SyntheticTask]:
     done, number = 0, 0
-    shown: set[str] = set()  # prompts that stand in rows
+    shown: set[str] = set()  # prompts that are used in rows
     keys: dict[str, set[str]] = {family.name: set() for family in kept}
     while True:
         order = list(kept)
@@ -209,7 +210,7 @@ def _made(count: int, rows: int, seed: int, kept: list[Family], left_out: set[st
 def _drawn(
     family: Family, number: int, rows: int, seed: int, left_out: set[str], keys: set[str], shown: set[str]
 ) -> SyntheticTask | None:
-    """The task of a family in a round: parameters that it has not shown yet, where there are any."""
+    """The task of a family in a round, preferably with parameters that it has not used yet."""
     spare: tuple[Goal, list[tuple[str, str]], tuple[str, ...]] | None = None
     for again in range(_REDRAWS):
         rng = Random(f"{seed}/{number}/{family.name}/{again}")

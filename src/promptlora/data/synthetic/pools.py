@@ -1,6 +1,6 @@
-"""Where inputs come from: pools that several families share, so that one input can stand under many prompts.
+"""Pools of inputs that several families share, so that one input can appear with many prompts.
 
-A pool gives the same inputs in the same order for the same generator; it knows nothing of what is asked about them.
+A pool gives the same inputs in the same order for the same generator; it knows nothing of the tasks that use them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from promptlora.data.synthetic.pools_records import RECORD_POOLS
 from promptlora.data.synthetic.pools_text import TEXT_POOLS
 from promptlora.data.synthetic.pools_words import WORD_POOLS
 
-_TRIES = 900  # inputs that are drawn from a pool that never ends
+_TRIES = 900  # inputs that are drawn from an unlimited pool
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Pool:
     """A kind of input.
 
     Attributes:
-        noun: What a prompt calls the input ("the word").
-        given: The same in the first mention ("a word").
-        draw: One input. A pool with few inputs is given by ``every`` instead.
+        noun: How a prompt refers to the input ("the word").
+        given: How a prompt first mentions the input ("a word").
+        draw: Draws one input.
     """
 
     noun: str
@@ -42,7 +42,7 @@ POOLS: dict[str, Pool] = {
 
 @lru_cache(maxsize=64)
 def inputs(pool: str, seed: str) -> tuple[Item, ...]:
-    """The inputs of a pool for a seed, in their order, each once."""
+    """The distinct inputs of a pool for a seed, in order."""
     rng = Random(f"{seed}/{pool}")
     found: dict[str, Item] = {}
     for item in _drawn(POOLS[pool], rng):

@@ -1,6 +1,6 @@
 """Pools of numbers, calculations, dates, times and measures.
 
-Each entry: what a prompt calls the input, its first mention, and the function that draws one.
+Each entry holds how a prompt refers to the input, how it first mentions the input, and the function that draws one.
 """
 
 from __future__ import annotations
@@ -40,34 +40,34 @@ def roman(number: int) -> str:
 
 
 def written_date(day: date) -> str:
-    """A date as 5 March 2021."""
+    """Format a date as 5 March 2021."""
     return f"{day.day} {facts.MONTHS[day.month - 1]} {day.year}"
 
 
 def clock(minutes: int) -> str:
-    """Minutes after midnight as 09:05."""
+    """Format minutes after midnight as 09:05."""
     return f"{minutes // 60 % 24:02d}:{minutes % 60:02d}"
 
 
 def clock12(minutes: int) -> str:
-    """Minutes after midnight as 9:05 AM."""
+    """Format minutes after midnight as 9:05 AM."""
     hour = minutes // 60 % 24
     return f"{(hour - 1) % 12 + 1}:{minutes % 60:02d} {'AM' if hour < 12 else 'PM'}"
 
 
 def money(cents: int, sign: str = "$") -> str:
-    """An amount as $12.50."""
+    """Format an amount as $12.50."""
     return f"{sign}{cents // 100}.{cents % 100:02d}"
 
 
 def a_day(rng: Random) -> date:
-    """A day from 1980 to 2029."""
+    """Draw a day from 1980 to 2029."""
     return date(1980, 1, 1) + timedelta(days=rng.randrange(50 * 365))
 
 
 def _number(low: int, high: int) -> Callable[[Random], Item]:
     def draw(rng: Random) -> Item:
-        digits = rng.randint(len(str(low)), len(str(high)))  # as many short numbers as long ones
+        digits = rng.randint(len(str(low)), len(str(high)))  # short numbers are as frequent as long ones
         number = rng.randint(max(low, 10 ** (digits - 1)), min(high, 10**digits - 1))
         return Item(str(number), number)
 
@@ -185,7 +185,7 @@ def _time_pair(rng: Random) -> Item:
     return Item(f"{clock(start)}-{clock(end)}", (start, end))
 
 
-#: Unit: its name, the kind of quantity, and its size in the smallest unit of its kind.
+#: Unit: its name, the kind of quantity, and its size in the smallest unit of that kind.
 UNITS = {
     "mm": ("millimetres", "length", 1),
     "cm": ("centimetres", "length", 10),

@@ -1,6 +1,6 @@
 """Pools of records: people, orders, log lines, CSV, JSON, tables, questions with answers.
 
-Each entry: what a prompt calls the input, its first mention, and the function that draws one.
+Each entry holds how a prompt refers to the input, how it first mentions the input, and the function that draws one.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _version(rng: Random) -> Item:
 
 
 def _quiz(rng: Random) -> Item:
-    """Questions of four topics with their answers."""
+    """Questions on four topics with their answers."""
     topic = rng.choice(("fruit", "geography", "arithmetic", "animals"))
     if topic == "fruit":
         fruit = rng.choice(("banana", "lemon", "strawberry", "cherry", "apricot", "tangerine", "blueberry"))

@@ -1,6 +1,6 @@
 """Pools of phrases, sentences, reviews, messages and other texts.
 
-Each entry: what a prompt calls the input, its first mention, and the function that draws one.
+Each entry holds how a prompt refers to the input, how it first mentions the input, and the function that draws one.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _FORMS = {row[0]: row[1:] for row in words.VERBS}
 
 
 def same(text: str) -> Item:
-    """An input whose value is its text."""
+    """An input whose value is the text itself."""
     return Item(text, text)
 
 
 def fill_in(template: str, rng: Random) -> str:
-    """Put names, cities and numbers into a template."""
+    """Insert names, cities and numbers into a template."""
     hour = f"{rng.randint(6, 11)}:{rng.choice(('00', '15', '30', '45'))}"
     return template.format(
         first=rng.choice(people.FIRST),
@@ -38,7 +38,7 @@ def fill_in(template: str, rng: Random) -> str:
 
 
 def labelled(options: Mapping[str, Sequence[str]], rng: Random) -> tuple[str, str]:
-    """A label and one of its texts, filled in."""
+    """Draw a label and one of its texts, with the template filled in."""
     label = rng.choice(list(options))
     return label, fill_in(rng.choice(options[label]), rng)
 
@@ -63,7 +63,7 @@ def phrase(rng: Random) -> str:
 
 
 def _action(rng: Random) -> dict[str, str]:
-    """A sentence in the third person: its words, in the present tense and without the full stop."""
+    """The parts of a sentence in the third person, in the present tense and without the full stop."""
     subject, pronoun = rng.choice(texts.SUBJECTS)
     base, objects = rng.choice(texts.ACTIONS)
     third, past, participle, ing = _FORMS[base]
@@ -83,18 +83,18 @@ def _action(rng: Random) -> dict[str, str]:
 
 
 def capital(text: str) -> str:
-    """The text with its first letter as a capital."""
+    """The text with its first letter capitalised."""
     return text[:1].upper() + text[1:]
 
 
 def finished(text: str) -> str:
-    """The text as a sentence: a capital first, and a question mark or a full stop at the end."""
+    """The text as a sentence, with a capital first letter and a final question mark or full stop."""
     asks = text.split()[0] in ("how", "where", "why", "can", "do", "is", "when", "which", "what", "will")
     return f"{capital(text)}{'?' if asks else '.'}"
 
 
 def in_tense(parts: Mapping[str, str], tense: str) -> str:
-    """The sentence of an action in a tense: present, past, future or progressive."""
+    """The sentence of an action in the given tense: present, past, future or progressive."""
     verb = {
         "present": parts["third"],
         "past": parts["past"],
@@ -126,7 +126,7 @@ def _voiced(rng: Random) -> Item:
 
 
 def _state(rng: Random) -> Item:
-    """A sentence with is or was: subject, verb, adjective."""
+    """A sentence with "is" or "was": subject, verb, adjective."""
     subject = rng.choice([row[0] for row in texts.SUBJECTS] + [f"the {noun}" for noun in _NOUNS[:60]])
     verb = rng.choice(("is", "was", "can be", "will be"))
     adjective = rng.choice(_ADJECTIVES)
@@ -177,7 +177,7 @@ def _title(rng: Random) -> Item:
 
 
 def _mixed(rng: Random) -> Item:
-    """Half of them hold one or two numbers."""
+    """A sentence; half of them contain one or two numbers."""
     if rng.random() < 0.5:
         return same(phrase(rng))
     noun, other, n, m = rng.choice(_NOUNS), rng.choice(words.PLAIN), rng.randint(2, 60), rng.randint(2, 40)
@@ -215,7 +215,7 @@ def _labelled_pool(options: Mapping[str, Sequence[str]]) -> Callable[[Random], I
 
 
 def _feeling(rng: Random) -> Item:
-    """A message in a chat: who says it, and what."""
+    """A chat message: the speaker and the text."""
     label, text = labelled(texts.EMOTIONS, rng)
     return Item(f"{rng.choice(people.FIRST)}: {text}", label)
 

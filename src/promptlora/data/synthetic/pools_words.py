@@ -20,7 +20,7 @@ def _palindrome(rng: Random) -> Item:
 
 def _word_pair(rng: Random) -> Item:
     first, second = rng.sample(words.PLAIN, 2)
-    if rng.random() < 0.4:  # the letters of the first in another order
+    if rng.random() < 0.4:  # the letters of the first word in another order
         letters = list(first)
         rng.shuffle(letters)
         second = "".join(letters)
@@ -40,7 +40,7 @@ def _repeated_list(rng: Random) -> Item:
 
 
 def _kinds_list(rng: Random) -> Item:
-    """Things of one kind and one of another."""
+    """Things of one kind, and one of another kind."""
     first, second = rng.sample(list(facts.THINGS), 2)
     chosen = rng.sample(facts.THINGS[first], rng.randint(3, 4))
     odd = rng.choice(facts.THINGS[second])

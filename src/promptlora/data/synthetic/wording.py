@@ -1,6 +1,6 @@
-"""From the phrases of a goal to whole prompts: opening, phrase, format clause, in many styles.
+"""Builds whole prompts from the phrases of a goal: opening, phrase and format clause, in many styles.
 
-All families share these templates, so that the style of a prompt tells nothing about its family.
+All families share these templates, so that the style of a prompt does not reveal its family.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from random import Random
 from promptlora.data.synthetic.family import Goal, fill
 from promptlora.data.synthetic.pools import POOLS
 
-# Fields: do, Do: an imperative phrase; give, Give: a noun phrase; ask: a question; in, In: what is given ("a word");
-# kind: an adjective. A template is followed by the note of the goal and, now and then, by a format clause.
+# Fields: do, Do: an imperative phrase; give, Give: a noun phrase; ask: a question; in, In: the input ("a word");
+# kind: an adjective. The goal's note follows the template, and sometimes a format clause.
 _IMPERATIVE = (
     "{Do}.",
     "{Do}.",
@@ -87,7 +87,7 @@ def _capital(phrase: str) -> str:
 
 
 def write_wording(goal: Goal, rng: Random) -> str:
-    """One prompt for a goal: the phrase, the template and the clauses are drawn."""
+    """Write one prompt for a goal, with a randomly drawn phrase, template and clauses."""
     kind = rng.random()
     asked = [p for p in goal.do if p[0].isupper() and p.split("\n")[0].endswith("?")]
     told = [p for p in goal.do if p not in asked]
@@ -118,12 +118,12 @@ def write_wording(goal: Goal, rng: Random) -> str:
 
 
 def write_wordings(goal: Goal, count: int, rng: Random) -> tuple[str, ...]:
-    """So many distinct prompts for a goal, or as many as its phrases give.
+    """Write ``count`` distinct prompts for a goal, or fewer if its phrases do not give as many.
 
     Args:
         goal: The goal.
-        count: How many are wanted.
-        rng: What they are drawn from.
+        count: Maximum number of prompts.
+        rng: Source of randomness.
     """
     found: dict[str, None] = {}
     for _ in range(count * 12):
