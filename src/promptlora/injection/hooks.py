@@ -104,7 +104,7 @@ def _several(update: Update | PackedUpdate) -> bool:
 
 
 class Slot:
-    """What the hook of one module currently adds.
+    """The updates that the hook of one module currently adds.
 
     Attributes:
         updates: The updates to add; None for the base model.
