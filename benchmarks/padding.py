@@ -1,10 +1,11 @@
-"""How much of a batch is padding when prompts are in the context: of half the groups of a training batch, of all rows answered.
+"""The share of padding if prompts are in the context: of half the groups in training, of all rows in evaluation.
 
 ``python benchmarks/padding.py DATA/instructions``
 
-Batches put together by the length of what is read, against the same rows put together by the length of their inputs
-alone: tokens and places (rows x longest row), means over the first batches of training and over all batches of an evaluation
-of the held-out tasks. Results: ``benchmarks/results/padding.json``.
+Batches that are grouped by the length of all text that is read are compared with batches of the same rows grouped by
+the length of their inputs alone. For both, the benchmark counts tokens and places (rows x longest row), averaged over
+the first batches of training and over all batches of an evaluation of the held-out tasks. Results:
+``benchmarks/results/padding.json``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from promptlora.teacher import teacher_context
 from runs import RESULTS, console, folder, told, write_json
 
 BATCHES, SHARE = 150, 0.5
-ANSWERED = 50  # rows at once, as `promptlora eval` has them
+ANSWERED = 50  # rows per batch, as in `promptlora eval`
 
 
 def main() -> int:

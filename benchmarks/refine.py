@@ -1,14 +1,15 @@
-"""Refinement on held-out tasks: few labelled rows, or inputs alone, against starts and prompts in the context.
+"""Refinement on held-out tasks, with few labelled rows or inputs alone, against other starts and prompts in context.
 
 ``python benchmarks/refine.py --data ../shared/data/instructions/heldout.jsonl.gz ../shared/data/tasks/heldout.jsonl.gz
 --multitask RUN -o runs/refine``
 
-Tasks are worked off in a seeded random order, all rows of the table for one task before the next one, so that the tasks
-of a benchmark that was stopped are a paired random sample; the same command resumes. Rows with split ``eval`` are
-scored (``--eval-rows`` of each task, drawn by the seed); rows of other splits are learned from. Inputs above
-``--max-tokens`` tokens and answers above 32 are left out, and tasks with too few rows left. The settings of refinement
-are the defaults, which were chosen on training tasks. ``--report`` writes the table of the tasks that are done:
-``benchmarks/results/refine.json`` and ``.md``. ``--rows 64`` in a second run adds its rows to the same folder.
+Tasks are processed in a seeded random order, with all table rows of one task before the next task, so that the tasks of
+a stopped benchmark are a paired random sample; the same command resumes. Rows with split ``eval`` are scored
+(``--eval-rows`` per task, drawn with the seed); rows of other splits are used for learning. Inputs above
+``--max-tokens`` tokens and answers above 32 tokens are left out, and so are tasks with too few remaining rows.
+Refinement uses its default settings, which were chosen on training tasks. ``--report`` writes the table of the tasks
+that are done to ``benchmarks/results/refine.json`` and ``.md``. A second run with ``--rows 64`` adds its table rows to
+the same folder.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 ``python benchmarks/refine_settings.py --data ../shared/data/instructions/train.jsonl.gz ../shared/data/tasks/train.jsonl.gz``
 
-Four of the 48 tasks of ``validation.tasks`` with short rows are refined together: extraction of a time, sums, misheard idioms and
-kinds of question. Ten rows of the ``eval`` split of each are answered and their loss is measured. Held-out tasks of the tables have
-no part in it. Results: ``benchmarks/results/refine_settings.json``, written after each variant; ``--only`` names some.
+Four of the 48 tasks of ``validation.tasks`` with short rows are refined together: extraction of a time, sums, misheard
+idioms and kinds of question. For each, ten rows of the ``eval`` split are answered and their loss is measured. The
+held-out tasks of the result tables are not used. Results: ``benchmarks/results/refine_settings.json``, written after
+each variant; ``--only`` selects variants by name.
 """
 
 from __future__ import annotations

@@ -1,21 +1,22 @@
-"""Many prompts served at once: adapters against the prompt in the context, on one engine and in one run.
+"""Serves many prompts at once: adapters against prompts in the context, on one engine and in one run.
 
     python benchmarks/serving.py -o benchmarks/results/serving-engine.json
 
-Requests of 40 tokens get answers of 24; each belongs to one of the prompts, and so many are in flight at any time. The arms:
+Requests of 40 tokens get answers of 24 tokens. Each request belongs to one of the prompts, and a fixed number of
+requests is in flight at any time. The arms are:
 
 * ``adapters``: the engine, each request with the adapter of its prompt;
-* ``context``: the engine runs the base, which reads the prompt in front of each input;
-* ``prefix cache``: the same, the keys and values of all prompts being there already;
+* ``context``: the engine runs the base, which reads the prompt before each input;
+* ``prefix cache``: the same, but the keys and values of all prompts are already cached;
 * ``generate``: ``Host.generate`` with the adapters, in whole batches, as the upper bound;
-* ``generate context``: the same with the prompt in front of each input, padded to one length.
+* ``generate context``: the same with the prompt before each input, padded to one length.
 
-In each round every arm runs once, in a rotating order, on the same requests. Times are divided by those of ``generate`` in
-the same round; the median over rounds is reported. The answers of ``adapters`` must be those of ``generate``. Tokens that
-end an answer are switched off, so that all arms do the same work.
+In each round every arm runs once, in a rotating order, on the same requests. Times are divided by those of ``generate``
+in the same round, and the median over rounds is reported. The answers of ``adapters`` must equal those of ``generate``.
+End tokens are disabled, so that all arms do the same work.
 
-A run that was stopped goes on with what is missing; a result file of other settings is refused. ``--quick`` shows that
-everything runs: its times mean nothing. ``--clock processor`` divides processor time, for a machine that others use too.
+A stopped run resumes with the missing parts; a result file with other settings is refused. ``--quick`` only checks that
+everything runs; its times are meaningless. ``--clock processor`` divides processor times, for a machine that is shared.
 """
 
 from __future__ import annotations

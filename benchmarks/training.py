@@ -1,11 +1,11 @@
-"""What a training step costs beside the bare model: tokens per second, all in one run.
+"""The cost of a training step relative to the bare model: tokens per second, all measured in one run.
 
 ``python benchmarks/training.py -o benchmarks/results/training.json``
 
-Bare: forward and backward of the frozen base without hooks, down to its input embeddings, with the same loss on the same
-rows. Step: what ``Trainer.train_step`` does: states of the prompts (known already), hypernetwork, base with the adapters
-on, backward to the hypernetwork, clipping and optimizer. Rounds alternate; the ratio is that of the medians.
-Further rounds are stopped at the borders of the step's stages, which says where the time goes.
+Bare: forward and backward of the frozen base without hooks, down to its input embeddings, with the same loss on the
+same rows. Step: everything in ``Trainer.train_step``: states of the prompts (already cached), hypernetwork, base with
+the adapters on, backward to the hypernetwork, clipping and optimizer. Rounds alternate; the ratio is the ratio of the
+medians. Further rounds wait for the device between the stages of a step, which gives the time of each stage.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The results of ``unseen_tasks.py`` for people: tables in Markdown, and the figure by number of training tasks.
+"""Presents the results of ``unseen_tasks.py``: Markdown tables, and the figure by number of training tasks.
 
-It knows the plain values that ``unseen_table.report`` makes.
+It knows the plain values that ``unseen_table.report`` returns.
 """
 
 from __future__ import annotations

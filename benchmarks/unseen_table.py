@@ -1,4 +1,4 @@
-"""The results of ``unseen_tasks.py``: from the answers in its folders to scores, differences and agreement.
+"""Computes the results of ``unseen_tasks.py`` from the answers in its folders: scores, differences and agreement.
 
 It knows answers and rows; it loads no model.
 """

@@ -1,15 +1,16 @@
-"""The proof: adapters of prompts that were never trained on, against the strongest baselines, on 75 held-out tasks.
+"""The main result: adapters of prompts never seen in training, against the strongest baselines, on 75 held-out tasks.
 
 ``python benchmarks/unseen_tasks.py --data DATA/instructions/heldout.jsonl.gz DATA/tasks/heldout.jsonl.gz
 --hypernetworks seed0=RUN seed1=RUN --multitask seed0=RUN seed1=RUN -o runs/unseen --device cuda``
 
 Rows with split ``eval`` are answered by the base, by each hypernetwork and by each multi-task LoRA, under all
-conditions of the table; rows of other splits serve as examples and for the second constant answer. Runs are folders of
-finished hypernetworks (or of training runs with ``final`` in them); nothing is trained here. Everything runs in one
-process with one base; on a GPU use ``--batch-size 512``. ``--oracle`` takes a folder with one LoRA per task,
-``--wordings`` files with further wordings of the prompts, ``--by-tasks`` runs with fewer or more training tasks, for
-``docs/figures/unseen-by-tasks.svg``. A benchmark that was stopped, by Ctrl-C or by ``--minutes``, resumes from its
-answers; ``--report`` writes the table of what is done. Results: ``benchmarks/results/unseen_tasks.json``, ``.md``.
+conditions of the table. Rows of other splits are used as examples and for the second constant answer. Runs are folders
+of finished hypernetworks (or of training runs that contain ``final``); nothing is trained here. Everything runs in one
+process with one base; use ``--batch-size 512`` on a GPU. ``--oracle`` takes a folder with one LoRA per task,
+``--wordings`` files with further wordings of the prompts, and ``--by-tasks`` runs with fewer or more training tasks,
+for ``docs/figures/unseen-by-tasks.svg``. A benchmark that was stopped, by Ctrl-C or by ``--minutes``, resumes from its
+answers; ``--report`` writes the table of the evaluations that are done. Results:
+``benchmarks/results/unseen_tasks.json``, ``.md``.
 """
 
 from __future__ import annotations
