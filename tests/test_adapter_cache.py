@@ -103,10 +103,12 @@ def test_what_was_put_is_found_in_memory_and_on_disk(lm, tmp_path):
 
 def test_files_hold_what_is_the_adapters_own(lm, tmp_path):
     cache = AdapterCache(lm, folder=tmp_path)
-    cache.put(entry(lm, cache, prompts(1)[0]))
+    lora = lm.adapt(prompts(1)[0], examples=[("w77 w3", "w77")])
+    cache.put(replace(entry(lm, cache, prompts(1)[0]), lora=lora))
     with safe_open(file_of(tmp_path), "pt") as file:
         letters = {name[-1] for name in file.keys()}  # noqa: SIM118
         assert prompts(1)[0] not in json.dumps(file.metadata())
+        assert "w77" not in json.dumps(file.metadata())
     assert letters == ({"C"} if lm.hypernetwork.config.head == "core" else {"A", "B"})
     found = [AdapterCache(lm, folder=tmp_path).get(key) for key in cache.list() * 2]
     if lm.hypernetwork.config.head == "core":  # factors are in memory once
@@ -177,7 +179,15 @@ def claim_another(name: str, value: str):
     return change
 
 
+def change_the_entry(path: Path) -> None:
+    """Twice the scaling: every tensor is as it was."""
+    with safe_open(path, "pt") as file:
+        values = json.loads(file.metadata()["entry"])
+    claim_another("entry", json.dumps({**values, "scaling": 2 * values["scaling"]}))(path)
+
+
 DAMAGE = {
+    "another scaling": change_the_entry, "other provenance": claim_another("provenance", "[{}]"),
     "truncated": truncate, "empty": empty, "a bit": turn_a_bit, "another hypernetwork": claim_another("hypernetwork", "x"),
     "another base": claim_another("base", "x"), "another dtype": claim_another("dtype", "torch.bfloat16"),
     "another format": claim_another("format", "x"), "no provenance": claim_another("provenance", "[1]"), "no entry": claim_another("entry", "{}"),

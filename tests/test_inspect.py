@@ -124,8 +124,10 @@ def test_the_life_of_a_token(loaded, capsys, tmp_path):
     assert len(values["next"]["adapted"]) == 5
 
     page = tmp_path / "life.html"
-    text = prints(capsys, *PROMPT, TEXT, *where, "-o", page)
-    assert "layer 12, head 3" in text
+    short = prints(capsys, *PROMPT, TEXT, *where, "-o", page)
+    assert "layer 12, head 3" in short
+    assert "sum of the row" not in short  # the page has the tables
+    text = prints(capsys, *PROMPT, TEXT, *where)
     (sums,) = [line.split() for line in text.splitlines() if "sum of the row" in line]
     assert sums[-2:] == ["1.000000", "1.000000"]
     weight = f"{values['adapted']['weights'][values['token']]:.4f}"
@@ -155,7 +157,8 @@ def test_a_layer_without_softmax_shows_what_it_has(smollm, monkeypatch, capsys, 
     made = PromptLoRA(model, smollm[1], network)
     monkeypatch.setattr(importlib.import_module("promptlora.cli.inspect"), "load", lambda *a, **k: made)
     page = tmp_path / "page.html"
-    text = prints(capsys, *PROMPT, TEXT, "--token", "cat", "--layer", "1", "-o", page)
+    assert "it has no softmax weights" in prints(capsys, *PROMPT, TEXT, "--token", "cat", "--layer", "1", "-o", page)
+    text = prints(capsys, *PROMPT, TEXT, "--token", "cat", "--layer", "1")
     values = json.loads(prints(capsys, *PROMPT, TEXT, "--token", "cat", "--layer", "1", "--json"))
     assert values["kind"] == "DeltaNet"
     assert values["tokens"][values["token"]] == " cat"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib
 import json
+import math
 import signal
 import threading
 from pathlib import Path
@@ -205,6 +207,38 @@ def test_a_loss_that_is_not_finite_ends_one_adapter_alone():
     alone = lm.refine(lora.select(1), two[1], rows=pairs(4), steps=3)
     assert distance(found.select(1), alone) < 1e-4
     assert distance(alone, lora.select(1)) > 1e-4
+    lm.close()
+
+
+@pytest.mark.filterwarnings("ignore:refine:UserWarning")
+@pytest.mark.parametrize("steps", [1, 2, 6])
+@pytest.mark.parametrize("starts", [(), ("given", "zero")])
+def test_without_kept_rows_no_step_is_returned_whose_loss_is_not_finite(tiny, steps, starts):
+    """An adapter of no update whose first step is of an absurd size: what comes back still answers."""
+    prompt, rows = prompts(1)[0], pairs(4)
+    written = tiny.adapt(prompt)
+    lora = LoRAWeights({name: (A, torch.zeros_like(B)) for name, (A, B) in written.items()}, 1e18)
+    found = tiny.refine(lora, prompt, rows=rows, steps=steps, lr=9.0, starts=starts, race_steps=1)
+    (record,) = found.provenance
+    assert record["best_step"] == 0
+    assert "is returned" in record["note"]
+    assert math.isfinite(tiny.score([rows[0][0]], [rows[0][1]], found)[0])
+
+
+def test_a_record_is_json_and_of_the_prompt_that_was_refined():
+    """Rows that are kept back can have no finite loss; the start can come from another prompt."""
+    model = tiny_llama(torch.float32)
+    lm = tiny_prompt_lora(model)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[lm.tokenizer.convert_tokens_to_ids("w83")] = float("nan")
+    first, second = prompts(2)
+    rows = [(f"w83 w{i}", "w1") for i in range(8)]
+    with pytest.warns(UserWarning, match="step 1: loss nan"):
+        (record,) = lm.refine(lm.adapt(first), second, rows=rows, steps=3).provenance
+    assert record["loss_before"] is record["loss_after"] is None
+    json.dumps(record, allow_nan=False)
+    assert record["prompt"] == second
+    assert record["prompt_sha256"] == hashlib.sha256(second.encode()).hexdigest()
     lm.close()
 
 

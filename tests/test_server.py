@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 
 import httpx
@@ -253,6 +254,20 @@ def test_a_deadline_cuts_an_answer_and_says_so(served, client):
     assert caught.value.code == "deadline_exceeded"
 
 
+def test_a_deadline_counts_the_time_until_the_adapter_is_there(served, client):
+    """The engine is busy with other work: the adapter of a new prompt has to wait."""
+    busy = threading.Event()
+    work = served.service.engine.between_steps(lambda: busy.wait(30))
+    try:
+        with pytest.raises(openai.InternalServerError) as caught:
+            chat(client, system="w7 w7 w7", extra_body={"promptlora": {"deadline": 0.2}})
+    finally:
+        busy.set()
+    assert caught.value.code == "deadline_exceeded"
+    assert work.result(30)
+    assert chat(client, system="w7 w7 w7").choices[0].message.content.strip() == served.alone(TEXT, "w7 w7 w7")
+
+
 # --- text completions ---------------------------------------------------------------------------------------
 
 
@@ -406,6 +421,13 @@ def test_a_full_queue_is_429_with_the_time_to_wait(served):
             stream.close()
 
 
+def test_more_answers_than_the_queue_ever_holds_are_refused_for_good(served):
+    with serving(served.lm, max_waiting=2) as small, small.client() as client:
+        with pytest.raises(openai.BadRequestError, match="at most 2"):
+            chat(client, n=3)
+        assert len(chat(client, n=2).choices) == 2
+
+
 def test_too_many_open_requests_are_429(served):
     with serving(served.lm, most_requests=1) as small, small.client() as client:
         with chat(client, stream=True, max_tokens=400, stop="no such text") as stream:
@@ -430,6 +452,8 @@ def test_health_and_metrics(served, client):
     assert values["promptlora_prompt_tokens_saved_total"] >= 4
     assert values["promptlora_first_token_seconds_count"] >= 1
     assert httpx.get(f"{served.url}/health").headers["x-request-id"].startswith("req-")
+    assert httpx.request("WORDSOFACLIENT", f"{served.url}/health").status_code == 405
+    assert "WORDSOFACLIENT" not in httpx.get(f"{served.url}/metrics").text
 
 
 def test_no_other_origin_is_let_in(served):

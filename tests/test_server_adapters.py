@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 import zipfile
+from dataclasses import replace
 
 import httpx
 import openai
@@ -124,6 +125,28 @@ def test_the_peft_folder_loads_in_peft(served, http, tmp_path):
         torch.testing.assert_close(served.lm.model(input_ids=ids).logits, adapted.detach(), atol=1e-4, rtol=1e-4)
     assert http.get(f"/adapters/{key}/peft", params={"pad_rank": "3.5"}).status_code == 400
     assert http.get(f"/adapters/{key}/peft", params={"pad_rank": "1"}).status_code == 400  # below its rank
+    assert http.get(f"/adapters/{key}/peft", params={"pad_rank": "512"}).status_code == 200
+    assert http.get(f"/adapters/{key}/peft", params={"pad_rank": "513"}).status_code == 400  # gigabytes of zeros
+
+
+@pytest.mark.parametrize("field", ["prompt", "examples"])
+def test_a_prompt_of_megabytes_is_refused_before_the_engine_sees_it(served, http, monkeypatch, field):
+    """The engine's thread counts its tokens between two steps, and all answers would wait for that."""
+    threads: set[str] = set()
+    encode = served.lm.states.encode
+
+    def noted(prompt: str) -> object:
+        threads.add(threading.current_thread().name)
+        return encode(prompt)
+
+    monkeypatch.setattr(served.lm.states, "encode", noted)
+    long = "w1 " * 20_000
+    body = {"prompt": long} if field == "prompt" else {"prompt": "w1", "examples": [{"input": long, "output": "w2"}]}
+    answer = http.post("/adapters", json=body)
+    assert answer.status_code == 400
+    assert "at most 16" in answer.json()["error"]["message"]
+    assert len(threads) == 1
+    assert threads.pop().startswith("promptlora-text")
 
 
 # --- refinement ---------------------------------------------------------------------------------------------
@@ -173,6 +196,27 @@ def test_a_job_can_be_cancelled_and_does_not_stop_answers(served, http):
     assert job["adapter"] is None
     assert 0 < job["step"] < 10_000
     assert http.get("/jobs/job-0").status_code == 404
+
+
+@pytest.mark.filterwarnings("ignore:refine:UserWarning")
+def test_a_job_says_what_became_of_it(served, http):
+    """A start that no step improves is not called refined; rows that are left out are told of."""
+    long = " ".join(["w1"] * 400)
+    found = []
+    for number, steps in ((0, 1), (0, 4), (2, 1), (2, 4)):
+        rows = [{"input": f"w{i}", "output": f"w{(i * 37 + number) % 80}"} for i in range(8)]
+        body = {"prompt": f"w6 w{number}", "rows": [*rows, {"input": long, "output": "b"}], "steps": steps}
+        job = finished(http, http.post("/adapters", json=body).json()["id"])
+        assert job["status"] == "succeeded", job
+        adapter = http.get(f"/adapters/{job['adapter']}").json()
+        lora = served.service.cache.get(job["adapter"]).lora
+        (record,) = lora.provenance
+        assert adapter["refined"] == (record["best_step"] > 0)
+        assert "1 rows were too long" in job["note"]
+        assert ("no step was better" in job["note"]) != adapter["refined"]
+        assert adapter["bytes"] == lora.nbytes
+        found.append(adapter["refined"])
+    assert set(found) == {True, False}
 
 
 def test_a_job_that_fails_says_why(http):
@@ -246,6 +290,19 @@ def test_nothing_of_one_key_is_visible_to_another(guarded):
         asked = {"model": f"adapter:{key}", "messages": messages, "max_tokens": 2}
         assert second.post("/chat/completions", json=asked).status_code == 404
         assert first.post("/chat/completions", json=asked).status_code == 200
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_key_does_not_see_that_another_sent_the_prompt_before(lm, tmp_path, on_disk):
+    with serving(lm, keys=KEYS, folder=tmp_path if on_disk else None) as running:
+        first, second = (of(running, key) for key in KEYS)
+        with first, second:
+            key = first.post("/adapters", json={"prompt": "w5 w7"}).json()["id"]
+            entry = running.service.cache.get(key)
+            running.service.cache.put(replace(entry, created=entry.created - 500))  # it was long ago
+            began = int(time.time())
+            assert second.post("/adapters", json={"prompt": "w5 w7"}).json()["created"] >= began
+            assert second.get(f"/adapters/{key}").json()["created"] >= began
 
 
 def test_who_sends_the_prompt_owns_its_adapter_and_deletion_is_for_one_key(guarded):

@@ -28,7 +28,6 @@ from promptlora.cli.console import (
 from promptlora.cli.inspection import (
     next_tokens,
     print_ablation,
-    print_end,
     print_layer,
     print_life,
     print_space,
@@ -258,10 +257,8 @@ def _inspect_token(
         if json:
             values = layer_values(capture, layer, position)
             print_json({"prompt": prompt, "text": text, **values, "next": next_tokens(lm, capture)})
-        elif output is None:
-            print_layer(lm, capture, layer, position)
         else:
-            print_end(lm, capture)
+            print_layer(lm, capture, layer, position, tables=output is None)
         _write_page(output, layer_page(capture, layer, position, prompt) if output else "")
         return
     at_layer, at_head = most_changed(capture, position)
@@ -276,10 +273,15 @@ def _inspect_token(
                 "next": next_tokens(lm, capture),
             }
         )
+<<<<<<< HEAD
+    else:  # a page holds the tables
+        print_life(lm, life, capture, tables=output is None)
+=======
     elif output is None:
         print_life(lm, life, capture)
     else:  # the page has the tables
         print_end(lm, capture)
+>>>>>>> origin/h-englishb
     _write_page(output, token_page(life, capture, prompt) if output else "")
 
 

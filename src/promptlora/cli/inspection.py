@@ -63,8 +63,13 @@ def print_section(section: Section) -> None:
     out.print(table)
 
 
+<<<<<<< HEAD
+def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture, *, tables: bool = True) -> None:
+    """One token's walk: every key, what the adapter adds, the steps from x to the new x, which ``tables`` leaves out; gains and losses."""
+=======
 def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture) -> None:
     """Print one token's walk: every key, what the adapter adds, the steps from x to the new x, gains and losses."""
+>>>>>>> origin/h-englishb
     from promptlora.inspect.sections import token_sections
 
     out.print(
@@ -72,7 +77,7 @@ def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture) -> No
         f"(reads key head {life.key_head})",
         highlight=False,
     )
-    for section in token_sections(life):
+    for section in token_sections(life) if tables else ():
         print_section(section)
     gains, losses = life.changes()
     for words, some in (("gained most attention", gains), ("lost most", losses)):
@@ -80,22 +85,32 @@ def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture) -> No
             out.print(
                 f"{words}: " + ", ".join(f"{i} {_shown(life.tokens[i])} {c:+.4f}" for i, c in some), highlight=False
             )
-    print_end(lm, capture)
+    _print_end(lm, capture)
 
 
+<<<<<<< HEAD
+def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: int, *, tables: bool = True) -> None:
+    """What a layer without softmax weights has to show for one token, and that it has none."""
+=======
 def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: int) -> None:
     """Print the values of a layer without softmax weights for one token, and a note that the layer has none."""
+>>>>>>> origin/h-englishb
     from promptlora.inspect.sections import layer_sections
 
     out.print(f"token {token} [bold]{_shown(capture.tokens[token])}[/], layer {layer}", highlight=False)
     out.print(escape(capture.base[layer].note), highlight=False)
-    for section in layer_sections(capture, layer, token):
+    for section in layer_sections(capture, layer, token) if tables else ():
         print_section(section)
-    print_end(lm, capture)
+    _print_end(lm, capture)
 
 
+<<<<<<< HEAD
+def _print_end(lm: PromptLoRA, capture: AttentionCapture) -> None:
+    """The most probable next tokens, and the proof."""
+=======
 def print_end(lm: PromptLoRA, capture: AttentionCapture) -> None:
     """Print the most probable next tokens and the result of the verification."""
+>>>>>>> origin/h-englishb
     for name, likely in next_tokens(lm, capture).items():
         words = ", ".join(f"{_shown(one['token'])} {one['probability']:.3f}" for one in likely)
         out.print(f"next token, {name}: {words}", highlight=False)

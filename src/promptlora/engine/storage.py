@@ -27,6 +27,7 @@ from promptlora.lora.storage import read_provenance
 from promptlora.reading import parse_json, read_tensors
 
 FORMAT = "promptlora.adapter/1"
+_TEXTS = ("prompt", "examples")  # of provenance
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ def fingerprint(network: HyperNetwork) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """A hash over names, shapes, dtypes and values."""
-    digest = hashlib.sha256()
+def checksum(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
+    """A hash over names, shapes, dtypes and values, and over the notes of a file, such as the scaling."""
+    digest = hashlib.sha256(json.dumps({k: v for k, v in notes.items() if k != "checksum"}, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -125,11 +126,11 @@ class AdapterFiles:
             **self._version,
             "format": FORMAT,
             "entry": json.dumps({**values, "scaling": entry.lora.scaling}),
-            "checksum": checksum(tensors),
         }
-        if any(entry.lora.provenance):  # the prompt itself stays out of the file
-            records = [{k: v for k, v in each.items() if k != "prompt"} for each in entry.lora.provenance]
+        if any(entry.lora.provenance):  # texts of users stay out of the file
+            records = [{k: v for k, v in each.items() if k not in _TEXTS} for each in entry.lora.provenance]
             metadata["provenance"] = json.dumps(records)
+        metadata["checksum"] = checksum(tensors, metadata)
         with replacing_file(self.path(entry.key)) as temporary:
             save_file(tensors, temporary, metadata=metadata)
 
@@ -149,7 +150,7 @@ class AdapterFiles:
 
     def _read(self, key: str, device: torch.device) -> AdapterEntry:
         tensors, metadata = read_tensors(self.path(key), CheckpointError)
-        expected = {**self._version, "format": FORMAT, "checksum": checksum(tensors)}
+        expected = {**self._version, "format": FORMAT, "checksum": checksum(tensors, metadata)}
         odd = [name for name, value in expected.items() if metadata.get(name) != value]
         if odd:
             raise CheckpointError(f"{self.path(key)}: {odd[0]} is not the expected one")

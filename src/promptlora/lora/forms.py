@@ -1,7 +1,7 @@
-"""The two storage forms of one projection's LoRA: free (A and B per adapter), and shared factors with a core per adapter.
+"""The two storage forms of one projection's LoRA: free (A and B per adapter) and shared factors (one core per adapter).
 
-A form knows its tensors and how to choose, change, add and concatenate them. It knows nothing of names, of scaling or
-of files; ``LoRAWeights`` holds one form per projection.
+A form knows its tensors and how to select, change, add and concatenate them. It knows nothing of names, scaling or
+files; ``LoRAWeights`` holds one form per projection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Change = Callable[[Tensor], Tensor]
 
 
 class Free(NamedTuple):
-    """A ``[adapters, in, rank]`` and B ``[adapters, rank, out]``: every adapter has its own."""
+    """A ``[adapters, in, rank]`` and B ``[adapters, rank, out]``: every adapter has its own A and B."""
 
     A: Tensor
     B: Tensor
@@ -53,7 +53,7 @@ class Free(NamedTuple):
         return Free(self.A, self.B * factor)
 
     def problem(self) -> str | None:
-        """A description of what does not fit together."""
+        """A description of the first inconsistency between the tensors; None if they are consistent."""
         A, B = self
         if A.ndim != 3 or B.ndim != 3:
             return (
@@ -63,9 +63,10 @@ class Free(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """A ``[in, rank]`` and B ``[rank, out]``, shared by all adapters, and one core per adapter, C ``[adapters, rank, rank]``.
+    """A ``[in, rank]`` and B ``[rank, out]``, shared by all adapters, and one core per adapter.
 
-    The update is ``A @ C @ B``. A C of ``[adapters, rank]`` holds the diagonals of diagonal cores.
+    The update is ``A @ C @ B``. The cores C have shape ``[adapters, rank, rank]``; if they are diagonal, C may instead
+    hold only the diagonals ``[adapters, rank]``.
     """
 
     A: Tensor
@@ -98,7 +99,7 @@ class Shared(NamedTuple):
         return self.A.expand(self.adapters, -1, -1), B
 
     def take(self, index: tuple[int, ...]) -> Shared:
-        """The adapters of an index; the factors are the same."""
+        """The adapters of an index; the factors stay the same."""
         return Shared(self.A, self.B, take_rows(self.C, index))
 
     def map(self, change: Change) -> Shared:
@@ -114,7 +115,7 @@ class Shared(NamedTuple):
         return torch.diag_embed(self.C) if self.diagonal else self.C
 
     def problem(self) -> str | None:
-        """A description of what does not fit together."""
+        """A description of the first inconsistency between the tensors; None if they are consistent."""
         A, B, C = self
         if A.ndim != 2 or B.ndim != 2 or C.ndim not in (2, 3):
             return (
@@ -138,8 +139,8 @@ def take_rows(tensor: Tensor, index: tuple[int, ...], at: Tensor | None = None) 
     Args:
         tensor: Any tensor.
         index: Its rows.
-        at: The same rows as a tensor on its device, for callers that take them from many tensors: making it anew each
-            time would make an accelerator wait.
+        at: The same rows as a tensor on the device of ``tensor``. Callers that take the same rows from many tensors
+            pass it, because creating it for every tensor would make an accelerator wait.
     """
     low, high = min(index, default=0), max(index, default=-1)
     if index == tuple(range(low, high + 1)):
@@ -157,10 +158,10 @@ def concatenated(forms: Sequence[Form]) -> Form:
 
 
 def summed(forms: Sequence[Form], factors: Sequence[float]) -> Form:
-    """The weighted sum of updates, adapter by adapter, exact.
+    """The exact weighted sum of updates, adapter by adapter.
 
-    With the same factors everywhere it is the weighted sum of the cores; otherwise A and B are concatenated along
-    rank: ``[A1 | A2] @ [w1 B1 ; w2 B2]``.
+    If all forms have the same factors, the cores are summed with these weights. Otherwise A and B are concatenated
+    along the rank: ``[A1 | A2] @ [w1 B1 ; w2 B2]``.
     """
     shared = _with_the_same_factors(forms)
     if shared is not None:
@@ -188,7 +189,7 @@ def _with_the_same_factors(forms: Sequence[Form]) -> list[Shared] | None:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same object, or are equal and neither needs a gradient, so that one can replace the other."""
+    """Whether one tensor can replace the other: they are the same object, or equal and neither needs a gradient."""
     if a is b:
         return True
     if a.shape != b.shape or a.requires_grad != b.requires_grad or a.is_meta or b.is_meta:

@@ -1,8 +1,8 @@
-"""Products, cosines and spread of updates ``A @ B * scaling``, without forming any of them.
+"""Inner products, cosines and spread of updates ``A @ B * scaling``, computed without forming the updates.
 
-``<A1 B1, A2 B2> = trace((A2' A1) (B1 B2'))`` needs products of rank by rank alone, and with shared factors
-``<A C1 B, A C2 B> = sum((A'A C1) * (C2 B B'))``. It knows ``LoRAWeights``;
-nothing of models or of what a prompt means.
+``<A1 B1, A2 B2> = trace((A2' A1) (B1 B2'))`` needs only rank-by-rank matrices. With shared factors the formula is
+``<A C1 B, A C2 B> = sum((A'A C1) * (C2 B B'))``. This file knows ``LoRAWeights``; it knows nothing of models or of the
+meaning of a prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def update_products(lora: LoRAWeights, names: Sequence[str] | None = None) -> Te
 
     Args:
         lora: The adapters.
-        names: Projections that count; all by default.
+        names: The projections to include; all by default.
     """
     count = lora.adapters
     total = torch.zeros(count, count, dtype=torch.float64)
@@ -66,9 +66,11 @@ class Spread:
     """How the updates ``A @ B * scaling`` of several prompts differ.
 
     Attributes:
-        variance_ratio: Their variance over the squared norm of their mean; 0 when all prompts get the same update.
-        effective_rank: Exponential of the entropy of the normalised eigenvalues of their centred inner products (Roy
-            and Vetterli 2007): in how many directions they differ, from 1 to ``prompts - 1``; 0 when they do not.
+        variance_ratio: The variance of the updates divided by the squared norm of their mean; 0 when all prompts get
+            the same update.
+        effective_rank: The number of directions in which the updates differ, from 1 to ``prompts - 1``; 0 when all are
+            equal. It is the exponential of the entropy of the normalised eigenvalues of the centred inner products (Roy
+            and Vetterli 2007).
     """
 
     variance_ratio: float

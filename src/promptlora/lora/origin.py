@@ -1,6 +1,7 @@
-"""Where an adapter comes from: the prompt that it was written from, and what wrote it.
+"""The origin of an adapter: the prompt that it was generated from, and the hypernetwork that generated it.
 
-It knows texts and hashes; nothing of tensors, tokenizers or files. Exports write it into their metadata and model card.
+Exports write the origin into their metadata and model card. This file knows texts and hashes; it knows nothing of
+tensors, tokenizers or files.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ _LONGEST_SLUG = 48  # characters of a folder name, without the hash
 
 
 class ChatFiles(Protocol):
-    """What writes a tokenizer and its chat template into a folder; ``text.ChatExport`` is the one there is."""
+    """An object that writes a tokenizer and its chat template into a folder; ``text.ChatExport`` implements it."""
 
     def write(self, folder: Path, prompt: str | None) -> tuple[str, bool]:
-        """Write the files; returns an example of the rendered chat, and whether the template written renders it."""
+        """Write the files; return an example of the rendered chat, and whether the written template renders it."""
         ...
 
 
 @dataclass(frozen=True)
 class AdapterOrigin:
-    """Where one adapter comes from: a view of an entry of ``LoRAWeights.provenance``.
+    """The origin of one adapter: a view of an entry of ``LoRAWeights.provenance``.
 
     Attributes:
         prompt: The prompt, as the user gave it.
-        examples: Pairs of input and output that the hypernetwork read with it.
-        in_context: Whether the adapter is meant for a base that has the prompt in its context as well.
-        hypernetwork: The name of what wrote it; None where it is not known.
-        base_note: A sentence about the base's weights for the model card.
+        examples: Pairs of input and output that the hypernetwork read together with the prompt.
+        in_context: Whether the adapter is meant for a base that also has the prompt in its context.
+        hypernetwork: The name of the hypernetwork; None if it is not known.
+        base_note: A sentence about the base's weights, for the model card.
     """
 
     prompt: str
@@ -50,7 +51,7 @@ class AdapterOrigin:
 
     @property
     def folder_name(self) -> str:
-        """A name for the adapter's folder: words of the prompt and the start of a hash of what the adapter depends on."""
+        """A name for the adapter's folder: words of the prompt, and the start of a hash of the adapter's inputs."""
         plain = unicodedata.normalize("NFKD", self.prompt).encode("ascii", "ignore").decode().lower()
         words = re.findall(r"[a-z0-9]+", plain) or ["adapter"]
         slug = words[0][:_LONGEST_SLUG]
@@ -74,9 +75,9 @@ class AdapterOrigin:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> AdapterOrigin | None:
-        """What an entry of ``LoRAWeights.provenance`` says; None where it names no prompt.
+        """The origin that an entry of ``LoRAWeights.provenance`` records; None if the entry has no prompt.
 
-        Values of another type, as a foreign file may hold them, count as absent.
+        Values of an unexpected type, which a foreign file may contain, are treated as missing.
         """
 
         def text(name: str) -> str:

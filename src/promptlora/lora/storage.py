@@ -1,6 +1,7 @@
-"""``LoRAWeights`` as one safetensors file: ``name.lora_A`` and ``name.lora_B``, and, with shared factors, ``name.lora_C``.
+"""Stores ``LoRAWeights`` in one safetensors file.
 
-It knows the file's keys and metadata; what the matrices mean is ``LoRAWeights``' matter.
+The keys are ``name.lora_A``, ``name.lora_B`` and, for shared factors, ``name.lora_C``. This file knows keys and
+metadata; ``LoRAWeights`` knows what the matrices mean.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from promptlora.projections import Projection, read_projections
 from promptlora.reading import is_file, parse_json, read_tensors
 
 FREE_FORMAT = "promptlora.lora/1"
-SHARED_FORMAT = "promptlora.lora/2"  # as /1, and a lora_C for every name in shared form
+SHARED_FORMAT = "promptlora.lora/2"  # like /1, plus a lora_C for every name in shared form
 
 
 def write_forms(
@@ -55,7 +56,7 @@ def read_forms(path: Path) -> tuple[dict[str, Form], dict[str, str]]:
     """The forms and the metadata of a file that :func:`write_forms` wrote.
 
     Raises:
-        LoRAError: A missing, truncated or foreign file, or a matrix without its partner.
+        LoRAError: The file is missing, truncated or in another format, or a matrix lacks its counterpart.
     """
     if not is_file(path):
         raise LoRAError(f"{path}: no such file; expected a .safetensors file written by LoRAWeights.save")
@@ -81,10 +82,10 @@ def _form(tensors: Mapping[str, Tensor], name: str, shared: bool) -> Form:
 
 
 def read_scaling(metadata: Mapping[str, str]) -> float:
-    """The scaling that the metadata of a file holds.
+    """The scaling in the metadata of a file.
 
     Raises:
-        LoRAError: None, or no number.
+        LoRAError: The scaling is missing or is not a number.
     """
     scaling = parse_json(metadata.get("scaling", "null"), "scaling", LoRAError)
     if isinstance(scaling, bool) or not isinstance(scaling, (int, float)):
@@ -93,10 +94,10 @@ def read_scaling(metadata: Mapping[str, str]) -> float:
 
 
 def read_provenance(metadata: Mapping[str, str], adapters: int, key: str = "provenance") -> list[dict[str, Any]] | None:
-    """How each adapter of a file came about; None where it does not say.
+    """The recorded provenance of each adapter of a file; None if the file has none.
 
     Raises:
-        LoRAError: Not a list of objects.
+        LoRAError: The value is not a list of objects.
     """
     if key not in metadata:
         return None
@@ -108,10 +109,10 @@ def read_provenance(metadata: Mapping[str, str], adapters: int, key: str = "prov
 
 
 def read_metadata_projections(metadata: Mapping[str, str], forms: Mapping[str, Form]) -> list[Projection] | None:
-    """The projections that the metadata of a file holds, checked against its matrices.
+    """The projections in the metadata of a file, checked against its matrices.
 
     Raises:
-        PromptLoRAError: Values that cannot be used, or another size than the matrices'.
+        PromptLoRAError: The values cannot be used, or their sizes differ from those of the matrices.
     """
     if "projections" not in metadata:
         return None

@@ -1,8 +1,8 @@
 """``LoRAWeights``: the LoRA matrices of one or more adapters, and their algebra.
 
-A pure tensor container. For each projection it holds A and B of every adapter, or factors that all adapters share and
-a small core of each; see ``forms``. The update of an adapter is ``x @ A @ B * scaling``, or ``x @ A @ C @ B * scaling``.
-It knows nothing of models, hooks or files of other libraries.
+``LoRAWeights`` is a pure tensor container. For each projection it holds A and B per adapter, or factors that all
+adapters share and one small core per adapter; see ``forms``. The update of an adapter is ``x @ A @ B * scaling``, or
+``x @ A @ C @ B * scaling`` with shared factors. This file knows nothing of models, hooks or files of other libraries.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
     """LoRA matrices for a set of projections and a number of adapters.
 
-    ``lora[name]`` is the pair ``(A [adapters, in, rank], B [adapters, rank, out])``, whatever the storage form: of
-    shared factors A is a view that repeats the shared A, and B is ``C @ B``. A selection (:meth:`select`) shares
-    the stored matrices and keeps only an index of rows to adapters, so that many rows can use one adapter without a copy.
+    ``lora[name]`` is the pair ``(A [adapters, in, rank], B [adapters, rank, out])`` in both storage forms. With shared
+    factors, A is a view that repeats the shared A, and B is ``C @ B``. A selection (:meth:`select`) shares the stored
+    matrices and keeps only an index from rows to adapters, so many rows can use one adapter without a copy.
 
     Args:
-        matrices: ``name -> (A, B)``, or the :class:`Free` or :class:`Shared` form of a projection; all names have the
-            same number of adapters, dtype and device. The rank may differ between names.
-        scaling: The factor of the update (``alpha / rank`` in PEFT's words).
-        index: Row to stored adapter; None is one row for each stored adapter, in order.
-        projections: Where the names live in the base model; only exports of fused modules need it.
-        base_model: Hub id or path of the base, which exports name; None where it is not known.
-        provenance: What is known of how each stored adapter came about, as values that JSON takes.
-        chat: What writes the base's tokenizer and chat template into exported folders; not kept in files.
+        matrices: ``name -> (A, B)``, or the :class:`Free` or :class:`Shared` form of a projection. All names must have
+            the same number of adapters, dtype and device. The rank may differ between names.
+        scaling: The factor of the update (``alpha / rank`` in PEFT).
+        index: The stored adapter of each row; by default one row per stored adapter, in order.
+        projections: The location of the names in the base model; only exports of fused modules need it.
+        base_model: Hub id or path of the base, for exports; None if it is not known.
+        provenance: How each stored adapter was made, one mapping of JSON values per adapter.
+        chat: Writes the base's tokenizer and chat template into exported folders; :meth:`save` does not store it.
 
     Raises:
-        LoRAError: Matrices that do not fit together; the message names the projection.
+        LoRAError: The matrices are inconsistent; the message names the projection.
     """
 
     def __init__(
@@ -91,17 +91,17 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         index: Sequence[int] | None = None,
         projections: Sequence[Projection] | None = None,
     ) -> LoRAWeights:
-        """Adapters with common factors and a core each: the update is ``A @ C @ B * scaling``.
+        """Create adapters with shared factors and one core per adapter: the update is ``A @ C @ B * scaling``.
 
         Args:
             factors: ``name -> (A [in, rank], B [rank, out])``.
             cores: ``name -> C``, ``[adapters, rank, rank]``, or ``[adapters, rank]`` for diagonal cores.
-            scaling: As for the class.
-            index: As for the class.
-            projections: As for the class.
+            scaling: See the class.
+            index: See the class.
+            projections: See the class.
 
         Raises:
-            LoRAError: Names that differ, or matrices that do not fit together.
+            LoRAError: ``factors`` and ``cores`` have different names, or the matrices are inconsistent.
         """
         odd = sorted(set(factors) ^ set(cores))
         if odd:
@@ -110,10 +110,10 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return cls(forms, scaling, index=index, projections=projections)
 
     def _origin(self) -> dict[str, Any]:
-        """What a LoRA made from this one inherits: its projections, and the name and chat files of its base."""
+        """The arguments that a LoRA derived from this one inherits: projections, base model and chat files."""
         return {"projections": self.projections, "base_model": self.base_model, "chat": self.chat}
 
-    __eq__ = object.__eq__  # a mapping compares values; tensors have no single truth
+    __eq__ = object.__eq__  # Mapping compares values, and comparing tensors gives no single bool
     __hash__ = object.__hash__
 
     # --- mapping -------------------------------------------------------------------------------------
@@ -152,17 +152,17 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
 
     @property
     def provenance(self) -> tuple[dict[str, Any], ...]:
-        """How each selected adapter came about (``PromptLoRA.refine`` records it); empty where nothing is known."""
+        """How each selected adapter was made, as ``PromptLoRA.refine`` records it; an empty dict if it is not known."""
         return tuple({} if self._provenance is None else self._provenance[i] for i in self.index)
 
     @property
     def origins(self) -> tuple[AdapterOrigin | None, ...]:
-        """The prompt and the hypernetwork of each adapter, as :attr:`provenance` tells; None where it names no prompt."""
+        """The prompt and the hypernetwork of each adapter, from :attr:`provenance`; None if no prompt is recorded."""
         return tuple(AdapterOrigin.of(entry) for entry in self.provenance)
 
     @property
     def is_shared(self) -> bool:
-        """Whether every projection has factors that all adapters share and a core for each."""
+        """Whether every projection has shared factors and one core per adapter."""
         return all(isinstance(form, Shared) for form in self._forms.values())
 
     @property
@@ -192,7 +192,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the adapters that the selection refers to, each once, without factors that all adapters share."""
+        """Bytes of the selected adapters without shared factors; an adapter that is selected twice counts once."""
         return len(set(self.index)) * sum(form.own_nbytes for form in self._forms.values())
 
     @property
@@ -201,7 +201,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return sum(form.shared_nbytes for form in self._forms.values())
 
     def free(self) -> LoRAWeights:
-        """The selected adapters in the free form, each with its own A and B; the same object if it has that form already."""
+        """The selected adapters in the free form, with one A and B per adapter; ``self`` if it is already free."""
         if all(isinstance(form, Free) for form in self._forms.values()):
             return self
         return LoRAWeights(dict(self.items()), self.scaling, provenance=self.provenance, **self._origin())
@@ -219,13 +219,13 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return LoRAWeights(forms, scaling, index=self.index, provenance=self._provenance, **self._origin())
 
     def select(self, rows: int | Sequence[int]) -> LoRAWeights:
-        """Choose adapters by row, by reference: nothing is copied.
+        """Select adapters by row, without copying them.
 
         Args:
             rows: One row, or a list of rows that may repeat; negative rows count from the end.
 
         Raises:
-            LoRAError: A row that does not exist.
+            LoRAError: A row does not exist.
         """
         try:
             chosen = [operator.index(row) for row in (rows if isinstance(rows, Iterable) else [rows])]
@@ -244,7 +244,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         Projections whose factors are the same in all of them stay in shared form.
 
         Raises:
-            LoRAError: Different names, shapes, ranks, dtypes or scalings.
+            LoRAError: The LoRAs differ in names, shapes, ranks, dtypes or scalings.
         """
         first = _same_names(loras, "stack")
         for lora in loras:
@@ -266,14 +266,14 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
 
     @staticmethod
     def combine(loras: Sequence[LoRAWeights], weights: Sequence[float] | None = None) -> LoRAWeights:
-        """Add updates: row i of the result is the weighted sum of row i of each, exact.
+        """Add updates: row i of the result is the exact weighted sum of row i of each LoRA.
 
-        The matrices are concatenated along rank, ``[A1 | A2] @ [w1 s1 B1 ; w2 s2 B2]``, so ranks add up; where all
-        have the same shared factors, the cores are added and the rank stays. The scaling is 1 when the scalings differ
-        or weights are given.
+        The matrices are concatenated along the rank, ``[A1 | A2] @ [w1 s1 B1 ; w2 s2 B2]``, so the ranks add up. If all
+        LoRAs have the same shared factors, the cores are added and the rank does not change. The scaling of the result
+        is 1 if the scalings differ or weights are given.
 
         Raises:
-            LoRAError: Different names or numbers of adapters, or a wrong number of weights.
+            LoRAError: The LoRAs differ in names or number of adapters, or the number of weights is wrong.
         """
         first = _same_names(loras, "combine")
         if weights is not None and len(weights) != len(loras):
@@ -291,18 +291,18 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return LoRAWeights(matrices, first.scaling if plain else 1.0, **first._origin())
 
     def mean(self) -> LoRAWeights:
-        """The mean of the updates of all adapters, exact, as one adapter.
+        """The exact mean of the updates of all adapters, as one adapter.
 
-        Its rank is ``adapters`` times as large in the free form, and the same with shared factors.
+        In the free form its rank is ``adapters`` times as large; with shared factors the rank does not change.
         """
         each = [self.select(row) for row in range(self.adapters)]
         return LoRAWeights.combine(each, [1 / self.adapters] * self.adapters)
 
     def rescale(self, scaling: float) -> LoRAWeights:
-        """The same update written with another scaling; the difference goes into B, or into the cores.
+        """The same update with another scaling; B, or the cores, are multiplied to compensate.
 
         Raises:
-            LoRAError: A scaling of 0 or not finite.
+            LoRAError: The scaling is 0 or not finite.
         """
         if scaling == 0 or not math.isfinite(scaling):
             raise LoRAError(f"rescale({scaling}): no B would give the same update; expected a finite scaling, not 0")
@@ -310,22 +310,22 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return self._map(lambda form: form.times(factor), scaling)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LoRAWeights:
-        """The same LoRA in another dtype or on another device; differentiable; itself if nothing changes."""
+        """The same LoRA in another dtype or on another device; differentiable. Returns ``self`` if nothing changes."""
         dtype, device = dtype or self.dtype, torch.device(device) if device is not None else self.device
         if dtype == self.dtype and device == self.device:
             return self
         return self._map(lambda form: form.map(lambda matrix: matrix.to(device, dtype)), self.scaling)
 
     def detach(self) -> LoRAWeights:
-        """The same matrices, cut off from the autograd graph."""
+        """The same matrices, detached from the autograd graph."""
         return self._map(lambda form: form.map(Tensor.detach), self.scaling)
 
     # --- files ---------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the selected adapters to one safetensors file (whole, or not at all).
+        """Write the selected adapters to one safetensors file, atomically.
 
-        A row is written for each row of the selection, shared factors once; :attr:`projections` are written along.
+        Each row of the selection is written, shared factors are written once, and :attr:`projections` are included.
         """
         write_forms(
             Path(path), {name: self.chosen(name) for name in self}, self.scaling, self.projections, self.base_model,
@@ -337,7 +337,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         """Read what :meth:`save` wrote.
 
         Raises:
-            LoRAError: A missing, truncated or foreign file.
+            LoRAError: The file is missing, truncated or in another format.
         """
         forms, metadata = read_forms(Path(path))
         try:
@@ -351,19 +351,19 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             raise LoRAError(f"{path}: {error}") from error
 
     def save_peft(self, path: str | Path, **options: Any) -> PeftReport:
-        """Write the one adapter of this selection as a PEFT folder; see ``lora.peft.save_peft``."""
+        """Write the single selected adapter as a PEFT folder; see ``lora.peft.save_peft``."""
         from promptlora.lora.peft import save_peft
 
         return save_peft(self, path, **options)
 
     def peft_state_dict(self, **options: Any) -> dict[str, Tensor]:
-        """The one adapter of this selection as PEFT's tensors in memory; see ``lora.peft.peft_state_dict``."""
+        """The single selected adapter as a PEFT state dict in memory; see ``lora.peft.peft_state_dict``."""
         from promptlora.lora.peft import peft_state_dict
 
         return peft_state_dict(self, **options)
 
     def peft_config(self, **options: Any) -> dict[str, Any]:
-        """The arguments of the ``peft.LoraConfig`` that fits :meth:`peft_state_dict`; see ``lora.peft.peft_config``."""
+        """The arguments of the ``peft.LoraConfig`` for :meth:`peft_state_dict`; see ``lora.peft.peft_config``."""
         from promptlora.lora.peft import peft_config
 
         return peft_config(self, **options)
@@ -384,10 +384,10 @@ def _whole_numbers(index: Sequence[int]) -> tuple[int, ...]:
 
 
 def _adapters(forms: Mapping[str, Form]) -> int:
-    """The number of adapters of forms that fit together.
+    """The number of adapters, after checking that all forms are consistent.
 
     Raises:
-        LoRAError: They do not; the message names the projection.
+        LoRAError: The forms are inconsistent; the message names the projection.
     """
     start, first = next(iter(forms.items()))
     for name, form in forms.items():

@@ -1,4 +1,4 @@
-"""Where a causal language model keeps its attention projections: what they are, how to find them, the table of families."""
+"""The attention projections of a causal language model: their description, how to find them, the table of families."""
 
 from promptlora.projections.finder import (
     ROLES,

@@ -1,9 +1,9 @@
-"""Where a causal language model keeps its attention projections q, k, v and o.
+"""Finds the attention projections q, k, v and o of a causal language model.
 
-A ``Projection`` is *logical*: it names one of q, k, v, o of one layer, the physical module that computes
-it, and, where that module is fused, which rows of the module's output belong to it. This file walks a
-model with the table of :mod:`promptlora.projections.layouts`; it reads names, classes and shapes alone, so it
-works on the meta device, and it knows nothing of LoRA or hooks.
+A ``Projection`` is *logical*: it names one of q, k, v and o of one layer and the physical module that computes it. If
+that module is fused, the projection also names the rows of the module's output that belong to it. This file walks a
+model with the table of :mod:`promptlora.projections.layouts`. It reads only names, classes and shapes, so it works on
+the meta device. It knows nothing of LoRA or hooks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NOT_CAUSAL = frozenset(
     }
 )
 
-# What gives an attention block of an unknown class away: its class, or the name of a module in it.
+# An attention block of an unknown class is recognised by the name of its class or of a module in it.
 _ATTENTION_CLASS = re.compile(r"(Attention|Attn|DeltaNet|Retention|MLA)\d*$")
 _PROJECTION_NAME = re.compile(
     r"([qkv]|qkv|kv|query|key|value|query_key_value)(_proj|_lin)?|q_b_proj|kv_b_proj|in_proj_qkvz?|c_attn|"
@@ -51,15 +51,15 @@ class Projection:
     """One logical attention projection of one layer.
 
     Attributes:
-        name: Logical dotted name, ends in ``q_proj``, ``k_proj``, ``v_proj`` or ``o_proj`` (or, for another
-            part that was asked for, in its role and ``_proj``).
-        module: Dotted name of the physical module that computes it.
-        role: ``"q"``, ``"k"``, ``"v"`` or ``"o"``, or another part that was asked for.
-        in_features: Width of the input of the projection.
-        out_features: Width of its output (of the logical part alone).
-        rows: None when the whole output is this projection; else the half-open spans
-            ``(start, stop)`` of the physical output that are it, in logical order.
-        module_out_features: Width of the physical output; an export of a fused module needs it.
+        name: Logical dotted name. It ends in ``q_proj``, ``k_proj``, ``v_proj`` or ``o_proj``; the name of any other
+            requested part ends in its role and ``_proj``.
+        module: Dotted name of the physical module that computes the projection.
+        role: ``"q"``, ``"k"``, ``"v"`` or ``"o"``, or the role of another requested part.
+        in_features: Width of the projection's input.
+        out_features: Width of the projection's output (the logical part only).
+        rows: The half-open spans ``(start, stop)`` of the physical output that form this projection, in logical order;
+            None when the whole output is this projection.
+        module_out_features: Width of the physical output; exporting a fused module needs it.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Projection:
         return (self.in_features, self.out_features)
 
     def row_index(self) -> Tensor:
-        """The rows of the physical output, an int64 tensor ``[out_features]``."""
+        """The rows of the physical output that form this projection, as an int64 tensor ``[out_features]``."""
         if self.rows is None:
             return torch.arange(self.out_features)
         return torch.cat([torch.arange(start, stop) for start, stop in self.rows])
@@ -114,7 +114,7 @@ def _layout_of(module: nn.Module, table: dict[str, Layout]) -> Layout | None:
 
 
 def _holds_weights(name: str, model: nn.Module, known: set[str]) -> bool:
-    """Whether a module has a matrix that is not in a known block below it."""
+    """Whether a module has a matrix outside the known blocks that it contains."""
     for inner, module in model.named_modules(prefix=name):
         if any(inner == block or inner.startswith(f"{block}.") for block in known):
             continue
@@ -142,11 +142,11 @@ def _refusal(name: str, module: nn.Module) -> ProjectionError:
 
 
 def find_blocks(model: nn.Module, layouts: Sequence[Layout] = ()) -> list[Block]:
-    """Every attention block of a causal language model, in the order of the model.
+    """Find every attention block of a causal language model, in model order.
 
     Args:
         model: A causal language model, on any device.
-        layouts: Entries for classes that the table does not have, or that are to be read otherwise.
+        layouts: Additional table entries. An entry for a class that is already in the table replaces it.
 
     Raises:
         ProjectionError: An attention block of an unknown class; the message says how to describe it.
@@ -227,10 +227,10 @@ def _source_projections(block: Block, source: Source) -> Iterator[Projection]:
 
 
 def block_projections(block: Block) -> list[Projection]:
-    """All parts of one block: q, k, v and o first, then the others in the order of its layout.
+    """All parts of one block: q, k, v and o first, then the others in layout order.
 
     Raises:
-        ProjectionError: A block that does not fit its layout.
+        ProjectionError: The block does not match its layout.
     """
     found = [p for source in block.layout.sources for p in _source_projections(block, source)]
     return sorted(found, key=lambda p: ROLES.index(p.role) if p.role in ROLES else len(ROLES))
@@ -246,22 +246,22 @@ def find_projections(
 ) -> list[Projection]:
     """Find every attention projection of a causal language model.
 
-    Parts that are not the causal model (vision and audio towers, encoders) are left out. Works on the
-    meta device: only names, classes and shapes are read.
+    Parts outside the causal language model (vision and audio towers, encoders) are skipped. The function works on the
+    meta device, because it reads only names, classes and shapes.
 
     Args:
         model: A causal language model.
-        roles: Which to return: ``"q"``, ``"k"``, ``"v"``, ``"o"``, and any other part that the model's layout
+        roles: The roles to return: ``"q"``, ``"k"``, ``"v"``, ``"o"``, and any other part that the model's layout
             names, such as ``"gate"`` of a gated q_proj or ``"z"``, ``"b"``, ``"a"`` of a DeltaNet.
-        layouts: Layouts of attention classes that the table of ``promptlora.projections.LAYOUTS`` lacks. One for a
-            class that it has takes its place.
+        layouts: Layouts of attention classes that ``promptlora.projections.LAYOUTS`` lacks. A layout for a class that
+            is already in the table replaces the table's entry.
 
     Returns:
-        The projections in layer order, and within a layer in the order q, k, v, o, then others.
+        The projections in layer order. Within a layer the order is q, k, v, o, then the others.
 
     Raises:
-        ProjectionError: A role that the model does not have, an attention block of an unknown class, or a model
-            in which no projection was found.
+        ProjectionError: The model does not have a requested role, it has an attention block of an unknown class, or no
+            projection was found.
     """
     blocks = sorted(find_blocks(model, layouts), key=lambda block: _natural(block.name))
     if not blocks:
@@ -284,7 +284,7 @@ def layer_of(projection: Projection) -> int:
     """The layer of a projection, counted from 0: the first number in its dotted name.
 
     Raises:
-        ProjectionError: A name without a number.
+        ProjectionError: The name contains no number.
     """
     for part in projection.name.split("."):
         if part.isdigit():

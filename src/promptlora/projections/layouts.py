@@ -1,9 +1,9 @@
 """How each model family lays out q, k, v and o in its attention modules: one table with one entry per family.
 
 A ``Layout`` belongs to one attention class and says, for each module inside it, which parts its output
-holds and in which order. A class that is not in the table is refused, never guessed, since shapes do not
-tell: a gated q_proj looks like a wide one, and q | k | v looks like q | v | k. It knows nothing of LoRA, and
-of a model only the attributes that give its widths.
+holds and in which order. A class that is not in the table is refused. Its layout is never guessed, because shapes are
+ambiguous: a gated q_proj looks like a wide one, and q | k | v looks like q | v | k. This file knows nothing of LoRA. It
+knows only those attributes of a model that give its widths.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class Source:
     """One module of an attention block, and what its output holds.
 
     Attributes:
-        module: Name of the module in the block; of several, the first that exists.
-        parts: The roles in its output, in order: ``"q"``, ``"k"``, ``"v"``, ``"o"`` and any other name, which
-            is then a role that can be asked for and is left alone otherwise (``"gate"``, ``"z"``).
-        sizes: From the block, how often ``parts`` repeat in the output, and the width of each of them in one
-            repeat; None when the whole output is the one part.
-        per: What a repeat is (``"head"``), for people.
-        optional: Whether a layer may lack it.
+        module: Name of the module in the block. If several names are given, the first that exists is used.
+        parts: The roles in its output, in order: ``"q"``, ``"k"``, ``"v"``, ``"o"`` or any other name (``"gate"``,
+            ``"z"``). Parts with other names get an adapter only if their role is requested.
+        sizes: A function of the block that returns how often ``parts`` repeat in the output, and the width of each part
+            in one repeat; None when the whole output is a single part.
+        per: What one repeat corresponds to, such as ``"head"``; shown to users only.
+        optional: Whether a layer may lack this module.
     """
 
     module: str | tuple[str, ...]
@@ -52,7 +52,7 @@ class Layout:
     Attributes:
         attention: Name of the attention class.
         sources: Its modules; see :class:`Source`.
-        kind: Kind of attention, for people: ``"attention"``, ``"DeltaNet"``, ``"MLA"``.
+        kind: Kind of attention: ``"attention"``, ``"DeltaNet"``, ``"MLA"``; shown to users only.
     """
 
     attention: str
@@ -69,7 +69,7 @@ class Layout:
 
 
 def separate(attention: str, output: str = "o_proj", *, optional: tuple[str, ...] = ()) -> Layout:
-    """The layout of a class with q_proj, k_proj, v_proj and an output projection of its own.
+    """The layout of a class with separate q_proj, k_proj, v_proj and output projection modules.
 
     Args:
         attention: Name of the attention class.
@@ -84,7 +84,7 @@ def separate(attention: str, output: str = "o_proj", *, optional: tuple[str, ...
 
 
 def _thirds(block: Any) -> tuple[int, tuple[int, ...]]:
-    """Contiguous thirds; the block has as many values as outputs."""
+    """Contiguous thirds of equal width."""
     width = getattr(block, "embed_dim", None) or block.hidden_size
     return 1, (width, width, width)
 
@@ -118,7 +118,7 @@ def _falcon(block: Any) -> tuple[int, tuple[int, ...]]:
 
 
 def _codegen(block: Any) -> tuple[int, tuple[int, ...]]:
-    """Four blocks, the number of tensor-parallel parts that the original was trained in; each is q | v | k."""
+    """Four blocks, each q | v | k; the original model was trained with four tensor-parallel shards."""
     width = block.embed_dim // 4
     return 4, (width, width, width)
 
@@ -276,7 +276,7 @@ LAYOUTS: tuple[Layout, ...] = (
     separate("XGLMAttention", "out_proj"),
     separate("PhiAttention", "dense"),
     separate("ModernBertDecoderAttention", "Wo"),
-    # layers that reuse an earlier layer's k and v have none; Gemma 4 may read v from k_proj
+    # layers that reuse the k and v of an earlier layer lack these modules; Gemma 4 may read v from k_proj
     separate("Gemma3nTextAttention", optional=("k", "v")),
     separate("Gemma4TextAttention", optional=("k", "v")),
     separate("Gemma4UnifiedTextAttention", optional=("k", "v")),
@@ -302,7 +302,7 @@ LAYOUTS: tuple[Layout, ...] = (
     _latent("Glm4MoeLiteAttention"),
     _latent("MiniCPM3Attention"),
     _latent("YoutuAttention"),
-    # Gated DeltaNet (Yang et al. 2024) beside gated attention; q, k, v are those before the convolution
+    # Gated DeltaNet (Yang et al. 2024) mixed with gated attention; q, k and v are taken before the convolution
     Layout(
         attention="Qwen3NextGatedDeltaNet",
         kind="DeltaNet",

@@ -1,7 +1,7 @@
-"""Projections from the plain values of a file: one reader for hypernetworks, adapters and PEFT notes.
+"""Reads projections from the plain values of a file: one reader for hypernetworks, adapters and PEFT notes.
 
-Every value is checked, since a projection of no rows, of rows that overlap, or of another's name would load and then
-act on the wrong part of the base.
+Every value is checked. Without the checks, a projection without rows, with overlapping rows, or with a duplicate name
+would load and then change the wrong part of the base.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from promptlora.errors import ProjectionError
 from promptlora.projections.finder import Projection
 
-_WIDEST = 1 << 24  # features; a matrix of more could not be held
+_WIDEST = 1 << 24  # features; a wider matrix would not fit in memory
 _KNOWN = frozenset(field.name for field in fields(Projection))
 
 
@@ -26,14 +26,14 @@ def _size(values: Mapping[str, Any], key: str, name: str) -> int:
 
 
 def read_projection(values: Any, *, strict: bool = True) -> Projection:
-    """One projection from the values of ``dataclasses.asdict``, lists for tuples.
+    """Read one projection from the values of ``dataclasses.asdict``, with lists in place of tuples.
 
     Args:
         values: The values.
-        strict: Refuse unknown keys; else they are left out.
+        strict: Whether to refuse unknown keys. Otherwise they are ignored.
 
     Raises:
-        ProjectionError: A value that is missing, of a wrong type or does not fit the others.
+        ProjectionError: A value is missing, has a wrong type or is inconsistent with the others.
     """
     if not isinstance(values, Mapping):
         raise ProjectionError(f"a projection is a {type(values).__name__}. Expected an object.")
@@ -75,10 +75,11 @@ def _span(span: Any, name: str) -> tuple[int, int]:
 
 
 def read_projections(values: Any) -> list[Projection]:
-    """Projections from a list of their values.
+    """Read projections from a list of their values.
 
     Raises:
-        ProjectionError: No list, none in it, a wrong value, or two of one name.
+        ProjectionError: The values are not a list, the list is empty, a value is wrong, or two projections have the
+            same name.
     """
     if not isinstance(values, list) or not values:
         raise ProjectionError(f"projections: {str(values)[:80]}. Expected a list of one or more.")
@@ -91,7 +92,7 @@ def check_names(projections: Iterable[Projection]) -> None:
     """Refuse two projections with the same name, because one would silently replace the other.
 
     Raises:
-        ProjectionError: It names them.
+        ProjectionError: Two projections have the same name; the message contains it.
     """
     seen: set[str] = set()
     for projection in projections:

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from promptlora.engine import AdapterEntry
 from promptlora.hypernet.distance import PromptDistance
 from promptlora.lora import LoRAWeights
+from promptlora.lora.peft.writing import VLLM_RANKS
 from promptlora.server.adapters_schema import (
     Adapter,
     AdapterList,
@@ -35,12 +36,12 @@ _ZIP: dict[int | str, dict[str, Any]] = {
 }
 
 
-def described(entry: AdapterEntry, distance: PromptDistance | None) -> Adapter:
+def described(entry: AdapterEntry, created: float, distance: PromptDistance | None) -> Adapter:
     """A stored adapter as its owner sees it."""
     return Adapter(
         id=entry.key,
         model=f"{STORED}{entry.key}",
-        created=int(entry.created),
+        created=int(created),
         bytes=entry.nbytes,
         seconds=entry.seconds,
         prompt_tokens=entry.prompt_tokens,
@@ -79,7 +80,7 @@ def routes(service: Service) -> APIRouter:
             raise ApiError(400, "steps: nothing to refine on. Expected rows or inputs beside them.", param="steps")
         entry = await service.write(owner, body.prompt, body.examples, body.in_context)
         if not body.rows and not body.inputs:
-            return described(entry, await service.measure(entry.key, body.prompt))
+            return described(entry, service.created(owner, entry), await service.measure(entry.key, body.prompt))
         job = service.jobs.start(owner, refining(service, owner, body, entry))
         return JSONResponse(job_answer(job).model_dump(), status_code=202)
 
@@ -92,7 +93,9 @@ def routes(service: Service) -> APIRouter:
     @router.get("/adapters/{id}", response_model=Adapter)
     async def retrieve_adapter(request: Request, id: str) -> Adapter:
         """One adapter."""
-        return described(await service.find(request.state.owner, id), service.distance(id))
+        owner = request.state.owner
+        entry = await service.find(owner, id)
+        return described(entry, service.created(owner, entry), service.distance(id))
 
     @router.delete("/adapters/{id}", response_model=Deleted)
     async def delete_adapter(request: Request, id: str) -> Deleted:
@@ -113,6 +116,12 @@ def routes(service: Service) -> APIRouter:
         """The adapter as a zip of a PEFT folder, which PEFT and vLLM load."""
         entry = await service.find(request.state.owner, id)
         rank = int(pad_rank) if pad_rank and pad_rank.isdecimal() else pad_rank
+        if isinstance(rank, int) and rank > VLLM_RANKS[-1]:
+            raise ApiError(
+                400,
+                f"pad_rank: {rank}. Expected at most {VLLM_RANKS[-1]}, the largest that vLLM takes.",
+                param="pad_rank",
+            )
         packed = await run_in_threadpool(peft_zip, entry.lora, rank)
         name = f'attachment; filename="adapter-{entry.key[:12]}.zip"'
         return Response(packed, media_type="application/zip", headers={"Content-Disposition": name})

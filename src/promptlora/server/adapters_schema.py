@@ -46,7 +46,7 @@ class Adapter(BaseModel):
     seconds: float = Field(description="How long writing it took.")
     prompt_tokens: int = Field(description="Tokens of the prompt, examples included.")
     in_context: bool
-    refined: bool
+    refined: bool = Field(description="Whether gradient steps made it better; false where the start was the best.")
     distance: float | None = Field(
         description="One minus the cosine of the prompt to the nearest training prompt, from 0 to 2, without examples; null where "
         "the hypernetwork or, since it last started, the server does not know it."
@@ -89,6 +89,7 @@ class JobAnswer(BaseModel):
     step: int
     steps: int | None = Field(description="Steps in all; null before the first.")
     adapter: str | None = Field(description="The id of the refined adapter, once the job has succeeded.")
+    note: str = Field(description="What is to be said of the adapter, such as rows that were left out.")
     error: ErrorBody | None
     ended: int | None
 
@@ -109,6 +110,7 @@ def job_answer(job: Job) -> JobAnswer:
         step=job.step,
         steps=job.steps,
         adapter=job.result,
+        note=job.note,
         error=_error(job.error),
         ended=None if job.ended is None else int(job.ended),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -92,18 +94,20 @@ def routes(service: Service) -> APIRouter:
         """
         spoken = conversation.read(body.messages)
         implicit = body.model == WRITER and (body.promptlora is None or body.promptlora.prompt is None)
+        until = _until(service, body)
 
         async def prepare() -> Answers:
             system = spoken.system if implicit else None
             chosen = await service.choose(request.state.owner, body.model, body.promptlora, system)
             read = spoken.without_system() if implicit else spoken
-            return _submit(service, body, chosen, [await service.aside(inputs.read_chat, service, read, chosen)])
+            return _submit(service, body, chosen, [await service.aside(inputs.read_chat, service, read, chosen)], until)
 
-        return await _answer(request, body, prepare())
+        return await _answer(request, body, prepare(), until)
 
     @router.post("/completions", response_model=schema.TextCompletion, responses=_STREAM)
     async def create_completion(request: Request, body: schema.CompletionRequest) -> Any:
         """Continue texts, without a chat template; `promptlora.prompt` is the prompt of the adapter."""
+        until = _until(service, body)
 
         async def prepare() -> Answers:
             chosen = await service.choose(request.state.owner, body.model, body.promptlora, None)
@@ -115,20 +119,33 @@ def routes(service: Service) -> APIRouter:
                     param="prompt",
                 )
             read = [await service.aside(inputs.read_text, service, each, chosen) for each in given]
-            return _submit(service, body, chosen, read)
+            return _submit(service, body, chosen, read, until)
 
-        return await _answer(request, body, prepare())
+        return await _answer(request, body, prepare(), until)
 
     return router
 
 
+def _until(service: Service, body: schema.ChatRequest | schema.CompletionRequest) -> float:
+    """The moment by which a request must be answered, its adapter written included, as ``time.monotonic`` tells it."""
+    asked = None if body.promptlora is None else body.promptlora.deadline
+    return time.monotonic() + min(service.settings.deadline, math.inf if asked is None else asked)
+
+
 def _submit(
-    service: Service, body: schema.ChatRequest | schema.CompletionRequest, chosen: Chosen, read: list[inputs.Input]
+    service: Service,
+    body: schema.ChatRequest | schema.CompletionRequest,
+    chosen: Chosen,
+    read: list[inputs.Input],
+    until: float,
 ) -> Answers:
     """Put all answers of a request into the engine's queue, or none."""
-    deadline = service.settings.deadline
-    if body.promptlora is not None and body.promptlora.deadline is not None:
-        deadline = min(deadline, body.promptlora.deadline)
+    answers, places = len(read) * (body.n or 1), service.engine.max_waiting
+    if answers > places:  # 429 would have the client try again for ever
+        raise ApiError(
+            400, f"n: {answers} answers. Expected at most {places}, which this server's queue holds.", param="n"
+        )
+    deadline = max(0.0, until - time.monotonic())
     tickets: list[Any] = []
     try:
         for each in read:
@@ -156,10 +173,16 @@ def _submit(
 
 
 async def _answer(
-    request: Request, body: schema.ChatRequest | schema.CompletionRequest, prepared: Coroutine[Any, Any, Answers]
+    request: Request,
+    body: schema.ChatRequest | schema.CompletionRequest,
+    prepared: Coroutine[Any, Any, Answers],
+    until: float,
 ) -> Any:
     """The whole answer, or its stream."""
-    answers = await while_connected(request, prepared)
+    try:
+        answers = await while_connected(request, asyncio.wait_for(prepared, until - time.monotonic()))
+    except TimeoutError as error:
+        raise ApiError(504, "The deadline passed before the first token.", code="deadline_exceeded") from error
     if body.stream:
         return EventStream(answers, bool(body.stream_options and body.stream_options.include_usage))
     return await while_connected(request, answers.whole())

@@ -36,6 +36,7 @@ class Job:
         step: Steps that are done.
         steps: Steps in all, as far as known.
         result: What the work returned.
+        note: What the work says of its result; empty where there is nothing to say.
         error: Why it failed.
         ended: When it ended.
     """
@@ -47,6 +48,7 @@ class Job:
     step: int = 0
     steps: int | None = None
     result: str | None = None
+    note: str = ""
     error: ApiError | None = None
     ended: float | None = None
     asked_to_stop: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -65,6 +67,10 @@ class Progress:
     def report(self, step: int, steps: int) -> None:
         """Say how many steps are done, and how many there are."""
         self._job.step, self._job.steps = step, steps
+
+    def note(self, text: str) -> None:
+        """Say something of the result."""
+        self._job.note = text
 
     def asked_to_stop(self) -> bool:
         """Whether the job was cancelled."""

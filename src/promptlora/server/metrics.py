@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from promptlora.engine import Engine
 
 log = logging.getLogger("promptlora.server")
+_METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")  # others are a client's own words, without end
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 _GAUGES = {
     "running": "Requests in the batch.",
@@ -116,6 +117,7 @@ class Observed:
         finally:
             route = getattr(scope.get("route"), "path", "none")
             seconds = time.perf_counter() - began
-            self.metrics.requests.labels(scope["method"] if route != "none" else "none", route, status).inc()
+            method = scope["method"] if route != "none" and scope["method"] in _METHODS else "none"
+            self.metrics.requests.labels(method, route, status).inc()
             self.metrics.seconds.labels(route).observe(seconds)
             log.info("%s %s %s %d %.3f s", name, scope["method"][:16], route, status, seconds)

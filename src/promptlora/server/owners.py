@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from promptlora.reading import reason_of
@@ -28,7 +30,7 @@ class Owners:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self._owned: dict[str, set[str]] = {}  # with a folder: what could not be written there
+        self._owned: dict[str, dict[str, float]] = {}  # with a folder: what could not be written there
         self._lock = threading.Lock()
 
     def grant(self, owner: str, key: str) -> bool:
@@ -40,13 +42,23 @@ class Owners:
                 self._write(owner, key)
             except OSError as error:
                 log.warning("%s: cannot be written (%s)", self._file(owner, key), reason_of(error))
-                self._owned.setdefault(owner, set()).add(key)
+                self._owned.setdefault(owner, {})[key] = time.time()
             return True
 
     def owns(self, owner: str, key: str) -> bool:
         """Whether an owner may use an adapter."""
         with self._lock:
             return self._owns(owner, key)
+
+    def since(self, owner: str, key: str) -> float | None:
+        """When an owner became one, in seconds since 1970; another may have been before."""
+        with self._lock:
+            if key in self._owned.get(owner, ()):
+                return self._owned[owner][key]
+        with suppress(OSError):
+            if self.folder is not None:
+                return self._file(owner, key).stat().st_mtime
+        return None
 
     def of(self, owner: str) -> list[str]:
         """The ids of an owner's adapters, sorted."""
@@ -58,7 +70,7 @@ class Owners:
     def revoke(self, owner: str, key: str) -> bool:
         """Take an adapter from an owner; whether nobody owns it any more."""
         with self._lock:
-            self._owned.get(owner, set()).discard(key)
+            self._owned.get(owner, {}).pop(key, None)
             if self.folder is not None:
                 self._file(owner, key).unlink(missing_ok=True)
             owners = (
@@ -75,7 +87,7 @@ class Owners:
 
     def _write(self, owner: str, key: str) -> None:
         if self.folder is None:
-            self._owned.setdefault(owner, set()).add(key)
+            self._owned.setdefault(owner, {})[key] = time.time()
             return
         file = self._file(owner, key)
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -32,7 +32,8 @@ def refining(service: Service, owner: str, body: AdapterRequest, start: AdapterE
     key = service.cache.key(body.prompt, examples, body.in_context, refinement=identity)
 
     def work(progress: Progress) -> str:
-        if service.cache.get(key) is None:
+        entry = service.cache.get(key)
+        if entry is None:
             began = time.perf_counter()
 
             def on_step(step: RefineStep) -> None:
@@ -48,11 +49,21 @@ def refining(service: Service, owner: str, body: AdapterRequest, start: AdapterE
                 should_stop=progress.asked_to_stop,
             )
             progress.check()
-            seconds = time.perf_counter() - began
-            service.store(
-                replace(start, key=key, lora=better, refined=True, created=time.time(), seconds=start.seconds + seconds)
+            entry = replace(
+                start,
+                key=key,
+                lora=better,
+                nbytes=better.nbytes,
+                refined=better.provenance[0]["best_step"] > 0,
+                created=time.time(),
+                seconds=start.seconds + time.perf_counter() - began,
             )
-        service.own(owner, key)
+            service.store(entry)
+        (record,) = entry.lora.provenance
+        unchanged = "" if entry.refined else "no step was better than the start, which is what the adapter is"
+        progress.note("; ".join(filter(None, (record.get("note"), unchanged))))
+        if service.own(owner, key) and service.cache.get(key) is None:  # its last owner has deleted it meanwhile
+            service.store(entry)
         return key
 
     return work

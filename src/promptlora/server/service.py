@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ from promptlora.server.owners import Owners
 from promptlora.server.schema import Example, PromptField
 from promptlora.server.security import NOBODY
 from promptlora.server.settings import Settings
+from promptlora.text import with_examples
 
 log = logging.getLogger("promptlora.server")
 T = TypeVar("T")
@@ -38,6 +40,7 @@ WRITER = "promptlora"  # the model that writes an adapter for the system message
 STORED = "adapter:"
 _NO_FIELD = PromptField.model_validate({})
 _DISTANCES = 65_536  # that are remembered
+_LONG = 16_384  # characters of a prompt whose tokens are counted before the engine sees it
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -110,6 +113,10 @@ class Service:
             ApiError: Many requests wait for new adapters already.
         """
         pairs = [(example.input, example.output) for example in examples]
+        if (
+            len(prompt) + sum(map(len, chain(*pairs))) > _LONG
+        ):  # the engine, where answers wait, refuses none of megabytes
+            await self.aside(self.lm.states.encode, with_examples(prompt, pairs))
         if self._writing >= self.settings.most_writes:
             raise too_many("requests wait for new adapters", 5)
         self._writing += 1
@@ -132,6 +139,10 @@ class Service:
     def own(self, owner: str, key: str) -> bool:
         """Let an owner use an adapter from now on; whether it could not before."""
         return owner != NOBODY and self.owners.grant(owner, key)
+
+    def created(self, owner: str, entry: AdapterEntry) -> float:
+        """When an adapter came to be for an owner, which does not tell that another one had it before."""
+        return max(entry.created, (owner != NOBODY and self.owners.since(owner, entry.key)) or 0.0)
 
     async def measure(self, key: str, prompt: str) -> PromptDistance | None:
         """How far the prompt of an adapter is from the training prompts; None where the hypernetwork does not say."""

@@ -65,6 +65,7 @@ class Outcome:
         loss: Loss of the rows of the last step.
         waited: Measurements without a better one.
         note: What went wrong, in words.
+        before: Values, start and step of the one before it, whose loss is known to be finite.
     """
 
     values: Tensor
@@ -76,6 +77,12 @@ class Outcome:
     loss: float | None = None
     waited: int = 0
     note: str = ""
+    before: tuple[Tensor, str, int] | None = None
+
+    def undo(self) -> None:
+        """Go back to the one before, where there is one."""
+        if self.before is not None:
+            (self.values, self.start, self.step), self.before = self.before, None
 
 
 class Refinement:
@@ -121,6 +128,7 @@ class Refinement:
                 self._choose()
             if on_step:
                 on_step(self._shown(step))
+        self._confirm()
         return self.best
 
     # --- one step ----------------------------------------------------------------------------------------
@@ -142,6 +150,7 @@ class Refinement:
                 if best.start == start or not self.racing:
                     best.loss = float(losses[at])
             elif number not in left:
+                best.undo()  # without rows that are kept back, the last step was taken unseen
                 best.note = (
                     f"step {step}: loss {float(losses[at]):g}, gradient norm {float(norms[at]):g}; expected finite numbers; "
                     f"the adapter of step {best.step} is returned; lower lr or look at the rows"
@@ -164,6 +173,7 @@ class Refinement:
     def _take(self, number: int, at: int, step: int, score: float | None = None) -> None:
         """The present adapter is the best of its task."""
         best = self.best[number]
+        best.before = None if self.tasks[number].kept else (best.values, best.start, best.step)
         best.values, best.start = self.values[at].detach().clone(), self.who[at][1]
         best.step, best.score, best.waited = step, score, 0
 
@@ -240,6 +250,23 @@ class Refinement:
         if ended:
             self._keep([at for at in range(len(self.who)) if at not in ended])
 
+    def _confirm(self) -> None:
+        """Without rows that are kept back, an adapter whose last step led to a loss that is not finite goes back by it."""
+        rows: list[Drawn] = [
+            (at, item, item.answers[0])
+            for at, (number, start) in enumerate(self.who)
+            if not self.tasks[number].kept and self.best[number].step and self.best[number].start == start
+            for item in self.tasks[number].items
+        ]
+        losses = self._losses(rows)[0].tolist()
+        for at in {at for at, _, _ in rows}:
+            best = self.best[self.who[at][0]]
+            if not math.isfinite(losses[at]):
+                best.note = (
+                    f"step {best.step} led to a loss of {losses[at]:g}; the adapter before it is returned; lower lr"
+                )
+                best.undo()
+
     def _choose(self) -> None:
         """The best start of each task goes on: by the rows that are kept back, else by its own rows."""
         rows: list[Drawn] = [
@@ -253,7 +280,7 @@ class Refinement:
             if number not in first or losses[at] < losses[first[number]]:
                 first[number] = at
         for number, at in first.items():
-            if not self.tasks[number].kept:
+            if not self.tasks[number].kept and losses[at] < math.inf:
                 self._take(number, at, self.settings.race_steps)
         self.racing = False
         self._keep(sorted(first.values()))

@@ -5,6 +5,7 @@ It puts together prompts, rows or inputs, starts and steps, and records how each
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from promptlora.adapt.refine.teacher import agreement, group_inputs, invented_in
 from promptlora.errors import ConfigError, LoRAError, PromptError
 from promptlora.fingerprint import weights_digest
 from promptlora.lora import LoRAWeights
+from promptlora.lora.origin import AdapterOrigin
 from promptlora.settings import whole
 from promptlora.signals import stopping
 
@@ -99,13 +101,14 @@ def refine_adapters(
     records: list[dict[str, Any]] = [
         {
             "prompt": text,
+            "prompt_sha256": AdapterOrigin(text).digest,
             "rows": 0 if labelled is None else len(labelled[number]),
             "inputs": 0 if unlabelled is None else len(unlabelled[number]),
             "kept_back": len(tasks[number].kept) if tasks else 0,
             "start": outcome.start,
             "best_step": outcome.step,
-            "loss_before": outcome.first,
-            "loss_after": outcome.score,
+            "loss_before": _finite(outcome.first),
+            "loss_after": _finite(outcome.score),
             "note": "; ".join(filter(None, (notes[number], outcome.note))),
             **shared,
         }
@@ -123,6 +126,11 @@ def refine_adapters(
         chat=lm.chat_export,
         provenance=[{**given, **record} for given, record in zip(lora.provenance, records, strict=True)],
     )
+
+
+def _finite(value: float | None) -> float | None:
+    """A loss as JSON takes it: what is not finite is none."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _checked(lm: PromptLoRA, lora: LoRAWeights, prompts: str | Sequence[str]) -> list[str]:
