@@ -273,15 +273,8 @@ def _inspect_token(
                 "next": next_tokens(lm, capture),
             }
         )
-<<<<<<< HEAD
     else:  # a page holds the tables
         print_life(lm, life, capture, tables=output is None)
-=======
-    elif output is None:
-        print_life(lm, life, capture)
-    else:  # the page has the tables
-        print_end(lm, capture)
->>>>>>> origin/h-englishb
     _write_page(output, token_page(life, capture, prompt) if output else "")
 
 

@@ -63,13 +63,8 @@ def print_section(section: Section) -> None:
     out.print(table)
 
 
-<<<<<<< HEAD
 def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture, *, tables: bool = True) -> None:
     """One token's walk: every key, what the adapter adds, the steps from x to the new x, which ``tables`` leaves out; gains and losses."""
-=======
-def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture) -> None:
-    """Print one token's walk: every key, what the adapter adds, the steps from x to the new x, gains and losses."""
->>>>>>> origin/h-englishb
     from promptlora.inspect.sections import token_sections
 
     out.print(
@@ -88,13 +83,8 @@ def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture) -> No
     _print_end(lm, capture)
 
 
-<<<<<<< HEAD
 def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: int, *, tables: bool = True) -> None:
     """What a layer without softmax weights has to show for one token, and that it has none."""
-=======
-def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: int) -> None:
-    """Print the values of a layer without softmax weights for one token, and a note that the layer has none."""
->>>>>>> origin/h-englishb
     from promptlora.inspect.sections import layer_sections
 
     out.print(f"token {token} [bold]{_shown(capture.tokens[token])}[/], layer {layer}", highlight=False)
@@ -104,13 +94,8 @@ def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: in
     _print_end(lm, capture)
 
 
-<<<<<<< HEAD
 def _print_end(lm: PromptLoRA, capture: AttentionCapture) -> None:
     """The most probable next tokens, and the proof."""
-=======
-def print_end(lm: PromptLoRA, capture: AttentionCapture) -> None:
-    """Print the most probable next tokens and the result of the verification."""
->>>>>>> origin/h-englishb
     for name, likely in next_tokens(lm, capture).items():
         words = ", ".join(f"{_shown(one['token'])} {one['probability']:.3f}" for one in likely)
         out.print(f"next token, {name}: {words}", highlight=False)
