@@ -44,7 +44,7 @@ def overlap(folder: Path) -> dict[str, object]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the pairs and write them."""
+    """Print the pairs and write the result file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="the folder that holds the data folders")
     parser.add_argument("--output", type=Path, default=RESULTS, help="file to write")

@@ -41,7 +41,7 @@ def main() -> int:
             examples, prompts, prompts_per_batch=8, rows_per_prompt=2, pad=0, paraphrase_share=config.paraphrase_share,
             in_context=lambda text, prompt: teacher_context(tokenizer, prompt, text), in_context_share=share,
         )  # fmt: skip
-        batches.epoch(0)  # the groups are in their batches now; what is shown is drawn for each as it is read
+        batches.epoch(0)  # assigns the groups to batches; how each is presented is drawn when it is read
         batches.in_context_share = SHARE
         made = [batches[step] for step in range(BATCHES)]
         tokens, places = fmean(b.tokens for b in made), fmean(b.input_ids.numel() for b in made)

@@ -30,10 +30,10 @@ from promptlora.lora import LoRAWeights
 from runs import RESULTS, console, positive, told, write_json
 
 TASKS = ("span/restaurant8k_time", "ii_sum", "corp/eggcorn", "task1289_trec_classification")
-LEARNED, SCORED = 38, 45  # longest input in tokens, of rows to learn from and of rows that are scored
-COUNT = 10  # scored rows of each task
+LEARNED, SCORED = 38, 45  # maximum input length in tokens, for rows to learn from and for scored rows
+COUNT = 10  # scored rows per task
 COMMON = {"steps": 20, "rows_per_step": 4, "patience": 100, "measure_every": 5}
-# Name to the start, the number of rows (or of inputs) and what differs from the defaults.
+# Name to the start, the number of rows (or of inputs), and the settings that differ from the defaults.
 VARIANTS: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
     "cores, lr 5e-3, 16 rows": ("generated", {"rows": 16}, {"lr": 5e-3, **COMMON}),
     "all, lr 1e-3, 16 rows": ("generated", {"rows": 16}, {"lr": 1e-3, "moves": "all", **COMMON}),

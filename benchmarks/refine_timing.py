@@ -66,7 +66,7 @@ def rows_of(prompt: str) -> list[tuple[str, str]]:
 
 
 def peft_loop(lm: PromptLoRA, model: Any, prompts: Sequence[str], settings: RefineSettings) -> None:
-    """PEFT as it is usually used: a new adapter for each prompt, trained by itself."""
+    """The usual PEFT loop: a new adapter per prompt, each trained separately."""
     import peft
 
     rank = lm.hypernetwork.config.rank

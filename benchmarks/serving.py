@@ -54,7 +54,7 @@ _GB = 1_000_000_000
 
 @dataclass(frozen=True)
 class Request:
-    """One request: which prompt it belongs to, and its input."""
+    """One request: the prompt that it belongs to, and its input."""
 
     prompt: int
     ids: tuple[int, ...]
@@ -70,7 +70,7 @@ class Workload:
 
 
 def make_workload(lm: PromptLoRA, options: argparse.Namespace, length: int) -> Workload:
-    """Random words: prompts of so many tokens, and inputs."""
+    """Random words as prompts of ``length`` tokens, and as inputs."""
     draw = torch.Generator().manual_seed(length)
     vocabulary = [
         token
@@ -92,7 +92,7 @@ def make_workload(lm: PromptLoRA, options: argparse.Namespace, length: int) -> W
 
 
 def write_adapters(lm: PromptLoRA, workload: Workload) -> tuple[list[LoRAWeights], dict[str, float]]:
-    """The adapters of all prompts through the engine, and what they cost."""
+    """The adapters of all prompts, written through the engine, and their cost."""
     lm.states.clear()
     _ = lm.states.embedder if "embedder" in lm.hypernetwork.config.source else None  # loaded before the clock starts
     with Engine(lm, cache=AdapterCache(lm)) as engine:
@@ -108,14 +108,14 @@ def write_adapters(lm: PromptLoRA, workload: Workload) -> tuple[list[LoRAWeights
 def serve(
     lm: PromptLoRA, options: argparse.Namespace, workload: Workload, adapters: Sequence[LoRAWeights] | None, share: bool
 ) -> dict[str, Any]:
-    """Requests through the engine, so many in flight; times of the whole, of first tokens and between tokens."""
+    """Send requests with a fixed number in flight; returns total time, times to first tokens and between tokens."""
     inputs = [
         request.ids if adapters is not None else (*workload.prompts[request.prompt], *request.ids)
         for request in workload.requests
     ]
     longest = max(map(len, inputs)) + options.output_tokens
     held = sum(map(len, workload.prompts)) if share and adapters is None else 0
-    room = (longest + 32) * options.in_flight * 2 + 2 * held  # so that no page is thrown away
+    room = (longest + 32) * options.in_flight * 2 + 2 * held  # so that no page is evicted
     firsts: list[float] = []
     gaps: list[float] = []
     answers: dict[int, list[int]] = {}
@@ -171,7 +171,7 @@ def serve(
 def generate(
     lm: PromptLoRA, options: argparse.Namespace, workload: Workload, adapters: Sequence[LoRAWeights] | None
 ) -> dict[str, Any]:
-    """The same requests in whole batches."""
+    """Run the same requests in whole batches."""
     answers = []
     began, worked = time.perf_counter(), time.process_time()
     lora = None if adapters is None else LoRAWeights.stack(adapters)
@@ -190,7 +190,7 @@ def generate(
 
 
 def idle(lm: PromptLoRA, options: argparse.Namespace, workload: Workload, adapter: LoRAWeights) -> dict[str, float]:
-    """Seconds between the tokens of one request that runs alone."""
+    """Seconds between the tokens of a request that runs alone."""
     gaps: list[float] = []
     with Engine(lm, max_batch=1, max_prefill_tokens=options.prefill_tokens) as engine:
         for request in workload.requests[:3]:
@@ -213,7 +213,7 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def run(lm: PromptLoRA, options: argparse.Namespace, report: dict[str, Any], save: Callable[[], None]) -> None:
-    """Run what the report does not hold yet."""
+    """Run the measurements that the report does not have yet."""
     for length in options.prompt_tokens:
         part = report["lengths"].setdefault(str(length), {"rounds": []})
         if sum(len(each) == len(ARMS) for each in part["rounds"]) >= options.rounds:
@@ -252,7 +252,7 @@ def fold(answers: Sequence[Sequence[int]]) -> list[str]:
 
 
 def summary(report: dict[str, Any], kv_bytes: int, clock: str) -> dict[str, Any]:
-    """Ratios, latencies, and where an adapter is worth it."""
+    """Ratios, latencies, and the number of requests from which an adapter pays off."""
     options, found = report["settings"], {}
     for length, part in report["lengths"].items():
         rounds = [each for each in part["rounds"] if len(each) == len(ARMS)]

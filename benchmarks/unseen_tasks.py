@@ -42,7 +42,7 @@ FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "unseen-by-tasks.svg"
 
 @dataclass(frozen=True)
 class Job:
-    """One evaluation: where its answers go, of which network, under which conditions, on which rows."""
+    """One evaluation: its output folder, hypernetwork, conditions and rows."""
 
     name: str
     network: Path
@@ -50,7 +50,7 @@ class Job:
     rows: Sequence[Row] = field(repr=False)
 
     def done(self, folder: Path) -> bool:
-        """Whether all its answers are there."""
+        """Whether all its answers exist."""
         if not (folder / self.name / "answers.jsonl").is_file():
             return False
         _, answers = complete_answers(self.rows, folder / self.name)
@@ -58,11 +58,11 @@ class Job:
 
 
 class OutOfTimeError(Exception):
-    """The minutes are over."""
+    """The time limit has been reached."""
 
 
 def conditions_of(kind: str, table: dict[str, tuple[str, str]] = TABLE) -> tuple[str, ...]:
-    """The conditions of a kind of run that a table asks for."""
+    """The conditions that a table uses for a kind of run."""
     return tuple(condition for of, condition in table.values() if of == kind)
 
 
@@ -89,12 +89,12 @@ def make_jobs(options: argparse.Namespace, rows: list[Row], wordings: dict[str, 
 
 
 def finished(folder: Path) -> Path | None:
-    """The hypernetwork in a folder: the folder itself, or its ``final``; None where there is none."""
+    """The hypernetwork in a folder: the folder itself, or its ``final``; None if there is none."""
     return next((path for path in (folder, folder / "final") if (path / "config.json").is_file()), None)
 
 
 def named_network(text: str) -> tuple[str, Path]:
-    """An argument ``NAME=FOLDER``."""
+    """Parse an argument ``NAME=FOLDER``."""
     name, _, path = text.partition("=")
     network = finished(Path(path))
     if not name or not path or slug(name) != name:
@@ -105,17 +105,17 @@ def named_network(text: str) -> tuple[str, Path]:
 
 
 def counted_network(text: str) -> tuple[str, Path]:
-    """An argument ``COUNT=FOLDER`` or ``COUNT-NAME=FOLDER``."""
+    """Parse an argument ``COUNT=FOLDER`` or ``COUNT-NAME=FOLDER``."""
     if not text.partition("=")[0].partition("-")[0].isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r}; expected COUNT=FOLDER or COUNT-NAME=FOLDER, such as 120-seed1=RUN")
     return named_network(text)
 
 
 def work(jobs: Sequence[Job], options: argparse.Namespace, other: Sequence[Row], until: float) -> None:
-    """Run evaluations one after another over one base.
+    """Run evaluations one after another on one base.
 
     Raises:
-        OutOfTimeError: The time is over; what is answered is kept.
+        OutOfTimeError: The time limit has been reached; existing answers are kept.
     """
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.dtype]
     model, tokenizer = load_base(options.base, dtype=dtype, device=options.device, progress=console.print)
@@ -139,7 +139,7 @@ def work(jobs: Sequence[Job], options: argparse.Namespace, other: Sequence[Row],
 
 
 def groups_of(sources: Sequence[str], rows_per_task: int | None) -> dict[str, list[str]]:
-    """A short name of each data file to its tasks."""
+    """Map a short name of each data file to its tasks."""
     names = [Path(source).parent.name or Path(source).name for source in sources]
     if len(set(names)) < len(names):
         names = [Path(source).name.partition(".")[0] for source in sources]

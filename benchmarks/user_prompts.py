@@ -41,7 +41,7 @@ MAX_NEW_TOKENS = 32
 
 
 def plain(text: str) -> str:
-    """The text as checks compare it."""
+    """The normalised text that checks compare."""
     text = " ".join(text.casefold().replace("’", "'").split())
     return text.strip("\"'“”`*").rstrip(".!").strip("\"'“”`*").strip()
 
@@ -72,10 +72,10 @@ RULES: dict[str, Callable[[str, Any], bool]] = {
 
 
 def passes(answer: str, check: Mapping[str, Any]) -> bool:
-    """Whether an answer fulfils all rules of a check; an empty one never does.
+    """Whether an answer satisfies all rules of a check; an empty answer never does.
 
     Raises:
-        DataError: No rule, or an unknown one.
+        DataError: The check has no rule or an unknown rule.
     """
     unknown = set(check) - set(RULES)
     if unknown or not check:
