@@ -421,6 +421,13 @@ def test_a_full_queue_is_429_with_the_time_to_wait(served):
             stream.close()
 
 
+def test_more_answers_than_the_queue_ever_holds_are_refused_for_good(served):
+    with serving(served.lm, max_waiting=2) as small, small.client() as client:
+        with pytest.raises(openai.BadRequestError, match="at most 2"):
+            chat(client, n=3)
+        assert len(chat(client, n=2).choices) == 2
+
+
 def test_too_many_open_requests_are_429(served):
     with serving(served.lm, most_requests=1) as small, small.client() as client:
         with chat(client, stream=True, max_tokens=400, stop="no such text") as stream:

@@ -1,4 +1,4 @@
-"""What ``promptlora inspect`` prints: a token's life, an ablation, a space of adapters, as tables."""
+"""Prints the results of ``promptlora inspect`` as tables: a token's life, an ablation, a space of adapters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHADES = " ░▒▓█"
 
 
 def next_tokens(lm: PromptLoRA, capture: AttentionCapture, count: int = 5) -> dict[str, list[dict[str, Any]]]:
-    """The most probable next tokens of base and adapted."""
+    """The most probable next tokens of the base and of the adapted model."""
     from promptlora.inspect import token_texts as texts_of
 
     found: dict[str, list[dict[str, Any]]] = {}
@@ -44,7 +44,7 @@ def _shown(text: str, longest: int = 24) -> str:
 
 
 def print_section(section: Section) -> None:
-    """A section as a table; a sided column becomes one column for each side."""
+    """Print a section as a table; a sided column becomes one column per side."""
     table = Table(title=section.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, column in enumerate(section.columns):
         names = [f"{side}\n{column.name}" for side in section.sides] if column.sided else [column.name]
@@ -103,13 +103,13 @@ def _print_end(lm: PromptLoRA, capture: AttentionCapture) -> None:
 
 
 def _heat(values: Sequence[float], top: float) -> list[str]:
-    """Numbers with a shade before each, the fuller the larger."""
+    """Numbers with a shade before each; a larger number has a fuller shade."""
     steps = len(_SHADES) - 1
     return [f"{_SHADES[round(steps * min(v / top, 1.0)) if top else 0]} {v:.3f}" for v in values]
 
 
 def print_ablation(found: Ablation, *, maps: bool = True) -> None:
-    """What each choice changes, and the heat maps layers by projections, which ``maps`` leaves out."""
+    """Print what each choice changes and, if ``maps`` is set, the heat maps of layers by projections."""
     from promptlora.inspect.sections import ablation_section
 
     print_section(ablation_section(found))
@@ -130,7 +130,7 @@ def print_ablation(found: Ablation, *, maps: bool = True) -> None:
 
 
 def print_space(found: AdapterSpace) -> None:
-    """Each prompt's place and nearest others."""
+    """Print each prompt's position and its nearest neighbours."""
     table = Table(title="adapters: their place, and the nearest others (cosine, mean taken off)", title_justify="left")
     table.add_column("", justify="right")
     table.add_column("prompt", overflow="fold")

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -336,9 +337,12 @@ def _write_card(
 def _tensors(modules: list[ModuleLoRA]) -> tuple[dict[str, Tensor], str]:
     """PEFT's tensors, and our own record of where each projection is, which other readers ignore."""
     tensors, note = {}, []
+    own = partial(
+        torch.clone, memory_format=torch.contiguous_format
+    )  # of rank 1, contiguous() is the caller's own memory
     for lora in modules:
-        tensors[f"{PREFIX}{lora.module}.lora_A.weight"] = lora.A.T.contiguous()  # [rank, in]
-        tensors[f"{PREFIX}{lora.module}.lora_B.weight"] = lora.B.T.contiguous()  # [out, rank]
+        tensors[f"{PREFIX}{lora.module}.lora_A.weight"] = own(lora.A.T)  # [rank, in]
+        tensors[f"{PREFIX}{lora.module}.lora_B.weight"] = own(lora.B.T)  # [out, rank]
         note += [{"projection": asdict(b.projection), "start": b.start, "rank": b.rank} for b in lora.blocks]
     return tensors, json.dumps(note)
 
