@@ -227,7 +227,7 @@ REFINED = {
              "Loss on what was kept back: 2.500 before, 0.250 after."),
         ({"rows": 0, "inputs": 9}, "on 9 inputs without labels, of which 3 were kept back."),
         ({"best_step": 0}, "No step was better than the start"),
-        ({"kept_back": 0, "loss_before": None, "loss_after": None}, "Nothing measured whether the adapter memorised"),
+        ({"kept_back": 0, "loss_before": None, "loss_after": None}, "The adapter is that of step 8; nothing measured whether it memorised"),
         ({"stopped": True}, "The refinement was stopped before its end."),
         ({"steps": "x", "rows": [], "loss_before": "y", "prompt": 3}, "Best step: 8."),
         ({"best_step": None}, None),

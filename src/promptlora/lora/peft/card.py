@@ -107,16 +107,15 @@ def _refined(record: Mapping[str, Any]) -> list[str]:
         if count(name)
     ]
     parts = [f"Refined by gradient steps on {' and '.join(told) or 'rows'}, of which {kept or 'none'} were kept back."]
-    parts.append(
-        f"Best step: {best}{f' of at most {steps}' if steps else ''}."
-        if best
-        else "No step was better than the start, so the adapter is the one that refinement started from."
-    )
-    losses = [record.get(name) for name in ("loss_before", "loss_after")]
-    if all(isinstance(loss, (int, float)) for loss in losses):
-        parts.append(f"Loss on what was kept back: {losses[0]:.3f} before, {losses[1]:.3f} after.")
-    elif not kept:
-        parts.append("Nothing measured whether the adapter memorised the rows.")
+    if not kept:
+        parts.append(f"The adapter is that of step {best}; nothing measured whether it memorised what it saw.")
+    elif best:
+        parts.append(f"Best step: {best}{f' of at most {steps}' if steps else ''}.")
+    else:
+        parts.append("No step was better than the start, so the adapter is the one that refinement started from.")
+    before, after = record.get("loss_before"), record.get("loss_after")
+    if isinstance(before, (int, float)) and isinstance(after, (int, float)):
+        parts.append(f"Loss on what was kept back: {before:.3f} before, {after:.3f} after.")
     if record.get("stopped") is True:
         parts.append("The refinement was stopped before its end.")
     return ["## Refined", " ".join(parts)]
