@@ -314,7 +314,7 @@ def test_models(served, client):
 
 
 REFUSED = {
-    "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "Tools are not supported", "tools"),
+    "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "400 - tools: Tools are not supported.$", "tools"),
     "penalty": ({"frequency_penalty": 0.5}, "Penalties are not supported", "frequency_penalty"),
     "json": ({"response_format": {"type": "json_object"}}, "Answers are plain text", "response_format.type"),
     "unknown": ({"extra_body": {"top_k": 5}}, "Unrecognized request argument supplied: top_k", "top_k"),

@@ -114,7 +114,7 @@ def save_peft(
             notes[PROVENANCE] = json.dumps(lora.provenance)
         save_file(tensors, folder / WEIGHTS_FILE, metadata=notes)
         if card:
-            _write_card(folder, lora, base, report.rank, chat)
+            _write_card(folder, Path(path).name, lora, base, report.rank, chat)
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         size = sum(file.stat().st_size for file in folder.iterdir())
     return replace(report, bytes=size)
@@ -324,14 +324,16 @@ def _relative_error(exact: list[ModuleLoRA], written: list[ModuleLoRA], fold: fl
 # --- files -------------------------------------------------------------------------------------------
 
 
-def _write_card(folder: Path, lora: LoRAWeights, base: str | None, rank: int, chat: ChatFiles | None) -> None:
+def _write_card(
+    folder: Path, name: str, lora: LoRAWeights, base: str | None, rank: int, chat: ChatFiles | None
+) -> None:
     """Write the tokenizer, if there is one, and the card that shows its chat format."""
-    (origin,) = lora.origins
+    (origin,), (record,) = lora.origins, lora.provenance
     chat = chat or lora.chat
     rendered = chat.write(folder, origin.prompt if origin and origin.in_context else None) if chat else None
     accepted = next((known for known in VLLM_RANKS if known >= rank), rank)
     dtype = str(lora.dtype).removeprefix("torch.")
-    text = adapter_card(origin, base_model=base, rank=accepted, dtype=dtype, chat=rendered)
+    text = adapter_card(record, name=name, base_model=base, rank=accepted, dtype=dtype, chat=rendered)
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
 
