@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,7 @@ def test_the_code_of_the_card_runs(shipped, tmp_path):
     shipped.adapt(PROMPT).save_peft(tmp_path / "a")
     card = (tmp_path / "a/README.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
+    assert "# without a network: from promptlora.models import embedded_folder; base = embedded_folder()\n" in code
     code = code.replace('"HuggingFaceTB/SmolLM2-135M-Instruct"', json.dumps(str(embedded_folder())))  # no network here
     code = code.replace("INPUT", "She flew to Paris on Monday.")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "a", capture_output=True, text=True, timeout=300)
@@ -197,6 +199,52 @@ def test_a_format_that_no_template_renders_is_told_in_the_card(tmp_path):
     assert encode_chat(tokenizer, ["hi"])[0][-1] == tokenizer.eos_token_id
     save_peft(random_lora(find_projections(tiny_llama())), tmp_path / "a", chat=ChatExport(tokenizer))
     assert "does not render this format" in (tmp_path / "a/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("person", "person"), ("my labels (2)", "my-labels-2"), ("é", "adapter")], ids=ascii
+)
+def test_the_card_bears_the_name_of_its_folder_and_its_command_runs_there(folder, name, tmp_path):
+    lora = random_lora(find_projections(tiny_llama()))
+    save_peft(lora, tmp_path / folder, base_model_name="owner/base", chat=ChatExport(tiny_tokenizer()))
+    card = (tmp_path / folder / "README.md").read_text()
+    assert f"\n# {name}\n" in card
+    (command,) = re.findall(r"^vllm serve .*$", card, re.MULTILINE)
+    assert shlex.split(command)[-4:] == ["--lora-modules", f"{name}=.", "--chat-template", "./chat_template.jinja"]
+    assert (tmp_path / folder / "chat_template.jinja").is_file()
+
+
+REFINED = {
+    "prompt": "Say.", "rows": 12, "inputs": 0, "kept_back": 3, "steps": 24, "best_step": 8,
+    "loss_before": 2.5, "loss_after": 0.25, "stopped": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "on 12 labelled rows, of which 3 were kept back. Best step: 8 of at most 24. "
+             "Loss on what was kept back: 2.500 before, 0.250 after."),
+        ({"rows": 0, "inputs": 9}, "on 9 inputs without labels, of which 3 were kept back."),
+        ({"best_step": 0}, "No step was better than the start"),
+        ({"kept_back": 0, "loss_before": None, "loss_after": None}, "The adapter is that of step 8; nothing measured whether it memorised"),
+        ({"stopped": True}, "The refinement was stopped before its end."),
+        ({"steps": "x", "rows": [], "loss_before": "y", "prompt": 3}, "Best step: 8."),
+        ({"best_step": None}, None),
+    ],
+)  # fmt: skip
+def test_the_card_of_a_refined_adapter_tells_it(changes, told, tmp_path):
+    lora = random_lora(find_projections(tiny_llama()))
+    save_peft(LoRAWeights(dict(lora), 1.0, provenance=[{**REFINED, **changes}]), tmp_path / "a")
+    card = (tmp_path / "a/README.md").read_text()
+    assert ("## Refined" in card) == (told is not None)
+    assert (told or "") in card
+
+
+def test_an_adapter_for_a_prompt_in_context_whose_prompt_is_unknown_says_so(tmp_path):
+    lora = random_lora(find_projections(tiny_llama()))
+    save_peft(LoRAWeights(dict(lora), 1.0, provenance=[{"in_context": True}]), tmp_path / "a")
+    assert "The prompt is not recorded here" in (tmp_path / "a/README.md").read_text()
 
 
 def test_without_a_known_prompt_the_card_tells_how_to_load(tmp_path):

@@ -711,3 +711,19 @@ def test_what_is_in_memory_is_what_a_folder_holds(gpt2, tmp_path):
     assert lora.peft_config(model=gpt2, compress=2) == config
     with pytest.raises(LoRAError, match=r"2 adapters; expected exactly one"):
         random_lora(find_projections(gpt2), adapters=2).peft_state_dict()
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_factors_that_modules_share_are_written_for_each_and_never_aliased(tmp_path, rank):
+    model = tiny_llama(torch.float32)
+    projections = [p for p in find_projections(model) if p.in_features == 32]
+    A = torch.randn(1, 32, rank)
+    lora = LoRAWeights({p.name: (A, torch.randn(1, rank, p.out_features)) for p in projections}, 1.0)
+    lora.save_peft(tmp_path / "adapter", model=model)
+    back = LoRAWeights.load_peft(tmp_path / "adapter")
+    for name in lora:
+        torch.testing.assert_close(back.delta(name), lora.delta(name))
+    before = A.clone()
+    for tensor in lora.peft_state_dict(model=model).values():
+        tensor.zero_()
+    assert torch.equal(A, before)

@@ -314,7 +314,7 @@ def test_models(served, client):
 
 
 REFUSED = {
-    "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "Tools are not supported", "tools"),
+    "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "400 - tools: Tools are not supported.$", "tools"),
     "penalty": ({"frequency_penalty": 0.5}, "Penalties are not supported", "frequency_penalty"),
     "json": ({"response_format": {"type": "json_object"}}, "Answers are plain text", "response_format.type"),
     "unknown": ({"extra_body": {"top_k": 5}}, "Unrecognized request argument supplied: top_k", "top_k"),
@@ -419,6 +419,13 @@ def test_a_full_queue_is_429_with_the_time_to_wait(served):
         assert caught.value.code == "queue_full"
         for stream in streams:
             stream.close()
+
+
+def test_more_answers_than_the_queue_ever_holds_are_refused_for_good(served):
+    with serving(served.lm, max_waiting=2) as small, small.client() as client:
+        with pytest.raises(openai.BadRequestError, match="at most 2"):
+            chat(client, n=3)
+        assert len(chat(client, n=2).choices) == 2
 
 
 def test_too_many_open_requests_are_429(served):

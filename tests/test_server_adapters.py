@@ -15,11 +15,14 @@ import httpx
 import openai
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from promptlora.lora import LoRAWeights
 from promptlora.server.owners import Owners
+from promptlora.text import render_chat
 from tests.server_helpers import BASE, SYSTEM, TEXT, chat, serving, tiny_lm
 
+PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 KEYS = ("first-key-of-the-test", "second-key-of-the-test")
 ROWS = [{"input": f"w{i}", "output": "b"} for i in range(10)]
 
@@ -109,8 +112,17 @@ def test_the_peft_folder_loads_in_peft(served, http, tmp_path):
     answer = http.get(f"/adapters/{key}/peft", params={"pad_rank": "auto"})
     assert answer.headers["content-type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
-        assert archive.namelist() == ["adapter_config.json", "adapter_model.safetensors"]
+        assert {"README.md", "chat_template.jinja", "tokenizer.json", *PEFT_FILES} <= set(archive.namelist())
         archive.extractall(tmp_path)
+    assert SYSTEM in (tmp_path / "README.md").read_text()
+    turns = [{"role": "user", "content": "w5"}]
+    told = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(
+        turns, add_generation_prompt=True, tokenize=False
+    )
+    assert told == render_chat(served.lm.tokenizer, "w5")
+    bare = http.get(f"/adapters/{key}/peft", params={"card": "false"})
+    with zipfile.ZipFile(io.BytesIO(bare.content)) as archive:
+        assert tuple(archive.namelist()) == PEFT_FILES
     assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 8
     back = LoRAWeights.load_peft(tmp_path)
     lora = served.lm.adapt(SYSTEM)
@@ -331,6 +343,10 @@ def test_adapters_and_their_owners_survive_a_restart(lm, tmp_path):
             assert second.get("/adapters").json()["data"] == []
             asked = {"model": f"adapter:{key}", "messages": [{"role": "user", "content": TEXT}], "max_tokens": 2}
             assert first.post("/chat/completions", json=asked).status_code == 200
+            with zipfile.ZipFile(io.BytesIO(first.get(f"/adapters/{key}/peft").content)) as archive:
+                card = archive.read("README.md").decode()
+            assert ("w5 w5" in card) == (start == 0)  # prompts are not stored
+            assert f"# adapter-{key[:12]}\n" in card
     stored = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert not any(key.encode() in stored for key in KEYS)
 
@@ -395,12 +411,15 @@ def test_a_body_that_is_too_large(guarded):
 
 def test_no_text_of_a_request_is_logged(guarded, caplog):
     caplog.set_level(logging.DEBUG)
+    with of(guarded, KEYS[0]) as http:
+        assert http.get("/w11").status_code == 404
     with guarded.client(KEYS[0]) as client:
         chat(client, system="w11 w12 w13", text="w14 w15")
         with pytest.raises(openai.BadRequestError):
             chat(client, system="w11 " * 20, text="w14 w15")
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("promptlora")]
     assert any("POST /v1/chat/completions 200" in line for line in ours)
+    assert any("GET unknown 404" in line for line in ours)
     assert not any(word in line for line in ours for word in ("w11", "w14", *KEYS))
 
 

@@ -1,7 +1,7 @@
-"""The command line: ``promptlora …``. Thin: parse, call, print.
+"""The command line ``promptlora …``: it only parses arguments, calls the library and prints.
 
-Errors of the user become one line on standard error and exit code 2; results go to standard output and
-progress to standard error, so that ``--json`` can be piped.
+User errors become one line on standard error and exit code 2. Results go to standard output and progress to standard
+error, so that ``--json`` output can be piped.
 """
 
 from __future__ import annotations
@@ -61,16 +61,17 @@ def _start(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 2 for bad input, 130 for Ctrl-C."""
+    """Run the command line; returns exit code 0, 2 for bad input, or 130 for Ctrl-C."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Before PyTorch starts OpenMP. Threads that wait for each other by spinning take the cores from the threads they wait
-    # for when other programs run: answers then took four to seven times as long on a busy machine with two cores.
+    # Set this before PyTorch starts OpenMP. Threads that wait by spinning take cores from the threads they wait for
+    # when
+    # other programs run: on a busy machine with two cores, answers then took four to seven times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _open_streams()
     code = _run(arguments)
     try:
         sys.stdout.flush()
-    except OSError as error:  # also a reader of our output that has gone
+    except OSError as error:  # includes a closed pipe at the reader of our output
         _discard_output()
         return code or (0 if isinstance(error, BrokenPipeError) else fail(_told(error)))
     return code
@@ -86,7 +87,7 @@ def _run(arguments: list[str] | None) -> int:
         return fail(f"{message.rstrip('.')}; see promptlora --help")
     except PromptLoRAError as error:
         return fail(_with_flags(str(error)))
-    except BrokenPipeError:  # the reader of our output has gone
+    except BrokenPipeError:  # the reader of our output closed the pipe
         _discard_output()
         return 0
     except OSError as error:
@@ -102,18 +103,18 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _with_flags(message: str) -> str:
-    """An error of the library, which speaks of its arguments, in the words of the command line."""
+    """Translate argument names in an error of the library to command-line flags."""
     return re.sub(r"\b(overwrite|resume|force)=True\b", r"--\1", message)
 
 
 def _told(error: OSError) -> str:
-    """What the system refused, with the file where it names one; else it was our output."""
+    """What the system refused, with the file name if the error has one; otherwise it is standard output."""
     where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "standard output"
     return f"{where[:200]}: {error.strerror or error}. Fix: choose another path, or free some space."
 
 
 def _open_streams() -> None:
-    """Give a closed standard stream a place to write to; a path whose bytes are no UTF-8 is written escaped."""
+    """Redirect a closed standard stream to devnull; make paths with invalid UTF-8 bytes print escaped."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -123,7 +124,7 @@ def _open_streams() -> None:
 
 
 def _discard_output() -> None:
-    """Let what is left in the buffer of standard output go nowhere: Python would try to write it once more at its end."""
+    """Discard the rest of the standard output buffer, which Python would otherwise try to write again at exit."""
     if sys.stdout is sys.__stdout__:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

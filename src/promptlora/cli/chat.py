@@ -90,7 +90,7 @@ def chat(
                     pieces.append(piece)
                     sys.stdout.write(piece)
                     sys.stdout.flush()
-            except PromptError as error:  # the conversation is full: it goes on after /reset
+            except PromptError as error:  # the conversation is full; /reset starts a new one
                 messages.pop()
                 err.print(f"[red]error:[/] {escape(str(error))}; /reset", highlight=False)
                 continue

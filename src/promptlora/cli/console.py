@@ -1,4 +1,4 @@
-"""What the commands share: the two consoles, options, loading with progress, one-line errors."""
+"""Code that the commands share: the two consoles, options, loading with progress, one-line errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Base = Annotated[str | None, typer.Option(help="Base model: folder or Hugging Fa
 Dtype = Annotated[str, typer.Option(help="Dtype of the base: float32 or bfloat16.")]
 Device = Annotated[str, typer.Option(help="Device: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1, mps.")]
 Force = Annotated[bool, typer.Option("--force", help="Accept a hypernetwork that was trained for another base.")]
-MOST_TOKENS = 1 << 20  # what an option may ask for; the base says what it takes
+MOST_TOKENS = 1 << 20  # upper bound of options; the base checks its own limit
 MOST_ROWS = 1 << 16
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
@@ -49,7 +49,7 @@ PromptFile = Annotated[
 
 
 def fail(message: str, code: int = 2) -> int:
-    """One line on standard error; returns the exit code."""
+    """Print one line on standard error; returns the exit code."""
     line = " ".join(message.split())
     err.print(f"[bold red]error:[/] {escape(line)}" if code == 2 else escape(line), soft_wrap=True, highlight=False)
     return code
@@ -80,15 +80,15 @@ def print_next_steps(folder: Path) -> None:
 
 
 def print_json(value: Any) -> None:
-    """A value as JSON on standard output."""
+    """Print a value as JSON on standard output."""
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def finite(value: float | None) -> float | None:
-    """The value of an option, which ``nan`` and ``inf`` are not.
+    """Check the value of an option: ``nan`` and ``inf`` are refused.
 
     Raises:
-        ConfigError: Not a finite number.
+        ConfigError: The value is not finite.
     """
     if value is not None and not math.isfinite(value):
         raise ConfigError(f"an option is {value}. Expected a finite number.")
@@ -96,7 +96,7 @@ def finite(value: float | None) -> float | None:
 
 
 def read_prompt(prompt: str | None, file: str | None, instead: str = "") -> str:
-    """The prompt from the option or the file; exactly one of them, and not empty.
+    """The prompt from the option or from the file; exactly one of them must be given and must not be empty.
 
     Args:
         prompt: Of ``--prompt``.
@@ -104,7 +104,7 @@ def read_prompt(prompt: str | None, file: str | None, instead: str = "") -> str:
         instead: An option that the command takes instead of a prompt, for the error.
 
     Raises:
-        PromptError: None or both, an empty one, or a file that cannot be read.
+        PromptError: None or both are given, the prompt is empty, or the file cannot be read.
     """
     if prompt is not None and file is not None:
         raise PromptError("--prompt and --prompt-file were given. Expected one of them.")
@@ -119,7 +119,7 @@ def read_prompt(prompt: str | None, file: str | None, instead: str = "") -> str:
 
 
 def _standard_input() -> str:
-    """All of standard input as text; of one without bytes (a notebook's, a test's) as it is."""
+    """All of standard input as text; a stream without bytes (in a notebook or a test) is read as text."""
     if sys.stdin is None:
         raise PromptError("--prompt-file -: standard input is closed; expected a prompt there")
     raw = getattr(sys.stdin, "buffer", None)
@@ -135,10 +135,10 @@ def _standard_input() -> str:
 
 
 def read_line() -> str | None:
-    """The next line of standard input without its end; None where it ends or is closed.
+    """The next line of standard input without its line end; None at the end or if the stream is closed.
 
     Raises:
-        PromptError: Bytes that are not UTF-8.
+        PromptError: The line is not valid UTF-8.
     """
     if sys.stdin is None:
         return None
@@ -148,12 +148,12 @@ def read_line() -> str | None:
 
 
 def check_prompts(hypernetwork: str | None, base: str | None, prompts: Sequence[str]) -> None:
-    """Refuse prompts that the encoder does not take, before the base is loaded.
+    """Refuse prompts that the encoder does not accept, before the base is loaded.
 
     Raises:
-        PromptError: An empty prompt, or one that is too long.
-        CheckpointError: A hypernetwork that cannot be read.
-        ModelError: A base without a tokenizer.
+        PromptError: A prompt is empty or too long.
+        CheckpointError: The hypernetwork cannot be read.
+        ModelError: The base has no tokenizer.
     """
     from promptlora.adapt.prompt_lora import shipped_hypernetwork
     from promptlora.hypernet.network import read_config
@@ -161,7 +161,7 @@ def check_prompts(hypernetwork: str | None, base: str | None, prompts: Sequence[
     from promptlora.text import encode_prompt
 
     folder = Path(hypernetwork) if hypernetwork else shipped_hypernetwork()
-    if hypernetwork and not is_dir(folder):  # of the hub: told when it is there
+    if hypernetwork and not is_dir(folder):  # on the Hub: reported after the download
         return
     longest = read_config(folder).max_prompt_tokens
     doubtful = {p for p in prompts if len(p.encode(errors="replace")) > longest or not p.strip()}
@@ -171,10 +171,10 @@ def check_prompts(hypernetwork: str | None, base: str | None, prompts: Sequence[
 
 
 def dtype_named(name: str) -> Any:
-    """The torch dtype of that name.
+    """The torch dtype with this name.
 
     Raises:
-        ConfigError: Not float32 or bfloat16.
+        ConfigError: The name is not ``float32`` or ``bfloat16``.
     """
     import torch
 
@@ -184,10 +184,10 @@ def dtype_named(name: str) -> Any:
 
 
 def check_device(device: str) -> str:
-    """The device, if this machine has it; ``auto`` is CUDA, else MPS, else the CPU.
+    """Check that this machine has the device; ``auto`` selects CUDA, else MPS, else the CPU.
 
     Raises:
-        ConfigError: An unknown or absent device.
+        ConfigError: The device is unknown or not available.
     """
     import torch
 
@@ -208,7 +208,7 @@ def check_device(device: str) -> str:
 
 @contextmanager
 def working(text: str) -> Iterator[Any]:
-    """A spinner on standard error with a line of text; call what it yields to change the line."""
+    """Show a spinner with a line of text on standard error; the yielded function changes the text."""
     with err.status(escape(text)) as status:
         yield lambda line: status.update(escape(line))
 
@@ -245,14 +245,14 @@ def load_with_adapter(path: Path, base: str | None, dtype: str, device: str) -> 
     """Load a saved adapter and its base, with progress on standard error; no hypernetwork is needed.
 
     Args:
-        path: A PEFT folder, or a file of ``LoRAWeights.save`` with one adapter.
-        base: The base; by default the one that the adapter names, else the embedded one.
-        dtype: Of the base and the adapter.
-        device: Where both go.
+        path: A PEFT folder, or a file written by ``LoRAWeights.save`` with one adapter.
+        base: The base; by default the one that the adapter names, otherwise the embedded one.
+        dtype: Dtype of the base and the adapter.
+        device: Device of the base and the adapter.
 
     Raises:
-        LoRAError: An adapter that cannot be read, several in one file, or one that does not fit the base.
-        ModelError: A base that cannot be loaded.
+        LoRAError: The adapter cannot be read or does not fit the base, or the file holds several adapters.
+        ModelError: The base cannot be loaded.
     """
     with working("loading PyTorch and transformers") as say:
         from promptlora.adapt import AdaptedBase
@@ -264,7 +264,7 @@ def load_with_adapter(path: Path, base: str | None, dtype: str, device: str) -> 
 
         wanted, folder = dtype_named(dtype), is_dir(path)
         device = check_device(device)
-        lora = None if folder else LoRAWeights.load(path)  # a wrong path is told before the base is loaded
+        lora = None if folder else LoRAWeights.load(path)  # report a wrong path before the base is loaded
         if base is None:
             base = named_base(path) if lora is None else lora.base_model
         model, tokenizer = load_base(None if base == EMBEDDED_ID else base, dtype=wanted, device=device, progress=say)
@@ -277,7 +277,7 @@ def load_with_adapter(path: Path, base: str | None, dtype: str, device: str) -> 
 
 
 def progress_bar() -> Progress:
-    """A bar on standard error: text, bar, done of all, time gone and left."""
+    """A progress bar on standard error: text, bar, number done and total, time elapsed and remaining."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -289,7 +289,7 @@ def progress_bar() -> Progress:
 
 
 def size(nbytes: int) -> str:
-    """Bytes for people: 1.2 MB."""
+    """A human-readable size: 1.2 MB."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
         if nbytes >= factor:
             return f"{nbytes / factor:.1f} {unit}"

@@ -1,7 +1,7 @@
 """``promptlora demo``: three prompts as users write them, three adapters, one batch.
 
-Which prompts is settled by a rule, not by their answers: the first of each of the first three kinds of the benchmark of
-user prompts, with its first input. So the demo shows what goes wrong as well.
+A rule selects the prompts, independently of their answers: the first prompt of each of the first three kinds in the
+benchmark of user prompts, with its first input. The demo therefore also shows what goes wrong.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA
     from promptlora.lora import LoRAWeights
 
-# The first prompt of each of the first three kinds in benchmarks/user_prompts.jsonl, with its first input. Those prompts
-# are written as users write; nothing is trained or chosen on them.
+# The first prompt of each of the first three kinds in benchmarks/user_prompts.jsonl, with its first input. Those
+# prompts
+# are written as users write; nothing is trained or selected on them.
 EXAMPLES = (
     ("Put this into Spanish, just the translation.", "Good morning"),
     ("Make this polite. Keep it to one sentence.", "Give me the report."),
@@ -75,7 +76,7 @@ def demo(
     lm = load(hypernetwork, base, dtype, device, force)
     prompts, inputs = [p for p, _ in EXAMPLES], [x for _, x in EXAMPLES]
     with working("reading three prompts and writing three adapters") as say:
-        lm.adapt(prompts[0])  # the first call pays for PyTorch's own start
+        lm.adapt(prompts[0])  # warm up: the first call includes PyTorch's start-up time
         lm.states.clear()
         started = time.perf_counter()
         lora = lm.adapt(prompts)
@@ -145,7 +146,7 @@ def demo(
 
 
 def _same_in_peft(lm: PromptLoRA, lora: LoRAWeights, folder: Path, text: str, max_new_tokens: int) -> bool | None:
-    """Whether PEFT, with the exported folder, answers as the hooks do; None where PEFT is not installed."""
+    """Whether PEFT gives the same answers with the exported folder as the hooks; None if PEFT is not installed."""
     if importlib.util.find_spec("peft") is None:
         return None
     with working("the same adapter in PEFT"), _quiet():
@@ -162,7 +163,7 @@ def _same_in_peft(lm: PromptLoRA, lora: LoRAWeights, folder: Path, text: str, ma
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings of the libraries that PEFT brings."""
+    """Suppress warnings of the libraries that PEFT imports."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)

@@ -1,4 +1,4 @@
-"""``promptlora inspect``: the life of one token, what each projection does, the space of adapters."""
+"""``promptlora inspect``: the life of one token, the effect of each projection, the space of adapters."""
 
 from __future__ import annotations
 
@@ -126,10 +126,10 @@ def _check_options(
     layer: int | None,
     head: int | None,
 ) -> None:
-    """Refuse options that do not go together, before anything is loaded.
+    """Refuse incompatible options before anything is loaded.
 
     Raises:
-        AttentionError: Two things asked for at once, or nothing.
+        AttentionError: More than one view is requested, or none.
     """
     followed = any(option is not None for option in (token, layer, head))
     prompted = prompt is not None or prompt_file is not None
@@ -157,7 +157,7 @@ def _write_page(path: Path | None, page: str) -> None:
     err.print(f"wrote {escape(str(path))}", highlight=False)
 
 
-# --- what files hold ---------------------------------------------------------------------------------------
+# --- files -------------------------------------------------------------------------------------------------
 
 
 def _lines(path: Path) -> list[str]:
@@ -165,13 +165,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def read_prompts(path: Path) -> tuple[list[str], list[str] | None]:
-    """Prompts of a file, one a line, or ``{prompt, task}`` a line in a .jsonl file; each prompt once.
+    """Read the distinct prompts of a file: one per line, or one ``{prompt, task}`` per line of a .jsonl file.
 
     Returns:
-        The prompts, and their tasks where the file has them.
+        The prompts, and their tasks if the file has them.
 
     Raises:
-        DataError: A file that cannot be read, a line that does not fit, or fewer than two prompts.
+        DataError: The file cannot be read, a line is invalid, or there are fewer than two prompts.
     """
     if path.suffix != ".jsonl":
         found = dict.fromkeys(_lines(path), "")
@@ -188,13 +188,13 @@ def read_prompts(path: Path) -> tuple[list[str], list[str] | None]:
 
 
 def read_inputs(source: str, count: int, *, needs_prompt: bool) -> list[tuple[dict[str, Any], str]]:
-    """Inputs for an ablation: rows with their prompts, or the lines of a text file.
+    """Read inputs for an ablation: rows with their prompts, or the lines of a text file.
 
     Returns:
-        For each, ``{input, outputs, metric}`` (the last two from rows alone) and its prompt.
+        For each input, ``{input, outputs, metric}`` (the last two only from rows) and its prompt.
 
     Raises:
-        DataError: A file that cannot be read, or lines without a prompt when none was given.
+        DataError: The file cannot be read, or lines come without a prompt although one is needed.
     """
     path = Path(source)
     if path.suffix == ".txt":
@@ -253,7 +253,7 @@ def _inspect_token(
         say("walking through attention")
         heads = None if head is None else [head]
         capture = capture_attention(lm, text, lora, None if layer is None else [layer], heads, raw=raw)
-    if layer is not None and head is None and capture.base[layer].softmax is None:  # it shows what it has
+    if layer is not None and head is None and capture.base[layer].softmax is None:  # show what such a layer has
         if json:
             values = layer_values(capture, layer, position)
             print_json({"prompt": prompt, "text": text, **values, "next": next_tokens(lm, capture)})
@@ -273,7 +273,7 @@ def _inspect_token(
                 "next": next_tokens(lm, capture),
             }
         )
-    else:  # a page holds the tables
+    else:  # the page has the tables, so they are not printed
         print_life(lm, life, capture, tables=output is None)
     _write_page(output, token_page(life, capture, prompt) if output else "")
 

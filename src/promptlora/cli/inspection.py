@@ -1,4 +1,4 @@
-"""What ``promptlora inspect`` prints: a token's life, an ablation, a space of adapters, as tables."""
+"""Prints the results of ``promptlora inspect`` as tables: a token's life, an ablation, a space of adapters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHADES = " ░▒▓█"
 
 
 def next_tokens(lm: PromptLoRA, capture: AttentionCapture, count: int = 5) -> dict[str, list[dict[str, Any]]]:
-    """The most probable next tokens of base and adapted."""
+    """The most probable next tokens of the base and of the adapted model."""
     from promptlora.inspect import token_texts as texts_of
 
     found: dict[str, list[dict[str, Any]]] = {}
@@ -44,7 +44,7 @@ def _shown(text: str, longest: int = 24) -> str:
 
 
 def print_section(section: Section) -> None:
-    """A section as a table; a sided column becomes one column for each side.
+    """Print a section as a table; a sided column becomes one column per side.
 
     In a narrow terminal the first sided columns are left out, and their names are printed: a number is never cut.
     """
@@ -86,7 +86,14 @@ def _table(section: Section, shown: Sequence[int]) -> Table:
 
 
 def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture, *, tables: bool = True) -> None:
-    """One token's walk: every key, what the adapter adds, the steps from x to the new x, which ``tables`` leaves out; gains and losses."""
+    """Print one token's walk: every key, what the adapter adds, the steps from x to the new x, gains and losses.
+
+    Args:
+        lm: Decodes the next tokens.
+        life: The walk to print.
+        capture: The capture that it was taken from.
+        tables: False leaves out the tables.
+    """
     from promptlora.inspect.sections import token_sections
 
     out.print(
@@ -106,7 +113,7 @@ def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture, *, ta
 
 
 def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: int, *, tables: bool = True) -> None:
-    """What a layer without softmax weights has to show for one token, and that it has none."""
+    """Print the values of a layer without softmax weights; ``tables`` False leaves out the tables."""
     from promptlora.inspect.sections import layer_sections
 
     out.print(f"token {token} [bold]{_shown(capture.tokens[token])}[/], layer {layer}", highlight=False)
@@ -117,7 +124,7 @@ def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: in
 
 
 def _print_end(lm: PromptLoRA, capture: AttentionCapture) -> None:
-    """The most probable next tokens, and the proof."""
+    """Print the most probable next tokens and the result of the verification."""
     for name, likely in next_tokens(lm, capture).items():
         words = ", ".join(f"{_shown(one['token'])} {one['probability']:.3f}" for one in likely)
         out.print(f"next token, {name}: {words}", highlight=False)
@@ -125,13 +132,13 @@ def _print_end(lm: PromptLoRA, capture: AttentionCapture) -> None:
 
 
 def _heat(values: Sequence[float], top: float) -> list[str]:
-    """Numbers with a shade before each, the fuller the larger."""
+    """Numbers with a shade before each; a larger number has a fuller shade."""
     steps = len(_SHADES) - 1
     return [f"{_SHADES[round(steps * min(v / top, 1.0)) if top else 0]} {v:.3f}" for v in values]
 
 
 def print_ablation(found: Ablation, *, maps: bool = True) -> None:
-    """What each choice changes, and the heat maps layers by projections, which ``maps`` leaves out."""
+    """Print what each choice changes and, if ``maps`` is set, the heat maps of layers by projections."""
     from promptlora.inspect.sections import ablation_section
 
     print_section(ablation_section(found))
@@ -152,7 +159,7 @@ def print_ablation(found: Ablation, *, maps: bool = True) -> None:
 
 
 def print_space(found: AdapterSpace) -> None:
-    """Each prompt's place and nearest others."""
+    """Print each prompt's position and its nearest neighbours."""
     table = Table(title="adapters: their place, and the nearest others (cosine, mean taken off)", title_justify="left")
     table.add_column("", justify="right")
     table.add_column("prompt", overflow="fold")

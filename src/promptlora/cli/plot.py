@@ -20,7 +20,7 @@ _PANELS = {
     "spread of the updates": ("variance_ratio", "effective_rank"),
     "gradient norm": ("trunk_norm", "head_norm", "static_norm"),
 }
-_SMOOTH = 25  # steps that a drawn training loss is the mean of
+_SMOOTH = 25  # number of steps over which the drawn training loss is averaged
 _LABELS = {"loss": f"loss (mean of the last {_SMOOTH} steps)"}
 
 
@@ -61,11 +61,11 @@ def _kind(path: Path) -> str:
 
 
 def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write the picture of a run, whole or not at all.
+    """Write the picture of a run atomically.
 
     Raises:
         MissingExtraError: The extra ``plot`` is not installed.
-        OutputError: A kind of file that it does not write.
+        OutputError: The file type is not supported.
     """
     need("plot", "matplotlib")
     from matplotlib.backends import backend_agg

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from promptlora.lora import LoRAWeights
 
 _TEXT_BYTES = 64 << 20
-_SLUG = 40  # characters of a prompt in the name of its folder
+_SLUG = 40  # maximum number of characters of a prompt in its folder's name
 
 
 def refine(
@@ -131,7 +131,7 @@ def refine(
     with working("loading PyTorch and transformers"):
         from promptlora.adapt.refine import RefineSettings, group_rows
 
-        RefineSettings(seed=seed, **chosen)  # what is wrong is told before the base is loaded
+        RefineSettings(seed=seed, **chosen)  # report wrong settings before the base is loaded
         if learned is not None:
             group_rows(prompts, learned)
     lm = load(hypernetwork, base, dtype, device, force, prompts=prompts)
@@ -164,7 +164,7 @@ def refine(
 
 
 def described(step: RefineStep) -> str:
-    """The losses of a step for a progress bar: the mean over the prompts."""
+    """The losses of a step for a progress bar, averaged over the prompts."""
     losses = [loss for loss in step.loss if loss is not None]
     kept = [loss for loss in step.kept_back if loss is not None]
     words = f"loss {fmean(losses):.3f}" if losses else "loss –"
@@ -174,11 +174,11 @@ def described(step: RefineStep) -> str:
 def _read(
     prompt: str | None, rows: str | None, inputs: str | None
 ) -> tuple[list[str], list[Any] | None, list[list[str]] | None]:
-    """Prompts, their rows, and the inputs of each.
+    """Read the prompts, their rows, and the inputs of each prompt.
 
     Raises:
-        DataError: A file that cannot be used.
-        ConfigError: A text file of inputs without a prompt.
+        DataError: A file cannot be used.
+        ConfigError: Inputs come from a text file, but no prompt is given.
     """
     learned = None if rows is None else _rows(rows, prompt)
     if inputs is None:
@@ -208,7 +208,7 @@ def _rows(source: str, prompt: str | None, *, labelled: bool = True) -> list[Any
 
 
 def _write(better: LoRAWeights, prompts: list[str], output: Path, model: Any, overwrite: bool) -> list[Path]:
-    """One PEFT folder, or a folder with one for each prompt."""
+    """Write one PEFT folder, or a folder with one PEFT folder per prompt."""
     if len(prompts) == 1:
         better.save_peft(output, overwrite=overwrite, model=model)
         return [output]

@@ -1,6 +1,6 @@
-"""``promptlora run``: what an adapter does to one input, or to every input of a file, beside the base.
+"""``promptlora run``: compare base and adapter on one input, or on every input of a file.
 
-The adapter is written from a prompt, or was saved before (``--adapter``).
+The adapter is written from a prompt, or was saved earlier and is loaded (``--adapter``).
 """
 
 from __future__ import annotations
@@ -108,14 +108,14 @@ def run(
 
 
 def _inputs(text: str | None, file: Path | None) -> list[str]:
-    """The input from the command line, or those of the file; exactly one of them is given."""
+    """The input from the command line, or the inputs of the file; exactly one of them is given."""
     if text is not None and file is not None:
         raise PromptError("an input and --inputs-file were given. Expected one of them.")
     if text is not None:
         return [text]
     if file is None:
         raise PromptError("no input was given. Expected one, in quotes, or --inputs-file FILE.")
-    from promptlora.data.inputs import read_inputs  # here: only this option reads files
+    from promptlora.data.inputs import read_inputs  # imported here because only this option reads files
 
     return read_inputs(file)
 
@@ -129,7 +129,7 @@ def _answers(
     max_new_tokens: int,
     say: Any,
 ) -> list[dict[str, Any]]:
-    """The answers to each input and the number of tokens read, by the way in which they were made."""
+    """The answers to each input, and the number of tokens read, by answer mode."""
     ways: dict[str, tuple[LoRAWeights | None, str | None]] = {
         "base": (None, None),
         "in_context": (None, prompt),
@@ -150,7 +150,7 @@ def _answers(
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:
-    """One input as a row for each way to answer; several as a row for each input."""
+    """Print one input with one row per answer mode, or several inputs with one row per input."""
     ways = [name for name in _TITLES if name in rows[0]]
     table = Table(show_lines=True)
     if len(rows) == 1:

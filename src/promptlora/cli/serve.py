@@ -85,7 +85,7 @@ def serve(
         deadline=deadline,
         most_requests=max(1024, 2 * (max_batch + max_waiting)),
     )
-    listener = bind(host, port)  # before the model is loaded, which takes a while
+    listener = bind(host, port)  # bind before the model is loaded, which takes a while
     try:
         lm = load(hypernetwork, model, dtype, device, force)
         from promptlora.engine import AdapterCache, Engine
@@ -122,7 +122,7 @@ def serve(
 
 
 def _ready(url: str, model: str, adapters_only: bool, keys: bool, as_json: bool) -> None:
-    """The address on standard output, and a request to try on a line of its own; or one line of JSON for programs."""
+    """Print the address and, on a line of its own, an example request; or one line of JSON for programs."""
     if as_json:
         told = {"url": url, "api": f"{url}/v1", "model": model, "adapters_only": adapters_only, "pid": os.getpid()}
         sys.stdout.write(json.dumps(told) + "\n")
@@ -144,12 +144,12 @@ def _ready(url: str, model: str, adapters_only: bool, keys: bool, as_json: bool)
 
 
 def _log() -> None:
-    """One line on standard error for each request, and failures; no text of a request is in them."""
+    """Log one line on standard error per request, and failures; the log contains no text of a request."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger("promptlora").addHandler(handler)
     logging.getLogger("promptlora.server").setLevel(logging.INFO)
-    warnings.filterwarnings("ignore", r"refine: ")  # it names the prompt; the job says what became of it
+    warnings.filterwarnings("ignore", r"refine: ")  # the warning contains the prompt; the job reports the outcome
 
 
 def _name(model: str | None, known: str) -> str:

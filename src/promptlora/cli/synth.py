@@ -1,4 +1,4 @@
-"""``promptlora synth``: write instruction tasks that the package makes itself."""
+"""``promptlora synth``: write instruction tasks that the package generates."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _show(name: str, seed: int, json: bool) -> None:
 
 @contextmanager
 def _lines(path: Path) -> Iterator[IO[str]]:
-    """A text file that replaces ``path`` when it is whole; compressed where the name says so, without a date."""
+    """Open a text file that replaces ``path`` once it is complete; compressed (without a date) if the name says so."""
     if not path.name.endswith(_SUFFIXES):
         raise OutputError(f"{path}: {path.suffix or 'no suffix'}. Expected .jsonl or .jsonl.gz. Fix: rename it.")
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""``promptlora targets``: where a model keeps its attention projections, and what a hypernetwork for it costs."""
+"""``promptlora targets``: where a model has its attention projections, and how large a hypernetwork for it would be."""
 
 from __future__ import annotations
 

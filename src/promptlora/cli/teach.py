@@ -108,7 +108,7 @@ def teach(
                 "max_answer_tokens": max_answer_tokens,
                 "rows_per_shard": rows_per_shard,
             }
-            TeachConfig(**chosen)  # a wrong setting is told before anything is read
+            TeachConfig(**chosen)  # report a wrong setting before anything is read
             say("reading rows")
             rows = read_rows(data, split, labelled=answers == "data")
             if rows_per_task:
@@ -125,7 +125,7 @@ def teach(
             fingerprint = {"name": name, **models.base_fingerprint(model)}
             asked: OnlineTeacher | VllmTeacher
             if backend == "vllm":
-                del model  # it was here for its fingerprint
+                del model  # it was only loaded for its fingerprint
                 folder = models.embedded_folder(say) if name == models.EMBEDDED else name
                 asked = stack.enter_context(
                     VllmTeacher(
@@ -176,13 +176,13 @@ def _vllm_options(text: str) -> dict[str, Any]:
 
 
 def _longest(config: Any, backend: str) -> int:
-    """What a teacher takes, in tokens; vLLM wants room for one that it writes."""
+    """Maximum number of tokens that a teacher accepts; vLLM needs room for one generated token."""
     return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 4096) - (backend == "vllm")
 
 
 @contextmanager
 def _bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage, with rows a second and the time left."""
+    """One progress bar per stage, with rows per second and the remaining time."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

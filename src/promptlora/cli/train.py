@@ -1,4 +1,4 @@
-"""``promptlora train``: train a hypernetwork as a TOML file says."""
+"""``promptlora train``: train a hypernetwork from a TOML configuration."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def train(
 
     Example: **promptlora train configs/shipped.toml**
     """
-    first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
+    first = os.environ.get("RANK", "0") == "0"  # with several processes, only the first one prints
     from promptlora.errors import ConfigError
     from promptlora.settings import load_toml
     from promptlora.train.config import TrainConfig, check_sources
@@ -70,7 +70,7 @@ def train(
         err.print(line, highlight=False)
     try:
         path = trainer.run(resume=resume, until=until, minutes=minutes)
-    except KeyboardInterrupt:  # in all processes, after the same step
+    except KeyboardInterrupt:  # raised in all processes after the same step
         err.print(f"stopped at step {trainer.step} with a checkpoint; continue with --resume", highlight=False)
         _leave_together(trainer)
         raise
@@ -84,11 +84,11 @@ def train(
 
 
 def _leave_together(trainer: Trainer) -> None:
-    """End the processes' group when none of its threads holds anything of Python any more.
+    """End the process group once none of its threads holds a Python object any more.
 
-    A thread of gloo lets go of the tensors of its last sum a moment after the sum is there, and needs the GIL for it. A
-    process that leaves before is aborted (pytorch/pytorch#190489), and a group that is ended before waits for ever for a
-    thread that waits for the GIL (pytorch/pytorch#179291). Sleeping hands the GIL over.
+    A gloo thread releases the tensors of its last sum shortly after the sum is available, and needs the GIL for this. A
+    process that exits before that is aborted (pytorch/pytorch#190489), and destroying the group before that deadlocks
+    with the thread that waits for the GIL (pytorch/pytorch#179291). Sleeping releases the GIL.
     """
     if trainer.accelerator.num_processes > 1:
         trainer.accelerator.wait_for_everyone()

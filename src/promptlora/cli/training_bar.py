@@ -16,7 +16,7 @@ _SHOWN = {"margin": "margin", "gibberish_margin": "gibberish", "mean_margin": "m
 
 
 class _TwoLines(Progress):
-    """A bar, and the instruments on a line below it: beside it they would cut step and time off in 80 columns."""
+    """A bar with the instruments on the line below; beside it they would cut off step and time at 80 columns."""
 
     instruments = ""
 
@@ -27,12 +27,12 @@ class _TwoLines(Progress):
 
 
 class TrainingBar(Callback):
-    """Shows steps, loss and speed with the bar, and the last value of each instrument below it.
+    """Shows steps, loss and speed next to the bar, and the last value of each instrument below it.
 
     Args:
         steps: The last step of the run.
-        shown: False shows nothing, in all processes but the first.
-        console: Where it is shown; standard error by default.
+        shown: False hides the bar, as in all processes except the first.
+        console: Console for the output; standard error by default.
 
     Attributes:
         last: The last value of each metric.
@@ -59,7 +59,7 @@ class TrainingBar(Callback):
         self._progress.update(self._task, completed=step)
 
     def on_step(self, metrics: StepMetrics) -> None:
-        """Move on by one step."""
+        """Advance by one step."""
         self.last.update(metrics.measured)
         text = f"loss {metrics.loss:.3f}  {metrics.tokens_per_second:.0f} tok/s"
         measured = [f"{title} {self.last[name]:+.3f}" for name, title in _SHOWN.items() if name in self.last]
@@ -72,5 +72,5 @@ class TrainingBar(Callback):
             self._progress.console.print(f"[yellow]warning:[/] {escape(line)}", highlight=False)
 
     def on_end(self) -> None:
-        """Leave the bar as it is."""
+        """Stop updating and leave the bar on screen."""
         self._progress.stop()

@@ -1,4 +1,4 @@
-"""``promptlora wordings``: other wordings of the prompts of tasks, to train with."""
+"""``promptlora wordings``: write other wordings of the tasks' prompts, for training."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def wordings(
 
 
 def _zipped(content: bytes) -> bytes:
-    """The content as gzip without a time, so that the same wordings give the same file."""
+    """The content as gzip without a timestamp, so that the same wordings give the same file."""
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as file:
         file.write(content)

@@ -1,4 +1,4 @@
-"""Scores, conditions and controls, and the report of an evaluation."""
+"""Evaluation: conditions and controls, scores, and the report."""
 
 from promptlora.evaluate.answers import Answer as Answer
 from promptlora.evaluate.answers import AnswerFile as AnswerFile

@@ -1,4 +1,4 @@
-"""Answers on disk: appended as they are made, and tied to the evaluation that they belong to."""
+"""Answers on disk: appended as they are generated, and tied to the evaluation that they belong to."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from promptlora.hypernet.config import HyperNetworkConfig
 from promptlora.settings import without_retired
 
 ANSWERS_FILE = "answers.jsonl"
-_OF_ADAPTERS = ("hypernetwork", "config", "vectors")  # what answers of the base alone do not depend on
-_OF_EXAMPLES = "in_context_examples"  # the one condition without adapter whose answers depend on the examples
+_OF_ADAPTERS = ("hypernetwork", "config", "vectors")  # fields that do not affect answers of the base alone
+_OF_EXAMPLES = "in_context_examples"  # the only condition without an adapter whose answers depend on the examples
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One answer: its condition and row, the text, and how many tokens the base read."""
+    """One answer: its condition and row, its text, and the number of tokens that the base read."""
 
     condition: str
     row: int
@@ -30,7 +30,7 @@ class Answer:
 
 
 def _whole_answers(lines: Sequence[str]) -> Iterator[tuple[str, Answer]]:
-    """Lines and their answers, except for an incomplete line that a killed run left."""
+    """Yield lines and their answers, skipping an incomplete line that a killed run left."""
     for line in lines:
         try:
             answer = Answer(**json.loads(line))
@@ -43,10 +43,10 @@ def _whole_answers(lines: Sequence[str]) -> Iterator[tuple[str, Answer]]:
 
 
 def read_answers(path: Path) -> tuple[dict[str, Any], list[Answer]]:
-    """The identity and the answers of a file.
+    """Read the identity and the answers of a file.
 
     Raises:
-        OutputError: No such file, or one that holds no answers of an evaluation.
+        OutputError: The file does not exist, or it does not hold the answers of an evaluation.
     """
     if not path.is_file():
         raise OutputError(f"{path}: no such file. Expected the answers of an evaluation. Fix: run it first")
@@ -62,7 +62,7 @@ def read_answers(path: Path) -> tuple[dict[str, Any], list[Answer]]:
 
 
 class AnswerFile:
-    """Answers as JSON lines, appended as they are made; the first line identifies the evaluation.
+    """Answers as JSON lines, appended as they are generated; the first line identifies the evaluation.
 
     Args:
         path: The file; it is created if it does not exist.
@@ -79,10 +79,10 @@ class AnswerFile:
         if path.exists():
             theirs, _ = read_answers(path)
             identity = dict(json.loads(json.dumps(identity)))
-            if isinstance(theirs.get("config"), dict):  # of an older version, with settings that were removed since
+            if isinstance(theirs.get("config"), dict):  # an older version's file may have settings removed since
                 theirs["config"] = without_retired(HyperNetworkConfig, theirs["config"])
             keys = {*theirs, *identity}
-            if "hypernetwork" not in theirs or "hypernetwork" not in identity:  # one of the two has no adapter on
+            if "hypernetwork" not in theirs or "hypernetwork" not in identity:  # one of the two used no adapter
                 keys.difference_update(_OF_ADAPTERS)
             different = sorted(key for key in keys if theirs.get(key) != identity.get(key))
             identity = {**theirs, **identity}
@@ -99,10 +99,10 @@ class AnswerFile:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def add(self, answers: Sequence[Answer]) -> None:
-        """Append answers to the file, all or none, and remember them.
+        """Append answers to the file, all or none, and keep them in memory.
 
         Raises:
-            OutputError: They cannot be written, for want of space, say. What was written before is kept.
+            OutputError: They cannot be written, for example because the disk is full. Earlier answers are kept.
         """
         try:
             append_lines(self.path, [json.dumps(vars(answer), ensure_ascii=True) for answer in answers])
@@ -112,10 +112,10 @@ class AnswerFile:
 
 
 def reuse_baselines(path: Path, identity: dict[str, Any]) -> list[Answer]:
-    """Answers of the base alone from another evaluation that differs in its hypernetwork only.
+    """Answers of the base alone, from another evaluation that differs only in its hypernetwork.
 
     Raises:
-        OutputError: No such file, or one of other rows, another base or other settings.
+        OutputError: The file does not exist, or belongs to other rows, another base or other settings.
     """
     theirs, answers = read_answers(path)
     for key, value in identity.items():

@@ -1,7 +1,7 @@
 """The conditions under which the same rows are answered: the base, the adapter, and the controls.
 
-A condition is a choice of adapter and a choice of what stands in the context of the base. It knows names; nothing of
-models.
+A condition is a choice of adapter and a choice of text before the input in the base's context. This module knows names;
+it knows nothing of models.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ class Condition:
     """One way to answer a row.
 
     Attributes:
-        label: Its name in the tables.
-        adapter: Whose adapter is on: ``""`` (none), ``own``, ``examples`` (of the prompt with examples), ``other``
+        label: Name of the condition in the tables.
+        adapter: Which adapter is used: ``""`` (none), ``own``, ``examples`` (of the prompt with examples), ``other``
             (of another task's prompt), ``gibberish``, ``mean`` or ``static``.
-        shown: What the base reads before the input: ``""`` (nothing), ``prompt``, or ``examples`` (prompt and examples).
+        shown: What the base reads before the input: ``""`` (nothing), ``prompt``, or ``examples`` (prompt and
+            examples).
     """
 
     label: str

@@ -1,7 +1,7 @@
 """An evaluation: every row is answered under every condition, and the answers are scored.
 
-Answers are written as they come, so that an evaluation that was killed resumes where it stopped. It knows
-``PromptLoRA`` and rows; nothing of training.
+Answers are written as they are generated, so that a killed evaluation resumes where it stopped. This module knows
+``PromptLoRA`` and rows; it knows nothing of training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from promptlora.lora import LoRAWeights
 from promptlora.models import base_fingerprint
 from promptlora.settings import to_dict
 
-_ADAPTERS_AT_ONCE = 128  # adapters in memory; more prompts are answered in turns
+_ADAPTERS_AT_ONCE = 128  # adapters in memory; further prompts are answered in later rounds
 
 Progress = Callable[[str, int, int], None]
 
@@ -49,27 +49,29 @@ def evaluate(
 ) -> Report:
     """Answer every row under every condition, and score the answers.
 
-    Prompts, lengths, conditions, settings and the output folder are checked before the first answer.
+    Prompts, lengths, conditions, settings and the output folder are checked before the first answer is generated.
 
     Args:
-        lm: What is evaluated.
-        rows: Rows of one or more tasks. A task may have several prompts: each row uses its own.
-        folder: Where answers, ``report.json`` and ``report.md`` go; answers that are there already are kept.
-        other: Further rows of these tasks (of their training split, say). The second best constant answer is chosen on
-            them, and examples are drawn from them; rows of other tasks are ignored.
+        lm: The model to evaluate.
+        rows: Rows of one or more tasks. A task may have several prompts; each row uses its own.
+        folder: Output folder for answers, ``report.json`` and ``report.md``; existing answers are kept.
+        other: Further rows of these tasks (for example their training split). They are used to choose the second best
+            constant answer and to draw examples; rows of other tasks are ignored.
         conditions: Some of :data:`CONDITIONS`.
-        examples: How many examples go with a prompt in the conditions that have some.
-        max_new_tokens: Longest answer.
-        batch_size: Rows that run at once.
-        seed: Of the permutation of prompts between tasks, the examples, and the bootstrap.
-        vectors: Factor of the prompts' function vectors; by default as the hypernetwork says.
-        reuse: Folder of an evaluation of another hypernetwork: the answers of the base alone are taken from there.
-        on_progress: Called with the condition, rows done and rows in all; first before its adapters are written.
+        examples: Number of examples per prompt, in the conditions that have examples.
+        max_new_tokens: Maximum length of an answer.
+        batch_size: Rows per batch.
+        seed: Seed of the permutation of prompts between tasks, the examples, and the bootstrap.
+        vectors: Factor of the prompts' function vectors; by default the hypernetwork's own setting.
+        reuse: Folder of an evaluation of another hypernetwork, from which the answers of the base alone are copied.
+        on_progress: Called with the condition, the number of rows done and the total; for each condition, first before
+            its adapters are written.
 
     Raises:
-        DataError: No rows, an unknown condition or a setting out of range, or a control that these tasks do not allow.
-        PromptError: A prompt or an input that is too long, or empty; its task is named.
-        OutputError: A folder that holds another evaluation or cannot be written.
+        DataError: There are no rows, a condition is unknown, a setting is out of range, or a control is not possible
+            with these tasks.
+        PromptError: A prompt or an input is too long or empty; the message names its task.
+        OutputError: The folder holds another evaluation, or cannot be written.
     """
     output = _output(folder)
     run = _Run(lm, rows, other, conditions, examples, max_new_tokens, batch_size, seed, vectors)
@@ -87,15 +89,15 @@ def evaluate(
 
 
 def rescore(rows: Sequence[Row], folder: str | Path, *, other: Sequence[Row] = ()) -> Report:
-    """Score the answers of an evaluation again, without a model; conditions that are not complete are left out.
+    """Score the answers of an evaluation again, without a model; incomplete conditions are left out.
 
     Args:
-        rows: The rows of the evaluation, in its order.
-        folder: Its folder.
+        rows: The rows of the evaluation, in the same order.
+        folder: Folder of the evaluation.
         other: Further rows of these tasks; see :func:`evaluate`.
 
     Raises:
-        OutputError: No answers there, or answers to other rows.
+        OutputError: The folder has no answers, or answers to other rows.
     """
     identity, answers = complete_answers(rows, folder)
     found = {(answer.condition, answer.row): answer for each in answers.values() for answer in each}
@@ -103,10 +105,10 @@ def rescore(rows: Sequence[Row], folder: str | Path, *, other: Sequence[Row] = (
 
 
 def complete_answers(rows: Sequence[Row], folder: str | Path) -> tuple[dict[str, Any], dict[str, list[Answer]]]:
-    """The identity of an evaluation, and its answers in the order of the rows, for each complete condition.
+    """The identity of an evaluation and, for each complete condition, its answers in the order of the rows.
 
     Raises:
-        OutputError: No answers there, or answers to other rows.
+        OutputError: The folder has no answers, or answers to other rows.
     """
     path = _output(folder) / ANSWERS_FILE
     identity, answers = read_answers(path)
@@ -126,7 +128,7 @@ def _output(folder: str | Path) -> Path:
     """The output folder, which may not exist yet.
 
     Raises:
-        OutputError: An empty path, a file, or a path that the file system does not take.
+        OutputError: The path is empty, is a file, or is not valid for the file system.
     """
     if not str(folder).strip():
         raise OutputError("output folder '': it is empty. Expected a path. Fix: pass a folder")
@@ -135,7 +137,7 @@ def _output(folder: str | Path) -> Path:
         is_file = not stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
         return path
-    except (OSError, ValueError) as error:  # a name that is too long, or has a null character
+    except (OSError, ValueError) as error:  # the name is too long, or has a null character
         raise OutputError(
             f"{str(path)[:80]}: not a path ({one_line(error)[:80]}). Expected a folder. Fix: choose another name"
         ) from error
@@ -152,7 +154,7 @@ def _digest(rows: Sequence[Row]) -> str:
 
 
 def _check(rows: Sequence[Row], conditions: Sequence[str], **least: tuple[int, int]) -> None:
-    """Refuse settings out of range: ``name=(value, least)``."""
+    """Refuse settings out of range; each is passed as ``name=(value, minimum)``."""
     if not rows:
         raise DataError("rows: none were given. Expected one or more. Fix: check the file and the split")
     if not conditions:
@@ -168,9 +170,9 @@ def _check(rows: Sequence[Row], conditions: Sequence[str], **least: tuple[int, i
 
 
 class _Run:
-    """One evaluation: what is read under each condition, and how adapters and answers are made.
+    """One evaluation: what is read under each condition, and how adapters and answers are generated.
 
-    Everything that can be wrong with the rows is found when it is made.
+    The constructor checks everything that can be wrong with the rows.
     """
 
     def __init__(
@@ -200,7 +202,7 @@ class _Run:
         self.vectors = self._default_vectors if vectors is None else vectors
         self.prompts = Prompts(rows, other, lm.tokenizer, self.config.max_prompt_tokens, seed, examples)
         self._texts: dict[str, list[str]] = {}  # by kind of adapter
-        self._shown: dict[str, tuple[list[str] | None, list[int]]] = {}  # by what is shown: the texts, tokens read
+        self._shown: dict[str, tuple[list[str] | None, list[int]]] = {}  # by what is shown: texts, tokens read
         for name in conditions:
             condition = CONDITIONS[name]
             if condition.adapter == "static" and not self.config.static:
@@ -215,7 +217,7 @@ class _Run:
                 self._shown[condition.shown] = shown, self._read(shown)
 
     def _read(self, shown: list[str] | None) -> list[int]:
-        """Tokens that the base reads for each row; a row that leaves no room for an answer is refused."""
+        """Number of tokens that the base reads for each row; a row that leaves no room for an answer is refused."""
         read = self.lm.count_tokens([row.input for row in self.rows], shown)
         longest = getattr(self.lm.model.config.get_text_config(), "max_position_embeddings", None)
         for row, tokens in zip(self.rows, read, strict=True):
@@ -228,7 +230,7 @@ class _Run:
         return read
 
     def identity(self) -> dict[str, Any]:
-        """The identity of the answers. The hypernetwork is part of it only for conditions with an adapter."""
+        """The identity of the answers. It includes the hypernetwork only if a condition has an adapter."""
         lm = self.lm
         identity = {
             "rows": len(self.rows),
@@ -247,15 +249,15 @@ class _Run:
         return identity
 
     def answer(self, name: str, file: AnswerFile, on_progress: Progress | None) -> None:
-        """Answer the rows that have no answer yet under a condition."""
+        """Generate the missing answers of a condition."""
         condition = CONDITIONS[name]
         shown, tokens = self._shown[condition.shown]
         left = [i for i in range(len(self.rows)) if (name, i) not in file.answers]
         done = len(self.rows) - len(left)
-        if left and on_progress:  # writing adapters takes a while too
+        if left and on_progress:  # writing the adapters also takes time
             on_progress(name, done, len(self.rows))
         for lora, adapter_of in self._adapters(condition, left):
-            # Rows of one length stand together, so that little is padding.
+            # Rows of similar length are put together, to reduce padding.
             order = sorted(adapter_of, key=lambda i: (tokens[i], i))
             for start in range(0, len(order), self.batch_size):
                 chosen = order[start : start + self.batch_size]
@@ -280,7 +282,7 @@ class _Run:
     def _adapters(
         self, condition: Condition, left: Sequence[int]
     ) -> Iterator[tuple[LoRAWeights | None, dict[int, int]]]:
-        """Adapters in turns of at most 128, each with the rows that use them: row to adapter."""
+        """Yield adapters in rounds of at most 128, each with the rows that use them (row index to adapter index)."""
         if not left:
             return
         if condition.adapter in ("", "static", "mean"):
@@ -303,7 +305,7 @@ class _Run:
 
     @torch.no_grad()
     def _adapt(self, texts: list[str], *, in_context: bool) -> LoRAWeights:
-        """One adapter for each text. Function vectors stand for a prompt that is not in the context."""
+        """One adapter per text. Function vectors are only used for a prompt that is not in the context."""
         options: dict[str, Any] = {"in_context": in_context}
         vectors = 0.0 if in_context else self.vectors
         if vectors != self._default_vectors:

@@ -1,7 +1,7 @@
-"""What is read for each row: its prompt, the prompt with examples, another task's prompt, or gibberish.
+"""The texts for each row: its prompt, the prompt with examples, another task's prompt, or gibberish.
 
-Everything is chosen, and checked against the limits of hypernetwork and base, before the first answer. It knows rows,
-tokenizers and limits; nothing of adapters or answers.
+All texts are chosen, and checked against the limits of hypernetwork and base, before the first answer is generated.
+This module knows rows, tokenizers and limits; it knows nothing of adapters or answers.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from promptlora.errors import DataError, PromptError
 from promptlora.text import encode_prompt, gibberish
 from promptlora.text.examples import with_examples
 
-_PERMUTATIONS = 100  # tried before the wrong-prompt control is given up
+_PERMUTATIONS = 100  # attempts before the wrong-prompt control is given up
 
 Examples = tuple[tuple[str, str], ...]
 
 
 def permute_tasks(tasks: Sequence[str], seed: int = 0) -> dict[str, str]:
-    """A random permutation without a fixed point: each task to the task whose prompt it gets.
+    """A random permutation without fixed points: maps each task to the task whose prompt it gets.
 
     Raises:
-        DataError: Fewer than two tasks.
+        DataError: There are fewer than two tasks.
     """
     if len(tasks) < 2:
         raise DataError(f"{len(tasks)} task: the wrong-prompt control needs two or more; leave it out or add tasks")
@@ -40,15 +40,15 @@ def permute_tasks(tasks: Sequence[str], seed: int = 0) -> dict[str, str]:
 
 
 class Prompts:
-    """The texts of each row. A task may have several prompts: each row then uses its own.
+    """The texts of each row. A task may have several prompts; each row then uses its own.
 
     Args:
         rows: The rows that are scored.
         other: Further rows of these tasks, from which examples are drawn.
-        tokenizer: The base's tokenizer, for the length of prompts.
-        longest: Longest prompt that the hypernetwork takes, in tokens.
-        seed: Of permutation, gibberish and examples.
-        examples: How many examples go with a prompt.
+        tokenizer: The base's tokenizer, to measure the length of prompts.
+        longest: Maximum length of a prompt for the hypernetwork, in tokens.
+        seed: Seed of the permutation, the gibberish and the examples.
+        examples: Number of examples per prompt.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Prompts:
         self.examples = choose_examples(rows, other, examples, seed, self._fits)
 
     def texts(self, adapter: str) -> list[str]:
-        """What the hypernetwork reads for each row, by kind of adapter; see :class:`Condition`.
+        """What the hypernetwork reads for each row, for a kind of adapter; see :class:`Condition`.
 
         Raises:
-            DataError: A control that these tasks do not allow, or a task without a row to take an example from.
-            PromptError: A prompt that is empty or longer than the hypernetwork takes; its task is named.
+            DataError: A control is not possible with these tasks, or a task has no row to take an example from.
+            PromptError: A prompt is empty or longer than the hypernetwork accepts; the message names its task.
         """
         kinds: dict[str, Callable[[], list[str]]] = {
             "own": lambda: [row.prompt for row in self.rows],
@@ -92,7 +92,7 @@ class Prompts:
         return found
 
     def shown(self, what: str) -> list[str] | None:
-        """What the base reads before each input; None if nothing."""
+        """What the base reads before each input; None if it reads nothing."""
         if what == "examples":
             return self._with_examples()
         return [row.prompt for row in self.rows] if what else None
@@ -124,7 +124,7 @@ class Prompts:
         return [with_examples(row.prompt, list(chosen)) for row, chosen in zip(self.rows, self.examples, strict=True)]
 
     def _of_other_tasks(self) -> list[str]:
-        """The prompt of another task for each row, but never a prompt that its own task also has."""
+        """The prompt of another task for each row, never one that the row's own task also has."""
         for attempt in range(_PERMUTATIONS):
             swapped = permute_tasks(list(self.of_task), self.seed + 1_000_003 * attempt)
             given = {
@@ -146,22 +146,22 @@ class Prompts:
 def choose_examples(
     rows: Sequence[Row], other: Sequence[Row], count: int, seed: int, fits: Callable[[str, Examples], bool]
 ) -> list[Examples]:
-    """Up to ``count`` pairs of input and output for each row, of its own task, never the row itself.
+    """Choose up to ``count`` (input, output) pairs for each row, from the row's task but not the row itself.
 
-    A task that has other rows (of a training split, say) gets its examples from those, the same for all its rows;
-    one that has none gets them from its scored rows, drawn for each row among the rest. Rows with the input of a
-    scored row are never an example of it. Where a task has several prompts, the examples come from rows with the
-    same prompt.
+    If a task has other rows (for example of a training split), its examples come from those and are the same for all
+    its rows. Otherwise its examples come from its scored rows and are drawn for each row among the rest. A row with the
+    same input as a scored row is never an example for it. If a task has several prompts, examples come from rows with
+    the same prompt.
 
     Args:
         rows: The rows that are scored.
-        other: Further rows, of these tasks or others.
-        count: Most examples of a row.
-        seed: Of the drawing.
-        fits: Says whether a prompt with some examples is short enough; an example that is not is passed over.
+        other: Further rows, of these tasks or of others.
+        count: Maximum number of examples per row.
+        seed: Seed of the random choice.
+        fits: Returns whether a prompt with the given examples is short enough; an example that does not fit is skipped.
 
     Returns:
-        One tuple for each row; shorter than ``count`` where fewer fit or exist.
+        One tuple per row; shorter than ``count`` if fewer examples fit or exist.
     """
     several = {task for task, prompts in _prompts(rows).items() if len(prompts) > 1}
 
@@ -194,7 +194,7 @@ def choose_examples(
 def _draw(
     pool: Sequence[Row], *, prompt: str, count: int, seed: str, fits: Callable[[str, Examples], bool]
 ) -> Examples:
-    """The first rows of a shuffled pool that fit next to the prompt."""
+    """The first rows of a shuffled pool that fit together with the prompt."""
     order = list(pool)
     random.Random(seed).shuffle(order)
     drawn: Examples = ()

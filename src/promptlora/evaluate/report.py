@@ -28,16 +28,18 @@ BEST_CONSTANT_OTHER = "best constant answer of each task, chosen on its other ro
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Scores, each the mean over tasks of the task's mean over rows, 0 … 100.
+    """Scores from 0 to 100; each is averaged over the rows of a task, then over tasks.
 
     Attributes:
         identity: What was evaluated.
-        best_constant: Score of each task's best constant answer, chosen on the scored rows: an upper bound of what a
-            system can reach that ignores its input.
-        best_constant_other: The same chosen on other rows of the task, which a user can do; the mean over the tasks
-            that have other rows, None where none has.
-        overall: Condition to ``strict``, ``first_line``, ``rougeL`` and ``tokens`` (mean tokens that the base reads).
-        tasks: Task to metric, rows, both constant scores, and each measure under each condition.
+        best_constant: Score of each task's best constant answer, chosen on the scored rows: an upper bound for a system
+            that ignores its input.
+        best_constant_other: The same score with the answer chosen on other rows of the task, as a user could do. It is
+            the mean over the tasks that have other rows; None if no task has any.
+        overall: Maps each condition to ``strict``, ``first_line``, ``rougeL`` and ``tokens`` (mean number of tokens
+            that the base reads).
+        tasks: Maps each task to its metric, number of rows, both constant scores, and each measure under each
+            condition.
         differences: ``a - b`` of the strict score with its 95 % bootstrap interval over tasks.
     """
 
@@ -49,11 +51,11 @@ class Report:
     differences: dict[str, dict[str, float]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """The report as plain values for JSON."""
         return dict(vars(self))
 
     def label(self, name: str) -> str:
-        """The name of a condition in the tables; it says where function vectors are in the adapters."""
+        """The name of a condition in the tables; it says if the adapters include function vectors."""
         condition = CONDITIONS[name]
         with_vectors = self.identity.get("vectors") and not condition.shown and condition.adapter not in ("", "static")
         return f"{condition.label}, with function vectors" if with_vectors else condition.label
@@ -105,14 +107,14 @@ class Report:
 
 
 def constant_scores(rows: Sequence[Row], other: Sequence[Row] = ()) -> tuple[float, float | None]:
-    """Score of the best constant answer of one task, chosen on its scored rows, and chosen on its other rows.
+    """Scores of one task's best constant answer, chosen on its scored rows and chosen on its other rows.
 
     Args:
         rows: The scored rows of the task.
         other: Other rows of the task; those with the input of a scored row, or without outputs, are ignored.
 
     Returns:
-        Both scores on ``rows``, 0 … 100; the second is None without other rows.
+        Both scores on ``rows``, from 0 to 100; the second is None if there are no other rows.
     """
     upper = constant_score(rows, best_constant(rows))
     scored = {(row.prompt, row.input) for row in rows}
@@ -121,7 +123,7 @@ def constant_scores(rows: Sequence[Row], other: Sequence[Row] = ()) -> tuple[flo
 
 
 def task_scores(rows: Sequence[Row], texts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """For each measure and task, the mean score of the rows, with one answer per row."""
+    """The mean score over the rows (one answer per row), for each measure and task."""
     each: dict[str, dict[str, list[float]]] = {measure: defaultdict(list) for measure in MEASURES}
     for row, text in zip(rows, texts, strict=True):
         for measure, function in MEASURES.items():
@@ -137,7 +139,7 @@ def summarize(
     seed: int = 0,
     other: Sequence[Row] = (),
 ) -> Report:
-    """Scores of answers: per task, over tasks, and differences between conditions and from the constant answers."""
+    """Score the answers: per task, over tasks, and differences between conditions and from the constant answers."""
     members: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
         members[row.task].append(i)

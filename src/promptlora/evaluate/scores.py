@@ -1,6 +1,6 @@
-"""Scores of answers, 0 to 100, the best constant answer, and intervals of means and ratios.
+"""Scores of answers (0 to 100), the best constant answer, and intervals of means and ratios.
 
-It knows texts and rows; nothing of models.
+It knows texts and rows; it knows nothing of models.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from promptlora.data import Row
 from promptlora.extras import need
 
 MAX_CANDIDATES = 300  # distinct outputs of a task that are tried as its constant answer, the most frequent first
-_MAX_CHOOSING_ROWS = 300  # rows of a task that a constant answer is chosen on
+_MAX_CHOOSING_ROWS = 300  # maximum number of rows on which a constant answer is chosen
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @lru_cache(maxsize=1 << 16)
 def normalize(text: str) -> str:
-    """Lower case, without punctuation, white space folded (as the Natural Instructions benchmark compares)."""
+    """Lower case, without punctuation, with single spaces (the comparison of the Natural Instructions benchmark)."""
     return re.sub(r"\s+", " ", text.lower().translate(_PUNCTUATION)).strip()
 
 
 def _comparable(text: str) -> str:
-    """What exact match compares: the normalized text, or the text itself if it consists only of punctuation."""
+    """The text that exact match compares: the normalized text, or the text itself if it has only punctuation."""
     return normalize(text) or text.strip()
 
 
 def exact_match(answer: str, outputs: Sequence[str]) -> float:
-    """100 when the answer equals one of the outputs after :func:`normalize`, else 0.
+    """100 if the answer equals one of the outputs after :func:`normalize`, else 0.
 
-    Outputs that consist of punctuation alone are compared as they stand.
+    Outputs with only punctuation are compared unchanged.
     """
     ours = _comparable(answer)
     return 100.0 * any(ours == _comparable(output) for output in outputs)
@@ -59,7 +59,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1 << 16)
 def _positions(text: str) -> dict[str, int]:
-    """For each word of a text, a bit mask of its positions."""
+    """Map each word of a text to a bit mask of its positions."""
     masks: dict[str, int] = {}
     for i, word in enumerate(_words(text)):
         masks[word] = masks.get(word, 0) | 1 << i
@@ -67,7 +67,7 @@ def _positions(text: str) -> dict[str, int]:
 
 
 def _f1(answer: str, output: str) -> float:
-    """F1 of the longest common subsequence of two texts' words, 0 … 1.
+    """F1 of the longest common subsequence of the words of two texts, from 0 to 1.
 
     The length comes from a bit-parallel algorithm (Crochemore et al. 2001): a few integer operations per word of the
     answer instead of a table, so that hundreds of constant answers can be scored on hundreds of rows.
@@ -86,7 +86,7 @@ def _f1(answer: str, output: str) -> float:
 
 
 def rouge_l(answer: str, outputs: Sequence[str]) -> float:
-    """ROUGE-L F1 (Lin 2004) with stemming, in percent, against the nearest output.
+    """ROUGE-L F1 (Lin 2004) with stemming, in percent, against the most similar output.
 
     The values are those of the ``rouge_score`` package, whose tokenizer and stemmer are used.
     """
@@ -99,7 +99,7 @@ def first_line(answer: str) -> str:
 
 
 def score(metric: str, answer: str, outputs: Sequence[str]) -> float:
-    """The task's own metric, 0 … 100: ``exact_match`` or ``rougeL``."""
+    """Score an answer by the task's own metric, ``exact_match`` or ``rougeL``, from 0 to 100."""
     return exact_match(answer, outputs) if metric == "exact_match" else rouge_l(answer, outputs)
 
 
@@ -109,12 +109,12 @@ def constant_score(rows: Sequence[Row], answer: str) -> float:
 
 
 def best_constant(rows: Sequence[Row]) -> str:
-    """The output that scores highest when it is given to all of these rows.
+    """The output that has the highest score when it is given to all of these rows.
 
-    Candidates are the distinct outputs of the rows: all of them for tasks scored by exact match, at most
-    ``MAX_CANDIDATES`` (300, the most frequent first) for ROUGE-L, on at most the first 300 rows. The most frequent
-    output need not be the best one: with ROUGE-L a text that shares words with many outputs scores above a frequent
-    text that shares none. Of equal candidates the more frequent one is returned, then the earlier one.
+    Candidates are the distinct outputs of the rows. Exact match considers all of them. ROUGE-L considers the most
+    frequent ones, at most ``MAX_CANDIDATES`` (300), on at most the first 300 rows. The most frequent output is not
+    always the best: with ROUGE-L, a text that shares words with many outputs scores higher than a frequent text that
+    shares none. Among candidates with equal scores, the more frequent one is returned, then the earlier one.
 
     Args:
         rows: Rows of one task, one or more.
@@ -122,7 +122,7 @@ def best_constant(rows: Sequence[Row]) -> str:
     chosen = rows[:_MAX_CHOOSING_ROWS]
     counts = Counter(output for row in rows for output in dict.fromkeys(row.outputs))
     candidates = [output for output, _ in counts.most_common()]
-    if all(row.metric == "exact_match" for row in rows):  # every candidate at once: count the rows that accept it
+    if all(row.metric == "exact_match" for row in rows):  # all candidates at once: count the rows that accept each
         accepted = Counter(key for row in rows for key in {_comparable(output) for output in row.outputs})
         return max(candidates, key=lambda output: accepted[_comparable(output)])
     return max(candidates[:MAX_CANDIDATES], key=lambda output: constant_score(chosen, output))
@@ -140,7 +140,7 @@ def ratio_interval(
 ) -> tuple[float, float]:
     """95 % percentile interval of ``mean(above) / mean(below)``, resampling pairs of values.
 
-    Draws whose denominator is 0 are left out; the interval is (nan, nan) where all of them are.
+    Draws with a denominator of 0 are left out; the interval is (nan, nan) if this applies to all draws.
     """
     chosen = _resampled(len(above), seed, draws)
     tops, bottoms = (numpy.asarray(values, dtype=float)[chosen].mean(axis=1) for values in (above, below))

@@ -1,6 +1,6 @@
 """Rows to evaluate from one or more files, and the rows of the same tasks that are not evaluated.
 
-It knows files and rows; nothing of models.
+It knows files and rows; it knows nothing of models.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ def read_tasks(
 
     Args:
         sources: Files, folders or dataset ids; see :func:`promptlora.data.read_rows`.
-        split: The split that is scored; empty scores all rows.
+        split: The split that is scored; an empty string scores all rows.
         rows_per_task: Score only the first rows of each task.
 
     Returns:
-        The rows to score, in the order of the sources, and the others: rows of another split or past
-        ``rows_per_task``. A dataset id has no others.
+        The rows to score, in the order of the sources, and the other rows: those of another split or beyond
+        ``rows_per_task``. A dataset id has no other rows.
 
     Raises:
-        DataError: A source that cannot be read, or a task that is in two sources.
+        DataError: A source cannot be read, or a task occurs in two sources.
     """
     rows: list[Row] = []
     other: list[Row] = []

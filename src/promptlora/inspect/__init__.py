@@ -1,4 +1,4 @@
-"""See the steering: attention captured step by step, what each projection does, and the space of adapters."""
+"""Shows the steering: attention captured step by step, the effect of each projection, and the space of adapters."""
 
 from promptlora.inspect.ablation import CHOICES, Ablation, ablate, ablate_ids, only_roles
 from promptlora.inspect.capture import (

@@ -1,8 +1,8 @@
-"""What each projection does: the adapter switched on for q only, k only, v only, o only, q and k, all.
+"""The effect of each projection: the adapter is switched on for only q, k, v or o, for q and k, and for all.
 
-For each choice, what changes against the base: attention (Jensen–Shannon distance), its output, the next token
-and, where right answers are known, the score. It knows captures and ``PromptLoRA``; how an answer is scored is
-told by the caller.
+For each choice this measures what changes relative to the base: attention (Jensen–Shannon distance), its output, the
+next token and, if correct answers are known, the score. This module knows captures and ``PromptLoRA``; the caller
+provides the function that scores an answer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 
 def role_of(name: str, lora: LoRAWeights | None = None) -> str:
-    """The role of a projection by its name: ``"q"`` of ``model.layers.0.self_attn.q_proj``."""
+    """The role of a projection, from its name: ``"q"`` for ``model.layers.0.self_attn.q_proj``."""
     for projection in (lora.projections or ()) if lora is not None else ():
         if projection.name == name:
             return projection.role
@@ -42,10 +42,10 @@ def role_of(name: str, lora: LoRAWeights | None = None) -> str:
 
 
 def only_roles(lora: LoRAWeights, roles: Sequence[str]) -> LoRAWeights:
-    """The same adapters for the projections of some roles alone; the matrices are shared, not copied.
+    """The same adapters, restricted to the projections with these roles; the matrices are shared, not copied.
 
     Raises:
-        AttentionError: No projection of these roles.
+        AttentionError: There is no projection with these roles.
     """
     kept = {name: pair for name, pair in lora.stored.items() if role_of(name, lora) in roles}
     if not kept:
@@ -56,18 +56,19 @@ def only_roles(lora: LoRAWeights, roles: Sequence[str]) -> LoRAWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """What each choice of projections changes, the mean over inputs.
+    """What each choice of projections changes, averaged over inputs.
 
     Attributes:
         choices: Names of the choices, in order.
-        layers: Numbers of the layers that have softmax weights.
-        output_layers: Numbers of all layers with attention.
-        attention: Choice to the Jensen–Shannon distance to the base's weights, 0 … 1, mean over tokens, for each
-            layer and head, ``[layers, heads]``; NaN where a layer has fewer heads.
-        output: Choice to the relative change of what leaves o, ``|changed - base| / |base|``, ``[output layers]``.
-        next_token: Choice to ``KL(base ‖ changed)`` in nats after the last token.
-        score: Choice (and ``"base"``) to the mean score of the answers; empty without right answers.
-        inputs: How many inputs were measured.
+        layers: Indices of the layers that have softmax weights.
+        output_layers: Indices of all layers with attention.
+        attention: Maps each choice to the Jensen–Shannon distance to the base's weights, from 0 to 1, averaged over
+            tokens, for each layer and head, ``[layers, heads]``; NaN if a layer has fewer heads.
+        output: Maps each choice to the relative change of the output of o, ``|changed - base| / |base|``,
+            ``[output layers]``.
+        next_token: Maps each choice to ``KL(base ‖ changed)`` in nats after the last token.
+        score: Maps each choice (and ``"base"``) to the mean score of the answers; empty without correct answers.
+        inputs: Number of inputs that were measured.
     """
 
     choices: tuple[str, ...]
@@ -80,12 +81,12 @@ class Ablation:
     inputs: int
 
     def by_layer(self) -> Tensor:
-        """Change of attention, mean over heads, ``[layers, choices]``."""
+        """Change of attention, averaged over heads, ``[layers, choices]``."""
         columns = [self.attention[choice].nanmean(dim=1) for choice in self.choices]
         return torch.stack(columns, dim=1) if self.layers else torch.zeros(0, len(self.choices), dtype=torch.float64)
 
     def outputs_by_layer(self) -> Tensor:
-        """Change of what leaves o, ``[output layers, choices]``."""
+        """Change of the output of o, ``[output layers, choices]``."""
         return torch.stack([self.output[choice] for choice in self.choices], dim=1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,7 +111,7 @@ class Ablation:
 
 
 def _distances(base: Walk, other: Walk) -> list[Tensor]:
-    """Jensen–Shannon distance of each layer with weights, mean over the tokens that ask, ``[heads]`` each."""
+    """Jensen–Shannon distance of each layer with weights, averaged over the query tokens, ``[heads]`` each."""
     distances = []
     for ours, theirs in zip(base.layers, other.layers, strict=True):
         if ours.softmax is None or theirs.softmax is None:
@@ -118,13 +119,13 @@ def _distances(base: Walk, other: Walk) -> list[Tensor]:
         p, q = ours.softmax, theirs.softmax
         rows = [
             s.weights if s.sink is None else torch.cat([s.weights, s.sink[..., None]], dim=-1) for s in (p, q)
-        ]  # what goes to no token is a share too
+        ]  # include the weight of the sink, which goes to no token
         distances.append(jensen_shannon(rows[0], rows[1]).mean(dim=-1))
     return distances
 
 
 def _output_changes(base: Walk, other: Walk) -> list[float]:
-    """``|changed - base| / |base|`` of what leaves o in each layer, over all tokens."""
+    """``|changed - base| / |base|`` of the output of o in each layer, over all tokens."""
     return [
         float((theirs.out - ours.out).norm() / ours.out.norm().clamp_min(1e-300))
         for ours, theirs in zip(base.layers, other.layers, strict=True)
@@ -140,18 +141,18 @@ def ablate_ids(
     choices: Sequence[str] | None = None,
     on_row: Callable[[int], None] | None = None,
 ) -> Ablation:
-    """:func:`ablate` for a model and rows of token ids; no score.
+    """Run :func:`ablate` for a model and rows of token ids, without a score.
 
     Args:
         model: The base.
         rows: Token ids of each input.
         injector: The injector of the model.
-        loras: One adapter for all rows or one for each.
-        choices: Some of :data:`CHOICES`; by default those that the adapter has roles for.
+        loras: One adapter for all rows, or one per row.
+        choices: Some of :data:`CHOICES`; by default those whose roles the adapter has.
         on_row: Called with the number of rows done.
 
     Raises:
-        AttentionError: No rows, adapters that do not fit them, or an unknown choice.
+        AttentionError: There are no rows, the adapters do not match them, or a choice is unknown.
     """
     if not rows or loras.adapters not in (1, len(rows)):
         raise AttentionError(f"{loras.adapters} adapters for {len(rows)} inputs; expected one for all, or one for each")
@@ -207,20 +208,20 @@ def ablate(
     max_new_tokens: int = 32,
     on_row: Callable[[int], None] | None = None,
 ) -> Ablation:
-    """Measure what each projection's part of an adapter changes, on some inputs.
+    """Measure what each projection's part of an adapter changes on the given inputs.
 
     Args:
         lm: Base, tokenizer and injector.
-        inputs: Texts or conversations, put in the chat template.
-        loras: One adapter for all inputs or one for each.
+        inputs: Texts or conversations, rendered with the chat template.
+        loras: One adapter for all inputs, or one per input.
         choices: Some of :data:`CHOICES`.
-        raw: Take texts as they stand, without the template (not for answers).
-        score: From the number of an input and an answer, its score; None leaves scores out.
-        max_new_tokens: Longest answer that is scored.
+        raw: Use texts unchanged, without the template; answers that are scored always use the template.
+        score: Returns the score, given the index of an input and an answer; None skips scoring.
+        max_new_tokens: Maximum length of an answer that is scored.
         on_row: Called with the number of inputs done.
 
     Raises:
-        AttentionError: As for :func:`ablate_ids`.
+        AttentionError: See :func:`ablate_ids`.
     """
     rows = [encode_text(lm, text, raw=raw) for text in inputs]
     with lm.host.using(None):

@@ -1,6 +1,6 @@
-"""``capture_attention``: a text through the base and the adapted model, every step of its attention written down.
+"""``capture_attention``: run a text through the base and the adapted model and record every step of attention.
 
-It knows models, adapters, tokenizers and ``PromptLoRA``; the recomputation and its proof are in ``walk``.
+It knows models, adapters, tokenizers and ``PromptLoRA``; ``walk`` recomputes and verifies the steps.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOST_BYTES = 6 << 30
 
 
 def attention_layers(model: PreTrainedModel) -> list[Site]:
-    """Every attention block of a model and where it stands, in layer order."""
+    """Every attention block of a model with its location, in layer order."""
     return sorted((find_site(model, block) for block in find_blocks(model)), key=lambda site: site.layer)
 
 
@@ -54,16 +54,16 @@ def _one_row(ids: Sequence[int] | Tensor) -> list[int]:
 
 
 class Walker:
-    """Runs one model on rows of ids, and recomputes and proves its attention; the blocks are found once for all rows.
+    """Runs one model on rows of ids, then recomputes and verifies its attention; blocks are located once for all rows.
 
     Args:
         model: The base.
-        injector: The injector of the model; whatever adapter is on outside is off during a walk.
-        layers: Layers to keep; all by default.
-        heads: Heads to keep; all by default.
+        injector: The injector of the model; an adapter that the caller has switched on is off during a walk.
+        layers: Layers to keep; by default all.
+        heads: Heads to keep; by default all.
 
     Raises:
-        AttentionError: A layer that the model does not have.
+        AttentionError: The model does not have one of the layers.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Walker:
         self.heads = None if heads is None else tuple(dict.fromkeys(heads))
 
     def check_size(self, tokens: int, walks: int) -> None:
-        """Refuse tables that would not fit in memory, before the model runs.
+        """Refuse, before the model runs, tables that would not fit in memory.
 
         Raises:
-            AttentionError: It says how large they would be.
+            AttentionError: The tables are too large; the message gives their size.
         """
         configs: list[Any] = [getattr(site.block.module, "config", None) for site in self.sites]
         widest = max((int(getattr(config, "num_attention_heads", 1)) for config in configs), default=0)
@@ -94,21 +94,21 @@ class Walker:
             )
 
     def run(self, ids: Sequence[int] | Tensor, lora: LoRAWeights | None = None) -> Walk:
-        """One forward pass of one row, with its attention recomputed and proved.
+        """Run one forward pass of one row; recompute and verify its attention.
 
         Args:
             ids: Token ids of one row.
-            lora: The one adapter to switch on; None is the base.
+            lora: The single adapter to switch on; None runs the base.
 
         Raises:
-            AttentionError: A head that the model does not have, more than one adapter, or a walk that could not be proved.
+            AttentionError: The model lacks a head, there is more than one adapter, or a recomputed walk does not match.
         """
         row, model = _one_row(ids), self.model
         if lora is not None and lora.adapters != 1:
             raise AttentionError(f"{lora.adapters} adapters; expected one; use lora.select(i)")
         names = [name for site in self.sites for name in site.modules]
         blocks = [site.block.name for site in self.sites if site.block.layout.kind != "DeltaNet"]
-        # Layers that share keys (Gemma 3n, 4) may leave out tokens whose logits nobody asked for.
+        # Models whose layers share keys (Gemma 3n, 4) may skip tokens whose logits are not requested.
         shares = getattr(model.config.get_text_config(), "num_kv_shared_layers", 0)
         last = not shares and "logits_to_keep" in inspect.signature(model.forward).parameters
         options = {"logits_to_keep": 1} if last else {}
@@ -131,19 +131,19 @@ def capture_ids(
     heads: Sequence[int] | None = None,
     tokens: Sequence[str] | None = None,
 ) -> AttentionCapture:
-    """:func:`capture_attention` for a model and token ids, without a tokenizer.
+    """Run :func:`capture_attention` for a model and token ids, without a tokenizer.
 
     Args:
         model: The base.
         ids: Token ids of one row.
-        injector: As for :class:`Walker`.
-        lora: One adapter; None captures the base alone.
-        layers: As for :class:`Walker`.
-        heads: As for :class:`Walker`.
-        tokens: The text of each token; its id by default.
+        injector: See :class:`Walker`.
+        lora: One adapter; None captures only the base.
+        layers: See :class:`Walker`.
+        heads: See :class:`Walker`.
+        tokens: The text of each token; by default its id.
 
     Raises:
-        AttentionError: As for :class:`Walker`, or tables that would take gigabytes.
+        AttentionError: See :class:`Walker`; also tables that would take gigabytes.
     """
     row = _one_row(ids)
     walker = Walker(model, injector, layers, heads)
@@ -155,10 +155,10 @@ def capture_ids(
 
 
 def encode_text(lm: PromptLoRA, text: Chat, *, raw: bool = False) -> list[int]:
-    """Token ids of a text, in the chat template or as it stands.
+    """Token ids of a text, in the chat template or unchanged.
 
     Raises:
-        AttentionError: A text without a token, or a conversation that is to be taken raw.
+        AttentionError: The text has no tokens, or a conversation is combined with ``raw``.
     """
     if raw and not isinstance(text, str):
         raise AttentionError("raw was asked for with a conversation; expected a text")
@@ -174,7 +174,7 @@ def encode_text(lm: PromptLoRA, text: Chat, *, raw: bool = False) -> list[int]:
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """The text of each token; half a character is shown as the tokenizer writes it."""
+    """The text of each token; an incomplete character is shown as the tokenizer writes it."""
     texts = []
     for i in ids:
         text = tokenizer.decode([i])
@@ -191,23 +191,23 @@ def capture_attention(
     *,
     raw: bool = False,
 ) -> AttentionCapture:
-    """Every step of attention for a text, in the base and in the adapted model.
+    """Capture every step of attention for a text, in the base and in the adapted model.
 
-    The walk is recomputed in float64 from what the model worked with, whatever its attention implementation, and
-    proves itself: rows of weights sum to 1, and weighted sum, input of o and output of o are the model's own up to
-    the rounding of its dtype.
+    The walk is recomputed in float64 from the model's own tensors, whatever the attention implementation, and verified:
+    rows of weights must sum to 1, and the weighted sum, the input of o and the output of o must equal the model's own
+    values up to the rounding of its dtype.
 
     Args:
         lm: Base, tokenizer and injector.
-        text: What the user says (or a conversation), put in the chat template.
-        lora: One adapter; None captures the base alone.
-        layers: Layers to keep, from 0; all by default.
-        heads: Heads to keep, from 0; all by default.
-        raw: Take the text as it stands, without the template.
+        text: The user's text (or a conversation), rendered with the chat template.
+        lora: One adapter; None captures only the base.
+        layers: Layers to keep, from 0; by default all.
+        heads: Heads to keep, from 0; by default all.
+        raw: Use the text unchanged, without the template.
 
     Raises:
-        AttentionError: A layer or head that is not there, more than one adapter, tables that would take gigabytes, or
-            a model whose attention could not be recomputed.
+        AttentionError: A layer or head does not exist, there is more than one adapter, the tables would take gigabytes,
+            or the model's attention could not be recomputed.
     """
     ids = encode_text(lm, text, raw=raw)
     tokens = token_texts(lm.tokenizer, ids)
@@ -216,21 +216,21 @@ def capture_attention(
 
 
 def tokens_alike(tokens: Sequence[str], wanted: str) -> list[int]:
-    """The positions of all tokens with a text, white space around it aside."""
+    """The positions of all tokens with the given text, ignoring surrounding white space."""
     return [i for i, token in enumerate(tokens) if wanted in (token, token.strip())]
 
 
 def find_token(tokens: Sequence[str], wanted: str | int | None = None) -> int:
-    """The position of a token: by its text, by a word it ends, or by its number; the last one by default.
+    """The position of a token, given by its text, by a word that it ends, or by its number; by default the last one.
 
-    Of several that fit, the last is taken: it sees the others.
+    If several tokens match, the last one is used, because it attends to the others.
 
     Args:
         tokens: The text of each token.
-        wanted: A text such as ``"cat"``, or a number from 0 (as a text too, if no token reads so).
+        wanted: A text such as ``"cat"``, or a number from 0 (also as a string, if no token has that text).
 
     Raises:
-        AttentionError: No such token; the message lists those there are.
+        AttentionError: There is no such token; the message lists the tokens.
     """
     if wanted is None:
         return len(tokens) - 1
@@ -239,7 +239,7 @@ def find_token(tokens: Sequence[str], wanted: str | int | None = None) -> int:
         if alike:
             return alike[-1]
         start = "".join(tokens).rfind(wanted) if wanted.strip() else -1
-        if start >= 0:  # a word of several tokens: the one that ends it
+        if start >= 0:  # a word of several tokens: use its last token
             done = 0
             for i, token in enumerate(tokens):
                 done += len(token)

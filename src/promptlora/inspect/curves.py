@@ -1,4 +1,4 @@
-"""Curves over steps as SVG text, in the style of ``drawing``. It knows numbers and names; every text is escaped."""
+"""Curves over steps as SVG text, in the style of ``drawing``. It knows numbers and names; all text is escaped."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT = 520, 200, 52, 34, 16
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of points.
+    """One curve.
 
     Attributes:
-        name: What it is, for the legend.
+        name: Name of the curve in the legend.
         kind: Its colour: ``soft``, ``hot``, ``gain`` or ``loss``.
         points: Step and value of each point; values that are not finite are left out.
     """
@@ -27,13 +27,13 @@ class Curve:
 
 
 def curves(drawn: Sequence[Curve], title: str, *, steps: int, across: str = "step") -> str:
-    """Curves in one frame, from step 0 to the last step that there may be, so that a running curve grows to the right.
+    """Draw curves in one frame, from step 0 to the last planned step, so that a running curve grows to the right.
 
     Args:
         drawn: The curves, in the order of the legend.
-        title: Stands above.
+        title: Title above the figure.
         steps: The last step.
-        across: What the horizontal axis is.
+        across: Label of the horizontal axis.
     """
     kept = [Curve(c.name, c.kind, [(x, y) for x, y in c.points if isfinite(y)]) for c in drawn]
     values = [y for curve in kept for _, y in curve.points]

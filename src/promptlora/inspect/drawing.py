@@ -1,7 +1,7 @@
 """Heat maps, bars and maps of points as SVG text: no library, no network, readable in light and dark.
 
-It knows numbers and labels; every label is escaped. Values are also written into each cell's ``<title>``, so that
-pointing at it, or a screen reader, tells them.
+It knows numbers and labels; every label is escaped. Each cell also has its value in a ``<title>``, which is shown on
+hover and read by screen readers.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ RULES = """\
 """
 STYLE = f".pl{{{LIGHT}}}\n@media (prefers-color-scheme:dark){{.pl{{{DARK}}}}}\n{RULES}"
 _STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
-_CHARACTER = 6.7  # width of one in the labels' font
+_CHARACTER = 6.7  # width of a character in the labels' font
 _SHAPES = 6
-_NOTHING = 5e-7  # smaller values are what rounding leaves; they are drawn and written as 0
+_NOTHING = 5e-7  # smaller values are rounding errors; they are drawn and written as 0
 
 
 def without_style(svg: str) -> str:
-    """A figure for a page that has ``RULES`` and the colours itself."""
+    """A figure without its style, for a page that has ``RULES`` and the colours itself."""
     return _STYLE.sub("", svg)
 
 
 def plain_zero(value: float, least: float = 5e-5) -> float:
-    """The value, or 0.0 where it would be printed as a zero with a sign."""
+    """The value, or 0.0 if it would be printed as a zero with a sign."""
     return 0.0 if abs(value) < least else value
 
 
 def visible_text(text: str, longest: int = 18) -> str:
-    """A readable form of a token: line ends and spaces are shown, control characters replaced, long tokens cut."""
+    """A readable form of a token: line ends and spaces visible, control characters replaced, long tokens truncated."""
     shown = text.replace("\r", "\u240d").replace("\n", "\u23ce").replace("\t", "\u21e5")
     shown = "".join(c if c.isprintable() else "\ufffd" for c in shown)
     shown = (
@@ -57,18 +57,18 @@ def visible_text(text: str, longest: int = 18) -> str:
 
 
 def safe_text(text: str) -> str:
-    """A text that is valid in HTML and XML: escaped, without control characters and marks that change the direction."""
+    """A text that is valid in HTML and XML: escaped, without control characters and text direction marks."""
     return escape("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text), quote=True)
 
 
 @dataclass(frozen=True)
 class Pick:
-    """What a click on a cell chooses, written into the figure for the page's script.
+    """What a click on a cell selects, written into the figure for the page's script.
 
     Attributes:
-        row: What the rows are (``"token"``).
+        row: What a row stands for (``"token"``).
         rows: The number of each row.
-        column: What the columns are.
+        column: What a column stands for.
         columns: The number of each column.
     """
 
@@ -78,13 +78,13 @@ class Pick:
     columns: Sequence[int]
 
     def attributes(self) -> str:
-        """The attributes of the figure."""
+        """The attributes of the figure's SVG element."""
         rows, columns = (",".join(map(str, numbers)) for numbers in (self.rows, self.columns))
         return f' data-row="{self.row}" data-rows="{rows}" data-column="{self.column}" data-columns="{columns}"'
 
 
 def svg_figure(width: float, height: float, title: str, body: Sequence[str], attributes: str = "") -> str:
-    """A whole SVG that also stands alone in a file; ``attributes`` and ``body`` are markup already."""
+    """A complete SVG that also works as a file of its own; ``attributes`` and ``body`` must already be markup."""
     label = safe_text(title)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="pl" role="img" aria-label="{label}"{attributes} '
@@ -122,14 +122,14 @@ def heat_map(
         values: ``[rows, columns]``; NaN leaves a cell empty.
         rows: A label for each row.
         columns: A label for each column.
-        title: Stands above.
-        across: What the columns are.
-        down: What the rows are.
-        signed: Positive and negative numbers in two colours.
-        top: The number of the full colour; the largest by default.
+        title: Title above the figure.
+        across: Label of the column axis.
+        down: Label of the row axis.
+        signed: Use two colours for positive and negative numbers.
+        top: The value with the full colour; by default the largest value.
         mark: A cell to frame; without a column, the whole row.
         cell: Width and height of a cell.
-        pick: What a click on a cell chooses, in a page with a script.
+        pick: What a click on a cell selects, in a page with a script.
     """
     table = values.tolist()
     largest = plain_zero(max((abs(v) for row in table for v in row if v == v), default=0.0), _NOTHING)
@@ -139,7 +139,7 @@ def heat_map(
     left = 16 + _CHARACTER * max([len(label) for label in row_labels] + [len(down) // 2 or 1])
     width, height = cell
     longest = _CHARACTER * max((len(label) for label in column_labels), default=0)
-    turn = longest > width  # labels that do not fit above their cells stand slanted
+    turn = longest > width  # labels that do not fit above their cells are slanted
     above = 34 + (14 if across else 0) + (0.82 * longest if turn else 8)
     body: list[str] = []
     for j, label in enumerate(column_labels):
@@ -186,8 +186,8 @@ def thumbnail(values: Tensor, title: str, size: float = 72.0) -> str:
 
     Args:
         values: ``[rows, columns]``, 0 … 1; NaN leaves a cell empty.
-        title: What it shows, for screen readers.
-        size: Width of the picture; the height follows.
+        title: Description for screen readers.
+        size: Width of the picture; the height follows from the shape.
     """
     count = max(values.shape)
     shades = (values.nan_to_num(0.0).clamp(0.0, 1.0) * 5).ceil().int()
@@ -213,7 +213,7 @@ def bars(
     other: Sequence[float] | None = None,
     top: float = 1.0,
 ) -> str:
-    """One bar for each label, 0 … ``top``; with ``other`` a second one below it (base above, adapted below)."""
+    """One bar per label, from 0 to ``top``; with ``other``, a second bar below it (base above, adapted below)."""
     shown = [visible_text(label) for label in labels]
     left, step, full = 16 + _CHARACTER * max(map(len, shown), default=1), 26 if other is not None else 18, 260
     body: list[str] = []
@@ -233,14 +233,14 @@ def bars(
 def point_map(
     points: Tensor, labels: Sequence[str], groups: Sequence[str], title: str, names: Mapping[int, str] | None = None
 ) -> str:
-    """Points in a plane, each with its number; groups differ in shape and colour, the legend names them.
+    """Points in a plane, each with its number; groups differ in shape and colour and are named in the legend.
 
     Args:
         points: ``[n, 2]``.
-        labels: A text for each point, shown when it is pointed at.
-        groups: The group of each; a group without a name is not in the legend.
-        title: Stands above.
-        names: Points that are written out large instead of with their number.
+        labels: A text for each point, shown on hover.
+        groups: The group of each point; a group without a name is not in the legend.
+        title: Title above the figure.
+        names: Points that are labelled with a name in large type instead of their number.
     """
     chosen = names or {}
     size, edge = 380.0, 30.0

@@ -1,9 +1,9 @@
-"""One token's way through one head as a drawn diagram: x, q, keys, scores, softmax, mix, o, residual.
+"""A diagram of one token's way through one head: x, q, keys, scores, softmax, mix, o, residual.
 
-Every box holds its numbers, the base's in grey and the adapted model's in colour; the width of a line from a key to the
-mix is the weight of that key. ``flow_diagram`` draws one token for a page that swaps figures; ``flow_figure`` draws
-every token of a text into one file in which a click on a token moves the diagram, without a script. This module knows
-the life of a token; nothing of captures or models.
+Every box shows its numbers, the base's in grey and the adapted model's in colour. The width of the line from a key to
+the mix is proportional to the weight of that key. ``flow_diagram`` draws one token, for a page that swaps figures.
+``flow_figure`` draws all tokens of a text into one file, in which a click on a token switches the diagram without a
+script. This module knows the life of a token; it knows nothing of captures or models.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ WIDTH = 1180
 _X, _Q, _KEY, _MIX, _O = (12, 116), (158, 120), (328, 122), (902, 112), (1046, 122)  # left edge and width of each box
 _SCORES, _BARS, _BAR, _WEIGHTS, _WIRE = (526, 594), 614, 106, (772, 826), 832
 _TOP, _STEP, _BOX = 84, 32, 84
-_MOST = 7  # keys that are drawn by themselves; the others are summed in one row
+_MOST = 7  # keys with their own row; the others are summed in one row
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One line between query and mix: a key, a folded run, all other keys, or the sink."""
+    """One row between query and mix: a key, a folded run, all other keys, or the sink."""
 
     label: str
     token: int | None
@@ -35,19 +35,19 @@ class _Row:
 
 
 def _sides(life: TokenLife) -> list[tuple[str, Side]]:
-    """The sides and the colour of each."""
+    """The sides with their colours."""
     return [("hot", life.base)] if life.adapted is None else [("soft", life.base), ("hot", life.adapted)]
 
 
 def _rows(life: TokenLife, fold: Fold, key: int | None, most: int) -> list[_Row]:
-    """The keys with the most weight in either model, in the order of the text, and the sum of the others."""
+    """The keys with the highest weight in either model, in text order, and the sum of the others."""
     sides = [side for _, side in _sides(life)]
     weights = [fold.columns(side.weights).tolist() for side in sides]
     seen = [at for at, group in enumerate(fold.groups) if any(float(sides[0].masked[i]) != -inf for i in group)]
     own = fold.place(life.token)
     first = [own, *([fold.place(key)] if key is not None and fold.place(key) in seen else [])]
     by_weight = sorted(seen, key=lambda at: (at not in first, -max(each[at] for each in weights)))
-    # one more than there is room for would make the row of the others a row of one
+    # Allow one more row than fits: otherwise the row of the others could stand for a single key.
     shown = set(by_weight if len(by_weight) <= most + 1 else by_weight[:most])
     rows = []
     for at in seen:
@@ -74,7 +74,7 @@ def _rows(life: TokenLife, fold: Fold, key: int | None, most: int) -> list[_Row]
 
 
 def _lengths(x: float, y: float, values: Sequence[tuple[str, float]]) -> str:
-    """A line of lengths, one for each side."""
+    """A line of text with vector lengths, one per side."""
     names = ("base", "adapted") if len(values) > 1 else ("length",)
     lines = [
         svg_text(x, y + 14 * i, f"{name} {value:.3f}", anchor="middle", kind=kind)
@@ -95,7 +95,7 @@ def _box(place: tuple[int, int], middle: float, head: str, values: Sequence[tupl
 
 
 def _arrow(x: float, y: float, to_x: float, to_y: float) -> str:
-    """A straight arrow, along one axis."""
+    """A straight arrow along one axis."""
     across, down = (to_x > x) - (to_x < x), (to_y > y) - (to_y < y)
     head = f"M{to_x:.1f} {to_y:.1f}l{-7 * across - 4 * abs(down):.0f} {-7 * down - 4 * abs(across):.0f}"
     head += f"l{8 * abs(down):.0f} {8 * abs(across):.0f}z"
@@ -112,7 +112,7 @@ def _curve(kind: str, x: float, y: float, to_x: float, to_y: float, width: float
 
 
 def _line(row: _Row, y: float, middle: float, kinds: Sequence[str], pick: str) -> str:
-    """A key's line: from the query, its score, its weight, to the mix."""
+    """A key's row: from the query through its score and its weight to the mix."""
     left, width = _KEY
     chip = (
         f'<rect class="{"mark" if row.marked else "box"}" x="{left}" y="{y - 11:.1f}" width="{width}" height="22" rx="4"/>'
@@ -136,7 +136,7 @@ def _line(row: _Row, y: float, middle: float, kinds: Sequence[str], pick: str) -
 
 
 def _drawn(life: TokenLife, fold: Fold, key: int | None, rows: int, pick: str) -> tuple[float, list[str]]:
-    """Height and parts of the diagram; ``rows`` is how many lines there is room for at least."""
+    """Height and parts of the diagram; ``rows`` is the minimum number of rows to leave room for."""
     sides = _sides(life)
     kinds = [kind for kind, _ in sides]
     lines = _rows(life, fold, key, _MOST)
@@ -181,7 +181,7 @@ def _drawn(life: TokenLife, fold: Fold, key: int | None, rows: int, pick: str) -
 
 
 def _residual(ground: float, before: Sequence[tuple[str, float]], after: Sequence[tuple[str, float]]) -> list[str]:
-    """The residual stream's lengths at both ends of its line."""
+    """The lengths of the residual stream, at both ends of its line."""
 
     def told(values: Sequence[tuple[str, float]]) -> str:
         names = ("base", "adapted") if len(values) > 1 else ("length",)
@@ -196,7 +196,7 @@ def _residual(ground: float, before: Sequence[tuple[str, float]], after: Sequenc
 
 
 def _summary(life: TokenLife) -> str:
-    """What the diagram shows, for screen readers and as its title."""
+    """A description of the diagram, for screen readers and as its title."""
     return (
         f"Token {life.token} {visible_text(life.tokens[life.token])} in layer {life.layer}, head {life.head}"
         + (": base in grey, adapted in colour" if life.adapted is not None else "")
@@ -208,20 +208,20 @@ def flow_diagram(life: TokenLife, fold: Fold, key: int | None = None) -> str:
 
     Args:
         life: The token's walk, base and adapted.
-        fold: Which tokens stand together.
-        key: A key to show and to frame, however small its weight.
+        fold: Which tokens are shown together.
+        key: A key to show and to frame, even if its weight is small.
     """
     height, parts = _drawn(life, fold, key, 0, ' data-at="token={}"')
     return svg_figure(WIDTH, height, _summary(life), parts)
 
 
 def flow_figure(lives: Sequence[TokenLife], fold: Fold, at: int) -> str:
-    """The diagrams of all tokens of a text in one file: a click on a token shows its diagram.
+    """Draw the diagrams of all tokens of a text into one file; a click on a token shows its diagram.
 
     Args:
-        lives: One walk for each token, all in the same layer and head.
-        fold: Which tokens stand together.
-        at: The diagram that is shown first, by its place in ``lives``.
+        lives: One walk per token, all in the same layer and head.
+        fold: Which tokens are shown together.
+        at: Index in ``lives`` of the diagram that is shown first.
     """
     rows = max(len(_rows(life, fold, None, _MOST)) for life in lives)
     frames, height = [], 0.0

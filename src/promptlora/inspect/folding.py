@@ -1,8 +1,8 @@
-"""Folding: the tokens that the chat template writes are shown together, so that the text's own tokens stand out.
+"""Folding: the tokens of the chat template are shown together, so that the text's own tokens stand out.
 
-Half of the tokens of a short chat come from the template and take most of the attention. A run of them becomes one
-column that holds the sum of their weights, so every row still adds up to 1. The last token is never folded: the answer
-starts from it. This module knows tokens and tables of weights; nothing of models or of how they are drawn.
+Half of the tokens of a short chat come from the template, and they get most of the attention. A run of them becomes one
+column with the sum of their weights, so every row still sums to 1. The last token is never folded, because the answer
+starts from it. This module knows tokens and tables of weights; it knows nothing of models or of drawing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from promptlora.inspect.drawing import visible_text
 
 
 def template_tokens(lm: PromptLoRA, text: str) -> tuple[bool, ...]:
-    """Which tokens of a text in its chat template the template wrote.
+    """Which tokens of a text in its chat template come from the template.
 
-    They are what the text has in common, at both ends, with another text in the same template.
+    These are the tokens that the text shares, at both ends, with another text in the same template.
 
     Raises:
-        AttentionError: As for ``encode_text``.
+        AttentionError: See ``encode_text``.
     """
     ids = encode_text(lm, text)
     stripped = text.strip()
@@ -38,11 +38,11 @@ def template_tokens(lm: PromptLoRA, text: str) -> tuple[bool, ...]:
 
 @dataclass(frozen=True)
 class Fold:
-    """Tokens in groups, in the order of the text.
+    """Tokens in groups, in text order.
 
     Attributes:
         tokens: The text of each token.
-        groups: The tokens of each group; a group of several is a folded run.
+        groups: The tokens of each group; a group of several tokens is a folded run.
     """
 
     tokens: tuple[str, ...]
@@ -50,12 +50,12 @@ class Fold:
 
     @classmethod
     def of(cls, tokens: Sequence[str], folded: Sequence[bool], keep: int | None = None) -> Fold:
-        """Fold runs of two or more marked tokens, but not the last token.
+        """Fold runs of two or more marked tokens, except the last token.
 
         Args:
             tokens: The text of each token.
             folded: Which tokens are folded.
-            keep: A token that is not folded either, since it is followed.
+            keep: A further token that is not folded, because the walk follows it.
         """
         groups: list[list[int]] = []
         for i, fold in enumerate(folded):
@@ -68,27 +68,27 @@ class Fold:
 
     @property
     def single(self) -> tuple[int, ...]:
-        """The groups of one token, by their place; only these are shown as rows."""
+        """Indices of the groups with one token; only these are shown as rows."""
         return tuple(at for at, group in enumerate(self.groups) if len(group) == 1)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """A label for each group: the token, or how many are folded."""
+        """A label per group: the token, or the number of folded tokens."""
         return tuple(
             visible_text(self.tokens[group[0]]) if len(group) == 1 else f"template ({len(group)})"
             for group in self.groups
         )
 
     def place(self, token: int) -> int:
-        """The group of a token."""
+        """The index of a token's group."""
         return next(at for at, group in enumerate(self.groups) if token in group)
 
     def columns(self, weights: Tensor) -> Tensor:
-        """Weights of the tokens as weights of the groups: ``[…, tokens]`` to ``[…, groups]``."""
+        """Convert weights of tokens to weights of groups: ``[…, tokens]`` to ``[…, groups]``."""
         return torch.stack([weights[..., list(group)].sum(dim=-1) for group in self.groups], dim=-1)
 
     def table(self, weights: Tensor, visible: Tensor) -> Tensor:
-        """One head's weights ``[tokens, tokens]`` as ``[rows, groups]``; NaN where the row sees no token of the group."""
+        """One head's weights ``[tokens, tokens]`` as ``[rows, groups]``; NaN if the row sees no token of the group."""
         rows = [self.groups[at][0] for at in self.single]
         seen = self.columns(visible[rows].to(weights.dtype)) > 0
         return self.columns(weights[rows]).masked_fill(~seen, torch.nan)

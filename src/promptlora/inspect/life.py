@@ -1,6 +1,6 @@
-"""The life of one token in one layer and head, cut out of a capture: what a page or a terminal shows of it.
+"""The life of one token in one layer and head, taken from a capture: the values that a page or a terminal shows.
 
-It knows captures; nothing of how they are drawn.
+It knows captures; it knows nothing of drawing.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ class Side:
     """One token in one walk (base or adapted); vectors are one-dimensional.
 
     Attributes:
-        x: What enters the block.
-        shares: Role to the norms of base and delta of its projection at this token, and the delta's share.
-        q_before: Query as it leaves the projection.
-        q_normed: After the q norm, where there is one.
-        q: As it meets the keys.
-        raw: ``q · k`` with every key.
-        scaled: Times the scaling.
-        masked: What enters the softmax; ``-inf`` where masked.
+        x: Input of the block.
+        shares: Maps each role to the norms of base and delta of its projection at this token, and the delta's share.
+        q_before: The query after the projection.
+        q_normed: The query after the q norm, if there is one.
+        q: The query that is multiplied with the keys.
+        raw: ``q · k`` for every key.
+        scaled: ``raw`` times the scaling.
+        masked: Input of the softmax; ``-inf`` where masked.
         weights: The softmax.
-        sink: The weight that goes to no token; 0 where there is no sink.
+        sink: The weight of the sink, which goes to no token; 0 without a sink.
         mixed: The weighted sum of the values.
-        gate: What it is multiplied with, where there is a gate.
-        out: What leaves o.
-        residual_before: The residual stream before.
-        residual_after: And after; None where the model never forms it.
+        gate: The factor that ``mixed`` is multiplied with, if there is a gate.
+        out: Output of o.
+        residual_before: The residual stream before the layer's attention.
+        residual_after: The residual stream after it; None if the model never forms it.
     """
 
     x: Tensor
@@ -70,14 +70,14 @@ class TokenLife:
 
     Attributes:
         tokens: The text of each token.
-        token: The position that is followed.
+        token: The position of the token.
         layer: The layer.
         head: The query head.
-        key_head: The key head that it reads.
+        key_head: The key head that the query head reads.
         scaling: The factor of the scores.
-        softcap: As in ``Softmax``.
-        base: Without the adapter.
-        adapted: With it; None without one.
+        softcap: See ``Softmax``.
+        base: The walk without the adapter.
+        adapted: The walk with the adapter; None without an adapter.
     """
 
     tokens: tuple[str, ...]
@@ -92,11 +92,11 @@ class TokenLife:
 
     @property
     def change(self) -> Tensor | None:
-        """Adapted minus base weight of every key; None without an adapter."""
+        """Adapted minus base weight for every key; None without an adapter."""
         return None if self.adapted is None else self.adapted.weights - self.base.weights
 
     def changes(self, count: int = 3) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-        """The keys that gained most attention, and those that lost most: position and change of weight."""
+        """The keys that gained most attention and those that lost most, as (position, change of weight)."""
         change = self.change
         if change is None:
             return [], []
@@ -124,7 +124,7 @@ class TokenLife:
 
 
 def projection_shares(layer: Layer, token: int) -> dict[str, tuple[float, float, float]]:
-    """Role to the norms of base and delta of its projection at a token, and the delta's share."""
+    """Map each role to the norms of base and delta of its projection at a token, and the delta's share."""
     return {
         role: (float(step.base[token].norm()), float(step.delta[token].norm()), float(step.share[token]))
         for role, step in layer.projections.items()
@@ -138,7 +138,7 @@ def _named(shares: Mapping[str, tuple[float, float, float]]) -> dict[str, dict[s
 
 
 def layer_values(capture: AttentionCapture, layer: int, token: int) -> dict[str, Any]:
-    """What a layer without softmax weights has to show for one token, as plain values for JSON."""
+    """The values of a layer without softmax weights for one token, as plain values for JSON."""
 
     def side(one: Layer) -> dict[str, Any]:
         vectors = {name: getattr(one, name) for name in LAYER_VECTORS}
@@ -183,10 +183,10 @@ def _side(layer: Layer, token: int, head: int) -> Side:
 
 
 def token_life(capture: AttentionCapture, token: int, layer: int, head: int) -> TokenLife:
-    """Cut one token's walk out of a capture.
+    """Take one token's walk from a capture.
 
     Raises:
-        AttentionError: A token, layer or head that was not captured, or a layer without softmax weights.
+        AttentionError: The token, layer or head was not captured, or the layer has no softmax weights.
     """
     if not 0 <= token < len(capture.tokens):
         raise AttentionError(
@@ -212,17 +212,17 @@ def token_life(capture: AttentionCapture, token: int, layer: int, head: int) -> 
 def most_changed(capture: AttentionCapture, token: int | None = None) -> tuple[int, int]:
     """The layer and head whose attention the adapter changes most.
 
-    "Most" is the largest Jensen–Shannon distance between a head's weights with and without the adapter, at one token. The
-    command line, the page and the docs all use the token that is followed; by default that is the last token, from which
-    the answer starts. Without an adapter, this is the head that gives one token (not the first, nor the token itself) the
-    most weight.
+    "Most" means the largest Jensen–Shannon distance between a head's weights with and without the adapter, at one
+    token. The command line, the page and the docs all use the selected token; by default this is the last token, from
+    which the answer starts. Without an adapter, the result is the head that gives the most weight to a single token
+    (other than the first token and the token itself).
 
     Args:
         capture: Base and adapted.
-        token: The token whose weights are compared; None takes the mean over all tokens.
+        token: The token whose weights are compared; None averages over all tokens.
 
     Raises:
-        AttentionError: A capture without softmax weights.
+        AttentionError: The capture has no softmax weights.
     """
     best, found = -1.0, None
     for layer in capture.base.layers:
@@ -254,18 +254,18 @@ def change_map(base: Walk, adapted: Walk, token: int | None = None) -> tuple[lis
 
     Args:
         base: One walk.
-        adapted: The other.
-        token: The token whose weights are compared; None takes the mean over all tokens.
+        adapted: The other walk.
+        token: The token whose weights are compared; None averages over all tokens.
 
     Returns:
-        The numbers of the layers, and the distances ``[layers, heads]``; NaN where a layer lacks a head.
+        The indices of the layers, and the distances ``[layers, heads]``; NaN if a layer lacks a head.
     """
     numbers, table = change_at_tokens(base, adapted)
     return numbers, table.mean(dim=-1) if token is None else table[..., token]
 
 
 def change_at_tokens(base: Walk, adapted: Walk) -> tuple[list[int], Tensor]:
-    """The distances of :func:`change_map` for each token: the layers' numbers and ``[layers, heads, tokens]``."""
+    """The distances of :func:`change_map` for each token: the layer indices and ``[layers, heads, tokens]``."""
     numbers, rows = [], []
     for layer in base.layers:
         other = adapted[layer.layer]

@@ -1,6 +1,6 @@
-"""What reports are made of: one HTML page with its style, tables, figures; no script, no network.
+"""The building blocks of reports: a self-contained HTML page with style, tables and figures; no script, no network.
 
-Texts for light and dark, for a desktop and a phone. It knows nothing of attention.
+It supports light and dark mode, desktop and phone. It knows nothing of attention.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ code,pre{font:14px ui-monospace,Consolas,monospace}svg{display:block}
 
 
 def html_page(title: str, body: Sequence[str]) -> str:
-    """A whole page; ``body`` is HTML already, the title is not."""
+    """A complete page; ``body`` must already be HTML, ``title`` is plain text."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -41,7 +41,7 @@ def html_page(title: str, body: Sequence[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], here: int | None = None) -> str:
-    """A table whose headings and cells are HTML already, scrollable on a narrow screen."""
+    """A table that scrolls on a narrow screen; its headings and cells must already be HTML."""
     lines = []
     for i, row in enumerate(rows):
         cells = "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row)
@@ -52,7 +52,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], here: int | None =
 
 
 def figure(svg: str) -> str:
-    """A figure that shrinks with a narrow screen as far as it can be read, and then scrolls."""
+    """A figure that shrinks on a narrow screen while it stays readable, and then scrolls."""
     width = int(svg.partition(' width="')[2].partition('"')[0])
     return f'<div class="wide figure" tabindex="0" style="--least:{0.65 * width:.0f}px">{svg}</div>'
 
@@ -68,7 +68,7 @@ def note(text: str) -> str:
 
 
 def pair(cells: Sequence[str]) -> str:
-    """Base and adapted in one cell: side by side, on a phone below one another; one alone stands for itself."""
+    """Base and adapted in one cell: side by side, or stacked on a phone; a single cell is returned unchanged."""
     if len(cells) == 1:
         return cells[0]
     return f'<span class="pair"><span>{cells[0]}</span><span class="two">{cells[1]}</span></span>'

@@ -1,6 +1,6 @@
-"""Reports as one HTML file each: no script, no network, light and dark, readable on a phone.
+"""Reports as self-contained HTML files: no script, no network, light and dark mode, readable on a phone.
 
-It knows what is shown (a token's life, an ablation, a space of adapters); every text is escaped.
+It knows the values that are shown (a token's life, an ablation, a space of adapters); all text is escaped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DISTANCE = (
 
 
 def _drawn(section: Section, first: str = "") -> list[str]:
-    """A section as a heading, a note and a table, with a figure before the table if there is one."""
+    """A section as a heading, a note and a table; a figure, if there is one, comes before the table."""
     sides = pair(section.sides) if len(section.sides) > 1 else ""
     head = [safe_text(column.name) + (sides if column.sided else "") for column in section.columns]
     rows = []
@@ -47,7 +47,7 @@ def _drawn(section: Section, first: str = "") -> list[str]:
 
 
 def _opening(capture: AttentionCapture, token: int, place: str, prompt: str | None) -> list[str]:
-    """What is shown, the adapter's prompt, the text with the token framed, and the proof."""
+    """The start of a report: what it shows, the adapter's prompt, the text with the token framed, the verification."""
     body = [f"<p>{place}.</p>"]
     if prompt is not None:
         body.append(f"<p>Adapter of the prompt: <q>{safe_text(prompt)}</q></p>")
@@ -73,8 +73,8 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
     """The life of one token, with heat maps of its head: base, adapted, difference.
 
     Args:
-        life: What is shown.
-        capture: What it was cut from; its other layers and heads make the map of changes.
+        life: The walk to show.
+        capture: The capture that it was taken from; its other layers and heads are used for the map of changes.
         prompt: The prompt of the adapter.
     """
     place = f"Layer {life.layer}, head {life.head} (reads key head {life.key_head})"
@@ -144,12 +144,12 @@ def token_page(life: TokenLife, capture: AttentionCapture, prompt: str | None = 
 
 
 def layer_page(capture: AttentionCapture, layer: int, token: int, prompt: str | None = None) -> str:
-    """What a layer without softmax weights has to show for one token.
+    """The report of a layer without softmax weights for one token.
 
     Args:
-        capture: With that layer.
-        layer: Its number.
-        token: The position that is followed.
+        capture: A capture that includes the layer.
+        layer: Index of the layer.
+        token: The position of the token.
         prompt: The prompt of the adapter.
     """
     told = capture.base[layer].note
@@ -164,7 +164,7 @@ def layer_page(capture: AttentionCapture, layer: int, token: int, prompt: str | 
 
 
 def ablation_page(found: Ablation, prompt: str | None = None) -> str:
-    """What each projection does: tables and heat maps layers by projections."""
+    """The effect of each projection: tables, and heat maps of layers by projections."""
     count = f"{found.inputs} input{'s' if found.inputs != 1 else ''}"
     body = [f"<p>The adapter switched on for some projections alone, against the base; means over {count}.</p>"]
     if prompt is not None:
@@ -194,7 +194,7 @@ def ablation_page(found: Ablation, prompt: str | None = None) -> str:
 
 
 def space_page(space: AdapterSpace) -> str:
-    """The map of adapters, their similarities, and each prompt's nearest."""
+    """The map of adapters, their similarities, and the nearest neighbours of each prompt."""
     count = len(space.prompts)
     body = [
         f"<p>{count} prompts. Cosine similarity of their weight updates with the mean update taken off, so that what all "

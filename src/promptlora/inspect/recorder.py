@@ -1,10 +1,10 @@
 """Records what a model computes in one forward pass, with hooks on modules and around the attention function.
 
-The tensors that attention works with (q and k after norm and rotary embedding, the mask, the scale) exist only
-inside a module's ``forward``. transformers hands them to a function that each module looks up by
-``AttentionInterface.get_interface``, whatever the implementation (eager, SDPA, flash); during one forward that
-lookup returns a wrapper that notes its arguments and result. Nothing is changed, and hooks and wrapper are gone
-on every path. It knows nothing of what the tensors mean.
+The tensors that attention uses (q and k after norm and rotary embedding, the mask, the scale) exist only inside a
+module's ``forward``. transformers passes them to a function that each module looks up with
+``AttentionInterface.get_interface``, whatever the implementation (eager, SDPA, flash). During one forward pass, this
+lookup returns a wrapper that records the function's arguments and result. The model's computation is not changed, and
+hooks and wrapper are removed on every path. This module knows nothing of what the tensors mean.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-_PATCH = threading.RLock()  # the lookup belongs to the class: one thread at a time may replace it
+_PATCH = threading.RLock()  # the lookup is a class attribute: only one thread at a time may replace it
 
 
 @dataclass
 class AttentionCall:
-    """One call of the attention function: its arguments and what it returned."""
+    """One call of the attention function: its arguments and its result."""
 
     query: Tensor
     key: Tensor
@@ -37,7 +37,7 @@ class AttentionCall:
 
 @dataclass
 class Record:
-    """Inputs and outputs of modules by their name, and the calls of attention functions by the name of their block."""
+    """Inputs and outputs of modules by name, and calls of attention functions by the name of their block."""
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Record:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """A copy, because the model may write into the tensor later."""
+    """Copy a tensor, because the model may modify it later."""
     return tensor.detach().clone()
 
 
@@ -78,7 +78,7 @@ def _noting_calls(record: Record, blocks: dict[int, str]) -> Iterator[None]:
 
             def call(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
                 name = blocks.get(id(module))
-                if name is None:  # another model, or a layer that was not asked for
+                if name is None:  # another model, or a layer that was not requested
                     return function(module, query, key, value, *args, **kwargs)
                 mask = args[0] if args else kwargs.get("attention_mask")
                 options = {key: given for key, given in kwargs.items() if key != "attention_mask"}
@@ -106,12 +106,12 @@ def _noting_calls(record: Record, blocks: dict[int, str]) -> Iterator[None]:
 
 @contextmanager
 def recording(model: nn.Module, names: Sequence[str], blocks: Sequence[str]) -> Iterator[Record]:
-    """Record what passes through a model inside ``with``.
+    """Record the tensors of a model's forward passes inside ``with``.
 
     Args:
-        model: The model; it is put in evaluation mode meanwhile.
-        names: Modules whose first input and output are noted.
-        blocks: Attention blocks whose calls of the attention function are noted.
+        model: The model; it is in evaluation mode during the recording.
+        names: Modules whose first input and output are recorded.
+        blocks: Attention blocks whose calls of the attention function are recorded.
     """
     record = Record()
     modules = dict(model.named_modules())

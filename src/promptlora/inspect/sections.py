@@ -1,6 +1,6 @@
-"""What is shown of one token, as tables of plain values: terminal, report and page draw the same ones.
+"""The values of one token as tables; the terminal, the report and the page all draw these tables.
 
-It knows the life of a token and captures; nothing of how a table is drawn.
+It knows the life of a token and captures; it knows nothing of drawing.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Column:
     Attributes:
         name: Its heading.
         form: Format of its numbers, such as ``".3f"`` or ``".2%"``; a sign, as in ``"+.4f"``, marks gains and losses.
-        sided: Whether a row has one cell for the base and one for the adapted model.
-        text: Whether it holds text of the input, which may be long.
+        sided: Whether each row has one cell for the base and one for the adapted model.
+        text: Whether it holds text from the input, which may be long.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Column:
         return self.form.startswith("+")
 
     def shown(self, cell: Cell) -> str:
-        """A cell as text; a gain or loss that would be written as 0 is left empty."""
+        """A cell as text; a gain or loss that would be printed as 0 is left empty."""
         if cell is None or isinstance(cell, str):
             return cell or ""
         text = format(cell, self.form).replace("%", " %")
@@ -55,12 +55,12 @@ class Section:
     """A table with a title.
 
     Attributes:
-        title: What it shows.
-        note: How to read it.
-        sides: ``base`` and ``adapted``, or ``base`` alone: the cells of a sided column.
-        columns: Its columns.
-        rows: For each row a tuple of cells for each column: one cell, or one for each side.
-        here: The row of the token that is followed, if any.
+        title: Title of the table.
+        note: How to read the table.
+        sides: The cells of a sided column: ``base`` and ``adapted``, or only ``base``.
+        columns: The columns.
+        rows: For each row and column, a tuple of cells: one cell, or one per side.
+        here: The row of the selected token, if there is one.
     """
 
     title: str
@@ -145,7 +145,7 @@ def _keys(life: TokenLife) -> Section:
 
 
 def _projections(shares: Mapping[str, tuple[float, float, float]]) -> Section:
-    """How much the adapter adds to each projection: lengths of base and delta, and the share of the delta."""
+    """What the adapter adds to each projection: lengths of base and delta, and the share of the delta."""
     return Section(
         "What the adapter adds to each projection, at this token",
         "The share is the length of what is added, divided by the sum of both lengths.",
@@ -156,7 +156,7 @@ def _projections(shares: Mapping[str, tuple[float, float, float]]) -> Section:
 
 
 def _vectors(vectors: Vectors) -> Section:
-    """Lengths of vectors of base and adapted, and how much they differ; those that the model lacks are left out."""
+    """Lengths of base and adapted vectors, and their difference; vectors that the model lacks are left out."""
     both = any(other is not None for _, _, other in vectors)
     rows: list[tuple[tuple[Cell, ...], ...]] = []
     for words, base, other in vectors:
@@ -180,7 +180,7 @@ def _vectors(vectors: Vectors) -> Section:
 
 
 def ablation_section(found: Ablation) -> Section:
-    """What each choice of projections changes, mean over layers and inputs."""
+    """What each choice of projections changes, averaged over layers and inputs."""
     attention, output = found.by_layer(), found.outputs_by_layer()
     rows: list[tuple[tuple[Cell, ...], ...]] = []
     if found.score:

@@ -1,6 +1,6 @@
-"""The space of adapters: how alike the updates of different prompts are.
+"""The space of adapters: how similar the updates of different prompts are.
 
-It knows ``LoRAWeights``; nothing of models or prompts' meaning.
+It knows ``LoRAWeights``; it knows nothing of models or of what prompts mean.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from promptlora.lora.geometry import centred, cosines, update_products
 
 
 def classical_mds(similarity: Tensor, dimensions: int = 2) -> tuple[Tensor, float]:
-    """Coordinates ``[n, dimensions]`` whose distances come nearest to ``2 - 2 cos`` (Torgerson 1952).
+    """Coordinates ``[n, dimensions]`` whose squared distances best approximate ``2 - 2 cos`` (Torgerson 1952).
 
     Returns:
-        The coordinates, and the share of the spread that they keep, 0 … 1.
+        The coordinates, and the share of the total spread that they represent, from 0 to 1.
     """
     count = similarity.shape[0]
     values, vectors = torch.linalg.eigh(centred(similarity))
     values = values.clamp_min(0.0)
     kept = values.flip(0)[:dimensions]
     points = vectors.flip(1)[:, :dimensions] * kept.sqrt()
-    signs = points.gather(0, points.abs().argmax(dim=0, keepdim=True)).sign()  # eigenvectors have no sign of their own
+    signs = points.gather(0, points.abs().argmax(dim=0, keepdim=True)).sign()  # an eigenvector's sign is arbitrary
     points = points * torch.where(signs == 0, 1.0, signs)
     if count < dimensions:
         points = torch.nn.functional.pad(points, (0, dimensions - points.shape[1]))
@@ -38,21 +38,20 @@ def classical_mds(similarity: Tensor, dimensions: int = 2) -> tuple[Tensor, floa
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSpace:
-    """Where the adapters of some prompts lie.
+    """The positions of the adapters of several prompts.
 
     Attributes:
         prompts: The prompts.
-        groups: The task of each; empty texts where none is known.
+        groups: The task of each prompt; empty strings if unknown.
         cosine: Cosine similarity of the updates, ``[n, n]``.
-        cosine_centred: The same after the mean update is subtracted: what differs between prompts, without what all of
-            their adapters have in common.
+        cosine_centred: The same after subtracting the mean update, which removes what all of these adapters share.
         norm: Frobenius norm of each update, ``[n]``.
-        points: A map in two dimensions, ``[n, 2]``, by classical MDS of ``cosine_centred``.
-        kept: Share of the spread that the map keeps.
-        within: Mean centred cosine of prompts of one group; None without groups.
-        between: Mean centred cosine of prompts of different groups; None without groups.
-        same_group: Share of prompts whose nearest other prompt is of their group, among those whose group has
-            another; None without groups.
+        points: Two-dimensional map, ``[n, 2]``, by classical MDS of ``cosine_centred``.
+        kept: Share of the total spread that the map represents.
+        within: Mean centred cosine between prompts of the same group; None without groups.
+        between: Mean centred cosine between prompts of different groups; None without groups.
+        same_group: Share of prompts whose nearest other prompt is in the same group, among prompts whose group has
+            another member; None without groups.
     """
 
     prompts: tuple[str, ...]
@@ -91,15 +90,15 @@ class AdapterSpace:
 
 
 def adapter_space(lora: LoRAWeights, prompts: Sequence[str], groups: Sequence[str] | None = None) -> AdapterSpace:
-    """Compare the adapters of some prompts.
+    """Compare the adapters of several prompts.
 
     Args:
-        lora: One adapter for each prompt.
+        lora: One adapter per prompt.
         prompts: Their texts.
-        groups: The task of each, if known.
+        groups: The task of each prompt, if known.
 
     Raises:
-        AttentionError: Fewer than two prompts, or numbers that do not fit.
+        AttentionError: There are fewer than two prompts, or the numbers of adapters, prompts and groups differ.
     """
     count = lora.adapters
     if count < 2 or len(prompts) != count or (groups is not None and len(groups) != count):
@@ -109,7 +108,7 @@ def adapter_space(lora: LoRAWeights, prompts: Sequence[str], groups: Sequence[st
         )
     products = update_products(lora)
     own = centred(products)
-    if float(own.diagonal().max()) <= 1e-12 * float(products.diagonal().max()):  # all the same but for rounding
+    if float(own.diagonal().max()) <= 1e-12 * float(products.diagonal().max()):  # all updates are equal up to rounding
         own = torch.zeros_like(own)
     similar = cosines(own)
     points, kept = classical_mds(similar)

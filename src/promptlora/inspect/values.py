@@ -1,6 +1,6 @@
-"""The values of a captured walk through attention: frozen dataclasses whose tensors are float64 on the CPU.
+"""The values of a captured walk through attention: frozen dataclasses with float64 tensors on the CPU.
 
-They hold the result of each step, and know nothing of how it was captured or proved.
+They hold the result of each step; they know nothing of how it was captured or verified.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from promptlora.errors import AttentionError
 
-# What the vectors of one token are called, by their attributes: those of one head's walk, and those of any layer.
+# Display names of the vectors of one token, by attribute: first those of one head's walk, then those of any layer.
 TOKEN_VECTORS = {
     "x": "x, what enters",
     "q_before": "q, as projected",
@@ -36,14 +36,14 @@ LAYER_VECTORS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionStep:
-    """One projection of one layer: what went in, what the base makes of it, what the adapter adds.
+    """One projection of one layer: its input, the base's output, and the adapter's addition.
 
     Attributes:
         name: Logical name of the projection.
         role: ``"q"``, ``"k"``, ``"v"``, ``"o"``, or another part of the block (``"gate"``, ``"z"``).
-        x: What enters it, ``[tokens, in]``.
-        base: What the frozen weights make of ``x``, ``[tokens, out]``.
-        delta: ``x @ A @ B * scaling``, ``[tokens, out]``; zero where no adapter is on.
+        x: Input, ``[tokens, in]``.
+        base: Output of the frozen weights for ``x``, ``[tokens, out]``.
+        delta: ``x @ A @ B * scaling``, ``[tokens, out]``; zero if no adapter is on.
     """
 
     name: str
@@ -54,12 +54,12 @@ class ProjectionStep:
 
     @property
     def output(self) -> Tensor:
-        """What leaves the projection: base and delta together."""
+        """Output of the projection: base plus delta."""
         return self.base + self.delta
 
     @property
     def share(self) -> Tensor:
-        """Norm share of the delta for each token, ``|delta| / (|base| + |delta|)``, 0 … 1, ``[tokens]``."""
+        """Norm share of the delta for each token, ``|delta| / (|base| + |delta|)``, from 0 to 1, ``[tokens]``."""
         base, delta = torch.linalg.norm(self.base, dim=-1), torch.linalg.norm(self.delta, dim=-1)
         share: Tensor = delta / (base + delta).clamp_min(1e-300)
         return share
@@ -67,32 +67,33 @@ class ProjectionStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Softmax:
-    """The part of a layer that attends to other tokens, for the chosen heads.
+    """The part of a layer that attends to other tokens, for the selected heads.
 
-    ``before`` is what leaves the projection, split into heads; ``normed`` the same after the q or k norm (None
-    where the model has none, or norms after the rotary embedding); ``q`` and ``k`` are those that meet. Each key
-    head is repeated for the query heads that share it, so that row h of every tensor belongs to ``heads[h]``.
+    ``q_before`` and ``k_before`` are the projection outputs, split into heads. ``q_normed`` and ``k_normed`` are the
+    same after the q or k norm (None if the model has no such norm, or applies it after the rotary embedding). ``q`` and
+    ``k`` are the tensors that are multiplied. Each key head is repeated for the query heads that share it, so row h of
+    every tensor belongs to ``heads[h]``.
 
     Attributes:
-        heads: Numbers of the query heads.
-        key_heads: The key head of each of them.
+        heads: Indices of the query heads.
+        key_heads: The key head of each query head.
         q_before: ``[heads, tokens, width]``.
-        q_normed: The same or None.
+        q_normed: ``[heads, tokens, width]`` or None.
         q: After norm and rotary embedding.
-        k_before: ``[heads, tokens, width]``; None where the layer reuses the keys of an earlier one.
-        k_normed: The same or None.
+        k_before: ``[heads, tokens, width]``; None if the layer reuses the keys of an earlier layer.
+        k_normed: ``[heads, tokens, width]`` or None.
         k: After norm and rotary embedding.
         v: Values, ``[heads, tokens, value width]``.
         scaling: The factor of the scores.
-        softcap: Scores are bent to ``softcap * tanh(score / softcap)`` (Gemma 2); None where they are not.
-        raw: ``q · k``, ``[heads, tokens, tokens]``, row = the token that asks.
+        softcap: Scores become ``softcap * tanh(score / softcap)`` (Gemma 2); None if the model does not do this.
+        raw: ``q · k``, ``[heads, tokens, tokens]``; the row is the query token.
         scaled: ``raw * scaling``.
-        visible: Which keys the model's mask leaves, bool ``[heads, tokens, tokens]``.
-        masked: What enters the softmax: scaled, bent where the model does so, ``-inf`` where masked.
-        weights: The softmax of it; a row and its ``sink`` sum to 1.
-        sink: The weight that goes to no token (gpt-oss), ``[heads, tokens]``; None where there is none.
+        visible: Which keys the model's mask allows, bool ``[heads, tokens, tokens]``.
+        masked: Input of the softmax: ``scaled``, soft-capped if the model does so, and ``-inf`` where masked.
+        weights: The softmax of ``masked``; each row plus its ``sink`` sums to 1.
+        sink: The weight that goes to no token (gpt-oss), ``[heads, tokens]``; None without a sink.
         mixed: The weighted sum of the values, ``[heads, tokens, value width]``.
-        gate: What it is multiplied with before o, ``sigmoid(gate)``, the same shape; None without a gate.
+        gate: The factor of ``mixed`` before o, ``sigmoid(gate)``, of the same shape; None without a gate.
     """
 
     heads: tuple[int, ...]
@@ -116,10 +117,10 @@ class Softmax:
     gate: Tensor | None
 
     def at(self, head: int) -> int:
-        """The row of a head in these tensors.
+        """The index of a head in these tensors.
 
         Raises:
-            AttentionError: A head that was not captured.
+            AttentionError: The head was not captured.
         """
         if head not in self.heads:
             raise AttentionError(f"head {head} was not captured; expected one of {_span(self.heads)}")
@@ -131,21 +132,22 @@ class Layer:
     """The attention of one layer.
 
     Attributes:
-        layer: Its number, from 0.
+        layer: Index of the layer, from 0.
         name: Dotted name of the attention block.
         kind: ``"attention"``, ``"MLA"`` or ``"DeltaNet"``.
-        note: What one has to know of a block without softmax weights; empty for others.
-        x: What enters the block (after the input norm), ``[tokens, hidden]``.
-        projections: Role to its step.
+        note: An explanation for a block without softmax weights; empty for other blocks.
+        x: Input of the block (after the input norm), ``[tokens, hidden]``.
+        projections: Maps each role to its step.
         softmax: None for a DeltaNet, which has no softmax weights.
-        into_o: What enters o, ``[tokens, o's in]``, all heads concatenated.
-        out: What leaves o, ``[tokens, hidden]``.
-        written: What is added to the residual: ``out``, or its norm in models that norm after attention.
-        residual_before: The residual stream as it enters the layer, ``[tokens, hidden]``; of several (Gemma 3n) the first.
-        residual_after: ``residual_before + written``, proved to be what the model goes on with; None in a model
-            that never forms it (attention and MLP side by side, or a scaled residual).
-        difference: The largest difference between the recomputed walk and the model, relative to the largest
-            value of the tensor.
+        into_o: Input of o, ``[tokens, o's in]``, all heads concatenated.
+        out: Output of o, ``[tokens, hidden]``.
+        written: What is added to the residual stream: ``out``, or its norm in models with a norm after attention.
+        residual_before: The residual stream at the input of the layer, ``[tokens, hidden]``; the first of several
+            streams (Gemma 3n).
+        residual_after: ``residual_before + written``, verified to be what the model continues with; None for a model
+            that never forms it (attention and MLP in parallel, or a scaled residual).
+        difference: The largest difference between the recomputed walk and the model, relative to the largest value of
+            the tensor.
     """
 
     layer: int
@@ -166,7 +168,7 @@ class Layer:
         """The softmax weights of one head, ``[tokens, tokens]``.
 
         Raises:
-            AttentionError: A head that was not captured, or a layer without softmax weights.
+            AttentionError: The head was not captured, or the layer has no softmax weights.
         """
         if self.softmax is None:
             raise AttentionError(f"layer {self.layer}: {self.note}")
@@ -175,7 +177,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
-    """One forward of the model: its layers, and what it says next.
+    """One forward pass of the model: its layers, and its prediction of the next token.
 
     Attributes:
         layers: The captured layers, in order.
@@ -186,10 +188,10 @@ class Walk:
     next_token: Tensor
 
     def __getitem__(self, layer: int) -> Layer:
-        """The layer of that number.
+        """The layer with this index.
 
         Raises:
-            AttentionError: A layer that was not captured.
+            AttentionError: The layer was not captured.
         """
         for one in self.layers:
             if one.layer == layer:
@@ -199,13 +201,13 @@ class Walk:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionCapture:
-    """The same tokens through the base and, where an adapter was given, through the adapted model.
+    """The same tokens in the base and, if an adapter was given, in the adapted model.
 
     Attributes:
         ids: Token ids.
-        tokens: The text of each.
+        tokens: The text of each token.
         base: The walk without the adapter.
-        adapted: The walk with it; None without one.
+        adapted: The walk with the adapter; None without an adapter.
     """
 
     ids: tuple[int, ...]
@@ -221,19 +223,19 @@ class AttentionCapture:
 
 
 def next_token_kl(base: Tensor, other: Tensor) -> float:
-    """``KL(base ‖ other)`` in nats of two vectors of log-probabilities."""
+    """``KL(base ‖ other)`` in nats between two vectors of log-probabilities."""
     return float((base.exp() * (base - other)).nan_to_num(0.0).sum().clamp_min(0.0))
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
-    """Jensen–Shannon distance (Endres and Schindelin 2003) over the last axis, base 2: 0 equal, 1 disjoint."""
+    """Jensen–Shannon distance (Endres and Schindelin 2003) over the last axis, base 2: 0 for equal, 1 for disjoint."""
     middle = (p + q) / 2
     both = [torch.where(d > 0, d * (d / middle.clamp_min(1e-300)).log2(), 0.0).sum(dim=-1) for d in (p, q)]
     return (sum(both) / 2).clamp(0.0, 1.0).sqrt()  # type: ignore[union-attr]
 
 
 def _span(numbers: tuple[int, ...] | list[int]) -> str:
-    """Numbers for a message: 0 … 8 for a run, else all of them."""
+    """Format numbers for a message: ``0 … 8`` for a contiguous range, otherwise all of them."""
     if list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))) and len(numbers) > 2:
         return f"{numbers[0]} … {numbers[-1]}"
     return ", ".join(map(str, numbers))

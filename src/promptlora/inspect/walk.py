@@ -1,8 +1,8 @@
-"""The walk through attention, recomputed in float64 from what a model worked with, and proved against it.
+"""The walk through attention, recomputed in float64 from a model's own tensors and verified against the model.
 
-From q, k, v, mask and scale to scores, weights, the weighted sum and o; each result is compared with the model's
-own, and a difference beyond rounding is an error, so that no number of a capture is a guess. It knows layouts and
-records; nothing of tokenizers or of where the record comes from.
+It goes from q, k, v, mask and scale to scores, weights, the weighted sum and o. Each result is compared with the
+model's own, and a difference beyond rounding is an error, so that every number of a capture is verified. This module
+knows layouts and records; it knows nothing of tokenizers or of where the record comes from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from promptlora.inspect.values import Layer, ProjectionStep, Softmax
 from promptlora.lora import LoRAWeights
 from promptlora.projections import Block, Projection, block_projections
 
-# Relative to the largest value of a tensor. A float64 model may still compute its softmax in float32.
+# Tolerances relative to the largest value of a tensor. A float64 model may still compute its softmax in float32.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 _ROWS_SUM = 1e-9
 _NO_SOFTMAX = (
@@ -32,7 +32,7 @@ _NORM = re.compile(r"(q|k|query|key)_?(norm|layernorm|ln)")
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """An attention block and its place in the model: the number and the module of its layer, and the modules around it."""
+    """An attention block and its location in the model: index and module of its layer, and the neighbouring modules."""
 
     layer: int
     block: Block
@@ -49,10 +49,10 @@ class Site:
 
 
 def find_site(model: nn.Module, block: Block) -> Site:
-    """Find the place of an attention block in its model.
+    """Find the location of an attention block in its model.
 
     Raises:
-        AttentionError: A block that is not part of a list of layers.
+        AttentionError: The block is not part of a list of layers.
     """
     modules = dict(model.named_modules())
     parts = block.name.split(".")
@@ -111,7 +111,7 @@ def _same(ours: Tensor, theirs: Tensor | None, tolerance: float) -> bool:
 
 
 class _Projections:
-    """The steps of the projections of one block; a fused module runs once."""
+    """The steps of the projections of one block; a fused module runs only once."""
 
     def __init__(self, model: nn.Module, record: Record, lora: LoRAWeights | None, proof: _Proof, tokens: int) -> None:
         self.model, self.record, self.lora, self.proof, self.tokens = model, record, lora, proof, tokens
@@ -126,12 +126,12 @@ class _Projections:
         return self.record.inputs[name]
 
     def step(self, p: Projection, x: Tensor | None = None) -> ProjectionStep:
-        """Base and delta of one projection, from the model's own input or from a recomputed one ``[tokens, in]``."""
+        """Base and delta of one projection, from the model's own input or from a recomputed input ``[tokens, in]``."""
         given = self._input(p.module, self.proof.place)
         module = self.model.get_submodule(p.module)
         own = given if x is None else x.to(given.dtype).to(given.device).reshape(given.shape)
         if p.module not in self._base:
-            # forward, not a call: the hooks that add the adapter stay out
+            # calling forward directly skips the hooks that add the adapter
             self._base[p.module] = _double(module.forward(own)).reshape(self.tokens, -1)
         rows = p.row_index()
         base = self._base[p.module][:, rows]
@@ -150,7 +150,7 @@ class _Projections:
 
 
 def _visible_and_bias(call: AttentionCall, module: nn.Module, heads: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """Which keys each query sees, ``[heads, tokens, tokens]`` or ``[1, …]``, and what is added to its scores."""
+    """The keys that each query sees, ``[heads, tokens, tokens]``, and the bias that is added to its scores."""
     bias = torch.zeros(1, tokens, tokens, dtype=torch.float64)
     if isinstance(call.mask, Tensor) and call.mask.ndim == 4:
         mask = call.mask.detach().cpu()[0, ..., :tokens, :tokens]
@@ -159,7 +159,7 @@ def _visible_and_bias(call: AttentionCall, module: nn.Module, heads: int, tokens
         else:
             visible = mask > torch.finfo(mask.dtype).min / 2
             bias = torch.where(visible, mask.double(), 0.0)
-    else:  # no mask, or flash's mask of padding, of which there is none: the attention function masks by itself
+    else:  # no mask, or flash's padding mask (there is no padding): the function itself masks
         causal = call.options.get("is_causal")
         row, column = torch.arange(tokens)[:, None], torch.arange(tokens)[None, :]
         seen = (
@@ -185,12 +185,12 @@ def attention_weights(masked: Tensor, sinks: Tensor | None = None) -> tuple[Tens
 
 
 def _split(flat: Tensor, heads: int) -> Tensor:
-    """``[tokens, heads * width]`` to ``[heads, tokens, width]``."""
+    """Reshape ``[tokens, heads * width]`` to ``[heads, tokens, width]``."""
     return flat.view(flat.shape[0], heads, -1).transpose(0, 1)
 
 
 def _normed(before: Tensor, which: str, site: Site, record: Record, tolerance: float) -> Tensor | None:
-    """What leaves the q or k norm, if its input is what left the projection, ``[heads, tokens, width]``."""
+    """Output of the q or k norm, ``[heads, tokens, width]``, if the norm's input is the projection's output."""
     heads, tokens, width = before.shape
     for name in site.norms:
         if not name.rpartition(".")[2].startswith(which):
@@ -206,7 +206,7 @@ def _normed(before: Tensor, which: str, site: Site, record: Record, tolerance: f
 
 
 def _key_heads(kind: str, call: AttentionCall, k: Projection | None) -> int:
-    """How many key heads the projection has: those of the call, or fewer where the module repeats them itself."""
+    """Number of key heads of the projection: that of the call, or fewer if the module itself repeats them."""
     count, width = call.key.shape[1], call.key.shape[-1]
     if kind == "MLA" or k is None or k.out_features == count * width or k.out_features % width:
         return int(count)
@@ -241,7 +241,7 @@ def _softmax_part(
     sums = weights.sum(dim=-1) + (0.0 if sink is None else sink)
     if not bool(((sums - 1).abs() <= _ROWS_SUM).all()):
         raise AttentionError(f"{proof.place}: a row of weights sums to {float(sums.flatten()[0])!r}; expected 1")
-    if call.weights is not None and sink is None and call.weights.shape[1] == heads:  # some leave the sink out
+    if call.weights is not None and sink is None and call.weights.shape[1] == heads:  # some omit the sink
         proof.equal("softmax weights", weights, _double(call.weights)[0])
     mixed = weights @ v
     proof.equal("weighted sum", mixed, _double(call.output).reshape(tokens, heads, -1).transpose(0, 1))
@@ -274,7 +274,7 @@ def _softmax_part(
 
 
 def _chosen(part: Softmax, heads: tuple[int, ...]) -> Softmax:
-    """The chosen heads only."""
+    """Select the given heads."""
     if heads == part.heads:
         return part
     rows = list(heads)
@@ -287,9 +287,9 @@ def _chosen(part: Softmax, heads: tuple[int, ...]) -> Softmax:
 
 
 def _residual(site: Site, record: Record, out: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The residual before, what is added to it, and the residual after (None where the model never forms it)."""
+    """Residual before, what is added to it, and residual after (None if the model never forms it)."""
     entered = _double(record.inputs[site.parent])
-    if entered.numel() != out.numel():  # several streams side by side (Gemma 3n): attention reads and writes one
+    if entered.numel() != out.numel():  # several parallel streams (Gemma 3n): attention reads and writes one of them
         return entered.reshape(-1, *out.shape)[0], out, None
     before, written = entered.reshape(out.shape), out
     for name in site.neighbours:  # a norm after attention
@@ -310,19 +310,19 @@ def walk_layer(
     dtype: torch.dtype,
     tokens: int,
 ) -> Layer:
-    """Recompute and prove the attention of one layer.
+    """Recompute and verify the attention of one layer.
 
     Args:
-        model: The model that the record is of.
-        site: The block.
-        record: What passed in one forward of one row.
-        lora: The one adapter that was on; None for the base.
-        heads: Which to keep; None keeps all. All are proved.
-        dtype: Of the model, which sets the tolerance.
+        model: The model that was recorded.
+        site: The attention block.
+        record: The record of one forward pass of one row.
+        lora: The single adapter that was on; None for the base.
+        heads: Heads to keep; None keeps all. All heads are verified.
+        dtype: Dtype of the model, which determines the tolerance.
         tokens: Length of the row.
 
     Raises:
-        AttentionError: A walk that is not the model's, or a head that it does not have.
+        AttentionError: The recomputed walk does not match the model, or the model does not have one of the heads.
     """
     name, kind = site.block.name, site.block.layout.kind
     proof = _Proof(f"layer {site.layer} ({name})", dtype)

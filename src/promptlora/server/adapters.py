@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from promptlora.engine import AdapterEntry
 from promptlora.hypernet.distance import PromptDistance
 from promptlora.lora import LoRAWeights
+from promptlora.lora.origin import ChatFiles
 from promptlora.lora.peft.writing import VLLM_RANKS
 from promptlora.server.adapters_schema import (
     Adapter,
@@ -52,12 +53,19 @@ def described(entry: AdapterEntry, created: float, distance: PromptDistance | No
     )
 
 
-def peft_zip(lora: LoRAWeights, pad_rank: int | str | None) -> bytes:
-    """The PEFT folder of an adapter as a zip file."""
+def peft_zip(lora: LoRAWeights, name: str, pad_rank: int | str | None, chat: ChatFiles | None) -> bytes:
+    """The PEFT folder of an adapter as a zip file.
+
+    Args:
+        lora: The adapter.
+        name: The name of the folder, which its card bears.
+        pad_rank: As for ``save_peft``.
+        chat: Writes the tokenizer and its chat template; None leaves them out, and the card too.
+    """
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory(prefix="promptlora-peft-") as place:
-        folder = Path(place) / "adapter"
-        lora.save_peft(folder, pad_rank=pad_rank, card=False)  # vLLM has its own tokenizer
+        folder = Path(place) / name
+        lora.save_peft(folder, pad_rank=pad_rank, chat=chat, card=chat is not None)
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
             for file in sorted(folder.iterdir()):
                 archive.write(file, file.name)
@@ -112,8 +120,9 @@ def routes(service: Service) -> APIRouter:
             pattern="^(auto|[1-9][0-9]{0,3})$",
             description="Pad with zeros to this rank, or with `auto` to the next that vLLM takes.",
         ),
+        card: bool = Query(True, description="Add the model card, the tokenizer and its chat template."),
     ) -> Response:
-        """The adapter as a zip of a PEFT folder, which PEFT and vLLM load."""
+        """The adapter as a zip of a PEFT folder with its chat template, which PEFT and vLLM load."""
         entry = await service.find(request.state.owner, id)
         rank = int(pad_rank) if pad_rank and pad_rank.isdecimal() else pad_rank
         if isinstance(rank, int) and rank > VLLM_RANKS[-1]:
@@ -122,9 +131,10 @@ def routes(service: Service) -> APIRouter:
                 f"pad_rank: {rank}. Expected at most {VLLM_RANKS[-1]}, the largest that vLLM takes.",
                 param="pad_rank",
             )
-        packed = await run_in_threadpool(peft_zip, entry.lora, rank)
-        name = f'attachment; filename="adapter-{entry.key[:12]}.zip"'
-        return Response(packed, media_type="application/zip", headers={"Content-Disposition": name})
+        name = f"adapter-{entry.key[:12]}"
+        packed = await run_in_threadpool(peft_zip, entry.lora, name, rank, service.lm.chat_export if card else None)
+        headers = {"Content-Disposition": f'attachment; filename="{name}.zip"'}
+        return Response(packed, media_type="application/zip", headers=headers)
 
     @router.get("/jobs", response_model=JobList)
     async def list_jobs(request: Request) -> JobList:

@@ -140,6 +140,11 @@ def _submit(
     until: float,
 ) -> Answers:
     """Put all answers of a request into the engine's queue, or none."""
+    answers, places = len(read) * (body.n or 1), service.engine.max_waiting
+    if answers > places:  # 429 would have the client try again for ever
+        raise ApiError(
+            400, f"n: {answers} answers. Expected at most {places}, which this server's queue holds.", param="n"
+        )
     deadline = max(0.0, until - time.monotonic())
     tickets: list[Any] = []
     try:

@@ -140,7 +140,10 @@ def validation_error(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     hint = next((_HINTS[part] for part in where.split(".") if part in _HINTS), None)
     given = problem.get("input")
     shown = f" ({given!r})" if isinstance(given, (int, float)) or (isinstance(given, str) and len(given) < 40) else ""
-    message = f"{where or 'body'}{shown}: {problem['msg']}.{f' {hint}.' if hint else ''}"
+    parts = [problem["msg"], hint]
+    if hint and problem.get("ctx", {}).get("max_length") == 0:  # "at most 0 items" says less than the hint
+        parts = [hint]
+    message = f"{where or 'body'}{shown}: {' '.join(f'{part}.' for part in parts if part)}"
     code = "unsupported_parameter" if hint else "invalid_value"
     return ApiError(400, one_line(ValueError(message), 400), param=where or None, code=code)
 

@@ -115,9 +115,9 @@ class Observed:
         try:
             await self.app(scope, receive, observed)
         finally:
-            route = getattr(scope.get("route"), "path", "none")
+            route = getattr(scope.get("route"), "path", "unknown")
             seconds = time.perf_counter() - began
-            method = scope["method"] if route != "none" and scope["method"] in _METHODS else "none"
+            method = scope["method"] if route != "unknown" and scope["method"] in _METHODS else "unknown"
             self.metrics.requests.labels(method, route, status).inc()
             self.metrics.seconds.labels(route).observe(seconds)
             log.info("%s %s %s %d %.3f s", name, scope["method"][:16], route, status, seconds)

@@ -1,8 +1,8 @@
-"""The web page: prompts become adapters, four answers stream side by side, and attention can be walked through.
+"""The web page: prompts become adapters, four answers stream side by side, and attention can be explored.
 
-``studio`` does the work and knows no page; ``html``, ``look`` and ``compare`` draw what it made; ``actions`` says what each
-button does; ``page`` puts them together; ``serving`` runs the server. Gradio (the extra ``[ui]``) is imported by
-``actions``, ``page`` and ``serving`` alone.
+``studio`` does the work and knows nothing of the page. ``html``, ``look`` and ``compare`` draw its results, ``actions``
+defines what each button does, ``page`` combines them, and ``serving`` runs the server. Only ``actions``, ``page`` and
+``serving`` import Gradio (the extra ``[ui]``).
 """
 
 from __future__ import annotations

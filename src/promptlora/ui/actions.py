@@ -1,7 +1,7 @@
-"""What each button of the page does: generators of updates, by the names of the page's components.
+"""The action of each button: generators of updates, keyed by the names of the page's components.
 
-An action checks what the visitor asked for, calls the studio and says what to show. It knows the studio and the
-fragments of HTML; nothing of where a component stands or which event calls it.
+An action checks the visitor's request, calls the studio and returns what to show. This module knows the studio and the
+HTML fragments; it knows nothing of the layout or of which event calls an action.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WAITING = html.status("waiting for the model …", "busy")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a visitor's page shows: kept on the server, one for each page."""
+    """What a visitor's page shows; kept on the server, one object per page."""
 
     prompt: str
     inputs: tuple[str, ...]
@@ -44,7 +44,7 @@ class Asked:
 
 
 def _seen(yes: bool) -> Any:
-    """``visible`` of a box that is in the page even when it is not seen, so that no update of it is lost."""
+    """``visible`` for a box that stays in the page even when hidden, so that updates to it are not lost."""
     return True if yes else "hidden"
 
 
@@ -63,10 +63,10 @@ class Actions:
         self.studio, self.limits = studio, studio.limits
         self._halted: set[str] = set()  # visitors who pressed Stop
 
-    # --- what is asked for ------------------------------------------------------------------------------------
+    # --- the request ------------------------------------------------------------------------------------------
 
     def boxes(self, prompt: str, inputs: Sequence[str]) -> Update:
-        """The boxes with a prompt and its inputs; the other boxes empty and hidden."""
+        """Fill the boxes with a prompt and its inputs; further boxes are empty and hidden."""
         texts = [*inputs, *[""] * self.limits.inputs][: self.limits.inputs]
         count = min(max(len(inputs), 1), self.limits.inputs)
         shown = {
@@ -75,11 +75,11 @@ class Actions:
         return {"prompt": prompt, "shown": count, "more": gr.Button(interactive=count < self.limits.inputs), **shown}
 
     def fill(self, one: Example) -> Update:
-        """The boxes of an example."""
+        """Fill the boxes with an example."""
         return {"status": WAITING, **self.boxes(one.prompt, one.inputs)}
 
     def restore(self, address: str) -> Update:
-        """The boxes as the page's address has them, after a reload or for a link; nothing for a bare address."""
+        """Fill the boxes from the page's address, after a reload or for a link; nothing if the address has no link."""
         link = read_link(address, self.limits)
         if link is None:
             return {"shown": gr.skip()}
@@ -92,7 +92,7 @@ class Actions:
         }
 
     def add(self, shown: int) -> Update:
-        """Show one more box."""
+        """Show one more input box."""
         shown = min(shown + 1, self.limits.inputs)
         boxes = {f"input-{i + 1}": gr.Textbox(visible=_seen(i < shown)) for i in range(self.limits.inputs)}
         return {"shown": shown, "more": gr.Button(interactive=shown < self.limits.inputs), **boxes}
@@ -100,11 +100,11 @@ class Actions:
     # --- answers ----------------------------------------------------------------------------------------------
 
     def halt(self, request: gr.Request) -> None:
-        """End the visitor's answers at the next step."""
+        """Stop the visitor's answers at the next step."""
         self._halted.add(str(request.session_hash))
 
     def run(self, request: gr.Request, prompt: str, longest: float, *boxes: str) -> Iterator[Update]:
-        """Check, write the adapter, answer, offer the download; or end where the visitor says so."""
+        """Check the request, write the adapter, answer, and offer the download; stops early if the visitor asks."""
         visitor, studio = str(request.session_hash), self.studio
         self._halted.discard(visitor)
         over = {"stop": gr.Button(interactive=False)}
@@ -153,15 +153,15 @@ class Actions:
     # --- attention --------------------------------------------------------------------------------------------
 
     def first_look(self, asked: Asked | None, link: Link | None, folded: bool) -> Iterator[Update]:
-        """Look into the first input, or where a link says, unless there was no answer or one is shown already."""
+        """Open the first input, or the place in a link, unless there is no answer or an input is already open."""
         if asked is not None and asked.inside is None:
             yield from self.look(asked, 0 if link is None else link.chosen, folded, link)
             yield {"link": None}
 
     def look(self, asked: Asked | None, choice: int | None, folded: bool, link: Link | None = None) -> Iterator[Update]:
-        """Find where the adapter acts in a text, and show the head that changes most at the last token."""
+        """Find where the adapter changes a text's attention, and show the head that changes most at the last token."""
         if asked is None or (asked.inside is not None and choice == asked.chosen):
-            yield {"look_status": gr.skip()}  # a box that is left by the tab key sends an event too
+            yield {"look_status": gr.skip()}  # leaving the box with the tab key also sends an event
             return
         chosen = choice if choice is not None and 0 <= choice < len(asked.inputs) else 0
         names = [(f"{i}: {visible_text(text, 60)}", i - 1) for i, text in enumerate(asked.inputs, start=1)]
@@ -185,7 +185,7 @@ class Actions:
         }
 
     def _start(self, inside: Inside, link: Link | None) -> Place:
-        """Where a look starts: what a link says, else the head that changes most at the last token."""
+        """The initial place: the one in the link, otherwise the head that changes most at the last token."""
         last = len(inside.tokens) - 1
         token = last if link is None or link.token is None else min(link.token, last)
         layer, head, _ = inside.most(token)
@@ -196,7 +196,7 @@ class Actions:
         return Place(token, layer, head)
 
     def show(self, asked: Asked | None, place: Place, folded: bool) -> Update:
-        """One token, layer and head."""
+        """Show one token, layer and head."""
         if asked is None or asked.inside is None:
             return {"look_status": gr.skip()}
         inside = asked.inside
@@ -213,13 +213,13 @@ class Actions:
         return {"look_status": told, "changes": changes(inside, place), "walk": walked}
 
     def slide(self, asked: Asked | None, token: float, layer: float, head: float, folded: bool) -> Update:
-        """What the sliders say."""
+        """Show the place that the sliders select."""
         return self.show(asked, Place(int(token), int(layer), int(head)), folded)
 
     def pick(
         self, event: gr.EventData, asked: Asked | None, token: float, layer: float, head: float, folded: bool
     ) -> Update:
-        """What a click on a token, a cell or a small picture says: it moves the sliders."""
+        """Handle a click on a token, a cell or a small picture: it moves the sliders."""
         now = {"token": int(token), "layer": int(layer), "head": int(head)}
         for name in now:
             value = event._data.get(name)
@@ -230,7 +230,7 @@ class Actions:
         return {**self.show(asked, place, folded), **now}
 
     def ablate(self, asked: Asked | None) -> Iterator[Update]:
-        """Switch the adapter on for q, k, v, o by themselves."""
+        """Measure the effect of the adapter's q, k, v and o separately."""
         if asked is None:
             yield {"measure_status": gr.skip()}
             return
@@ -246,7 +246,7 @@ class Actions:
     # --- two prompts ------------------------------------------------------------------------------------------
 
     def compare(self, asked: Asked | None, other: str) -> Iterator[Update]:
-        """Answer with the adapter of another prompt too, and show both adapters on the map."""
+        """Also answer with another prompt's adapter, and show both adapters on the map."""
         if asked is None:
             yield {"compare_status": gr.skip()}
             return
@@ -262,7 +262,7 @@ class Actions:
     # --- refinement -------------------------------------------------------------------------------------------
 
     def refine(self, asked: Asked | None, lines: str, steps: float) -> Iterator[Update]:
-        """Take gradient steps on rows, with the loss as it falls, and answer with the refined adapter."""
+        """Take gradient steps on rows, show the loss after each step, and answer with the refined adapter."""
         if asked is None:
             yield {"refine_status": gr.skip()}
             return

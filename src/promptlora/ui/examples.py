@@ -1,4 +1,4 @@
-"""Prompts and inputs that work on the first click, and the prompts of known tasks on the map of adapters."""
+"""Example prompts with inputs for the first click, and the prompts of known tasks for the map of adapters."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ EXAMPLES = (
     Example("Negation", "Negate the sentence.", ("The door is open.", "He likes tea.")),
 )
 
-# Prompts and their tasks: the map of adapters places a visitor's prompts among them.
+# Prompts and their tasks; the map of adapters shows a visitor's prompts among them.
 MAP = (
     ("Decide whether the review is positive or negative. Answer with one word.", "sentiment"),
     ("Is the review positive or negative?", "sentiment"),

@@ -1,6 +1,6 @@
-"""What the studio made, as HTML fragments; every text of a visitor or a model is escaped.
+"""The studio's results as HTML fragments; all text from visitors and models is escaped.
 
-It knows the studio's values; nothing of Gradio. Style is in ``style``.
+It knows the studio's values; it knows nothing of Gradio. The style is in ``style``.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from promptlora.inspect.curves import Curve, curves
 from promptlora.inspect.drawing import heat_map, point_map, visible_text, without_style
 from promptlora.ui.values import WHO, Answers, Compared, Refined, Written
 
-# Gradio's HTML component is a template: $, braces and backticks are written so that it finds none of its own.
+# Gradio's HTML component treats its text as a template, so $, braces and backticks must be escaped.
 _TEMPLATE = str.maketrans({"$": "&#36;", "{": "&#123;", "}": "&#125;", "`": "&#96;", "\x00": "\ufffd"})
-_SHOWN = 6_000  # characters of a text that are put on the page
+_SHOWN = 6_000  # maximum number of characters of a text on the page
 
 
 def safe(text: str) -> str:
-    """A text for HTML, also as an attribute: nothing of it is markup or template."""
+    """Escape a text for HTML, including attributes, so that it contains no markup and no template syntax."""
     return escape(str(text)[:_SHOWN], quote=True).translate(_TEMPLATE)
 
 
 def size(nbytes: int) -> str:
-    """Bytes for people: 3.7 MB."""
+    """A human-readable size: 3.7 MB."""
     return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e6 else f"{nbytes / 1e3:.0f} kB"
 
 
 def status(text: str, kind: str = "idle") -> str:
-    """One line about what goes on: ``idle``, ``busy``, ``done``, ``near``, ``warn`` or ``error``; read out by screen readers."""
+    """A status line: ``idle``, ``busy``, ``done``, ``near``, ``warn`` or ``error``; screen readers read it out."""
     role = "alert" if kind == "error" else "status"
     return f'<p class="pl-status pl-{kind}" role="{role}" data-kind="{kind}">{safe(text)}</p>'
 
@@ -46,7 +46,7 @@ def written(one: Written, kept: int, capacity: int) -> str:
 
 
 def nearness(distance: PromptDistance | None) -> str:
-    """How far the prompt is from the prompts of training, with a warning when it is far; nothing where that is not known."""
+    """The distance of the prompt from the training prompts, with a warning if it is far; empty if it is not known."""
     if distance is None:
         return ""
     told = str(distance) if distance.far else f"{distance} A near prompt is no promise of a good answer."
@@ -62,7 +62,7 @@ _WHO = (
 
 
 def answers(found: Answers) -> str:
-    """Four answers to each input, side by side; two by two on a tablet, below one another on a phone."""
+    """Four answers per input, side by side; in two columns on a tablet, stacked on a phone."""
     blocks = []
     for i, text in enumerate(found.inputs):
         cells = []
@@ -87,7 +87,7 @@ def answers(found: Answers) -> str:
 
 
 def drawing(svg: str, name: str) -> str:
-    """A figure that shrinks with a narrow screen as far as it can be read, and then scrolls."""
+    """A figure that shrinks on a narrow screen while it stays readable, and then scrolls."""
     width = int(svg.partition(' width="')[2].partition('"')[0])
     return (
         f'<div class="pl-figure" tabindex="0" role="region" aria-label="{safe(name)}" '
@@ -133,7 +133,7 @@ def ablation(found: Ablation) -> str:
 
 
 def _both(inputs: Sequence[str], answers: Sequence[tuple[str, str]], names: tuple[str, str]) -> str:
-    """Two answers to each input, side by side."""
+    """Two answers per input, side by side."""
     blocks = []
     for text, pair in zip(inputs, answers, strict=True):
         cells = "".join(
@@ -149,7 +149,7 @@ def _both(inputs: Sequence[str], answers: Sequence[tuple[str, str]], names: tupl
 
 
 def compared(found: Compared) -> str:
-    """Two prompts side by side: their answers, their place among the adapters of known tasks, their nearest prompts."""
+    """Two prompts side by side: their answers, their position among adapters of known tasks, their nearest prompts."""
     space, first = found.space, len(found.space.prompts) - 2
     names = {first: "A", first + 1: "B"}
     near = []
@@ -176,7 +176,7 @@ def compared(found: Compared) -> str:
 
 
 def loss_curve(steps: Sequence[RefineStep], most: int) -> str:
-    """The loss of the rows of each step, and of the rows that are kept back, as far as the refinement is."""
+    """The loss on the rows of each step, and on the rows that are kept back, up to the current step."""
     learned = [(one.step, loss) for one in steps if (loss := one.loss[0]) is not None]
     kept = [(one.step, loss) for one in steps if (loss := one.kept_back[0]) is not None]
     lines = [Curve("rows of the step", "soft", learned)]

@@ -1,4 +1,4 @@
-"""Values kept by key for all visitors, up to a number of them. It knows nothing of what is kept."""
+"""A bounded cache that all visitors share. It knows nothing of the values that it holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 
 class Kept(Generic[_T]):
-    """Values by key; the least recently used one is dropped first. Any thread may call it."""
+    """Values by key; the least recently used value is dropped first. Thread-safe."""
 
     def __init__(self, capacity: int, dropped: Callable[[str, _T], None] | None = None) -> None:
         self.capacity, self._dropped = capacity, dropped
@@ -23,7 +23,7 @@ class Kept(Generic[_T]):
         return len(self._values)
 
     def get(self, key: str) -> _T | None:
-        """The value, which then is the most recently used one; None if it is not kept."""
+        """Return the value and mark it as most recently used; None if it is not in the cache."""
         with self._lock:
             if key not in self._values:
                 return None
@@ -31,7 +31,7 @@ class Kept(Generic[_T]):
             return self._values[key]
 
     def put(self, key: str, value: _T) -> None:
-        """Keep a value; the least recently used one is dropped if there are too many."""
+        """Add a value; the least recently used one is dropped if the capacity is exceeded."""
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)
@@ -43,5 +43,5 @@ class Kept(Generic[_T]):
 
 
 def digest(*parts: object) -> str:
-    """A short key of some values."""
+    """A short hash of the given values, as a key."""
     return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""What a page's address says after its ``#``: the prompt, the inputs and what is looked at.
+"""The fragment of the page's address (after ``#``): the prompt, the inputs and the place in the walk.
 
-The page's script writes it, so that work survives a reload and can be sent as a link; this module reads it. A fragment
-stays in the browser: no server sees it in a request, and no proxy logs it.
+The page's script writes it, so that work survives a reload and can be sent as a link; this module parses it. A fragment
+stays in the browser: it is not part of any request, so no server sees it and no proxy logs it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from promptlora.ui.values import Limits
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A prompt with its inputs, the other boxes of the page, and a place in the walk; None where the address does not say."""
+    """A prompt with its inputs, the other boxes of the page, and a place in the walk; None where not given."""
 
     prompt: str
     inputs: tuple[str, ...]
@@ -28,9 +28,10 @@ class Link:
 
 
 def read_link(address: str, limits: Limits) -> Link | None:
-    """The link of an address such as ``#prompt=…&input=…``; None for one that says nothing of use.
+    """Parse an address such as ``#prompt=…&input=…``; None if it has no usable content.
 
-    What is too long or no number is left out or cut here; whether it makes sense is checked when it is run.
+    Values that are too long or are not numbers are truncated or left out here. Whether the rest is valid is checked
+    when it is run.
     """
     try:
         found = parse_qs(address.lstrip("#"), max_num_fields=64)

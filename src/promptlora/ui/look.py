@@ -1,7 +1,8 @@
 """The walk through attention as HTML: tokens, next words, heat maps, the flow diagram, every key, all heads.
 
-Elements with ``data-at`` (``"token=5"``, ``"layer=3&head=2"``) and figures with ``data-row`` and ``data-column`` say what a
-click on them chooses; the page's script sends it on. It knows captures; nothing of Gradio.
+Elements with ``data-at`` (``"token=5"``, ``"layer=3&head=2"``) and figures with ``data-row`` and ``data-column`` define
+what a click on them selects; the page's script forwards the click. This module knows captures; it knows nothing of
+Gradio.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from promptlora.ui.values import Inside
 
 @dataclass(frozen=True)
 class Place:
-    """What is looked at: a token, a layer and a head, and the key that was clicked, if any."""
+    """The place in the walk: a token, a layer and a head, and the key that was clicked, if any."""
 
     token: int
     layer: int
@@ -43,7 +44,7 @@ def _signed(value: float) -> str:
 
 
 def _pair(base: str, adapted: str) -> str:
-    """Base and adapted in one cell: side by side, on a phone below one another."""
+    """Base and adapted in one cell: side by side, or stacked on a phone."""
     return f'<span class="pl-pair"><span>{base}</span><span class="pl-second">{adapted}</span></span>'
 
 
@@ -51,7 +52,7 @@ def _pair(base: str, adapted: str) -> str:
 
 
 def likely(inside: Inside) -> str:
-    """The first tokens that each model finds most probable, as bars."""
+    """The most probable first tokens of each model, as bars."""
     drawn = bars(
         [one.base for one in inside.likely],
         [one.token for one in inside.likely],
@@ -63,7 +64,7 @@ def likely(inside: Inside) -> str:
 
 
 def changes(inside: Inside, place: Place) -> str:
-    """How much each head's weights change at the token, heads by layers; a click opens the head."""
+    """How much each head's weights change at the token, as a map of heads by layers; a click opens the head."""
     table = inside.change[..., place.token].T
     heads, layers = list(range(table.shape[0])), list(inside.layers)
     mark = (place.head, layers.index(place.layer)) if place.layer in layers and place.head in heads else None
@@ -82,7 +83,7 @@ def changes(inside: Inside, place: Place) -> str:
 
 
 def token_chips(fold: Fold, here: int) -> str:
-    """The text as tokens with their numbers, each a button; the one that is followed is marked, folded runs are not buttons."""
+    """The text as numbered tokens. Each is a button, except folded runs; the selected token is marked."""
     cells = []
     for group, label in zip(fold.groups, fold.labels, strict=True):
         if len(group) > 1:
@@ -100,7 +101,7 @@ def token_chips(fold: Fold, here: int) -> str:
 
 
 def _tables(capture: AttentionCapture, fold: Fold, layer: int, head: int) -> tuple[Tensor, Tensor]:
-    """The head's weights in base and adapted model, folded, ``[rows, groups]``."""
+    """The head's weights in the base and in the adapted model, folded, ``[rows, groups]``."""
     base = capture.base[layer]
     assert base.softmax is not None
     visible = base.softmax.visible[base.softmax.at(head)]
@@ -109,7 +110,7 @@ def _tables(capture: AttentionCapture, fold: Fold, layer: int, head: int) -> tup
 
 
 def head_maps(capture: AttentionCapture, fold: Fold, place: Place) -> str:
-    """The head's weights in base and adapted model, and their difference; a click on a cell follows its token."""
+    """The head's weights in base and adapted model, and their difference; a click on a cell selects its token."""
     base, adapted = _tables(capture, fold, place.layer, place.head)
     rows = [fold.groups[at][0] for at in fold.single]
     pick = Pick("token", rows, "key", [group[0] if len(group) == 1 else -1 for group in fold.groups])
@@ -161,7 +162,7 @@ def all_heads(capture: AttentionCapture, fold: Fold, inside: Inside, place: Plac
 
 
 def _bar(value: float, kind: str) -> str:
-    """A bar under a weight; none where it would be a dot."""
+    """A bar under a weight; empty if the bar would be only a dot."""
     return f'<span class="pl-bar pl-{kind}" style="width:{100 * min(value, 1.0):.1f}%"></span>' if value >= 0.01 else ""
 
 
@@ -246,7 +247,7 @@ def _proved(capture: AttentionCapture) -> str:
 
 
 def _section(section: Section) -> str:
-    """A table of plain values, with base and adapted in one cell."""
+    """A section as a table, with base and adapted in one cell."""
     sides = _pair(*section.sides) if len(section.sides) > 1 else ""
     head = "".join(
         f'<th scope="col"{" class=pl-text" if i == 0 else ""}>{safe(column.name)}{sides if column.sided else ""}</th>'
@@ -264,7 +265,7 @@ def _section(section: Section) -> str:
 
 
 def no_softmax(capture: AttentionCapture, layer: int, token: int) -> str:
-    """What a layer without softmax weights has to show for one token, and that it has none."""
+    """The values of a layer without softmax weights for one token, and a note that the layer has none."""
     drawn = "".join(map(_section, layer_sections(capture, layer, token)))
     return (
         f'<div class="pl-walk" data-layer="{layer}" data-token="{token}"><p>Token {token} '

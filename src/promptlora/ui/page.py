@@ -1,7 +1,7 @@
-"""The page: what stands where, and which event calls which action.
+"""The page: its layout, and which event calls which action.
 
-Every event that runs the model shares one queue with room for one at a time; Gradio shows the place in it. A section is
-shown while it has something to show; the style sees to that.
+All events that run the model share one queue that runs one event at a time; Gradio shows the position in the queue. A
+section is visible only while it has content; the style takes care of this.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _title(text: str, lead: str) -> gr.HTML:
 
 
 def _named(action: Callable[..., Any], parts: dict[str, Any]) -> Callable[..., Any]:
-    """An action whose updates are told by component instead of by name."""
+    """Wrap an action so that its updates are keyed by component instead of by name."""
 
     def told(update: dict[str, Any]) -> dict[Any, Any]:
         return {parts[name]: value for name, value in update.items()}
@@ -60,7 +60,7 @@ def _named(action: Callable[..., Any], parts: dict[str, Any]) -> Callable[..., A
 
 
 def build_page(studio: Studio) -> gr.Blocks:
-    """The page over a studio; ``launch`` is the caller's."""
+    """Build the page for a studio; the caller has to launch it."""
     limits, actions = studio.limits, Actions(studio)
     config: Any = studio.lm.model.config.get_text_config()
     layers, heads = int(config.num_hidden_layers), int(config.num_attention_heads)
@@ -71,7 +71,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         return part
 
     def text(name: str, value: str = "", **options: Any) -> gr.HTML:
-        """A piece of HTML by its name; its id has dashes."""
+        """An HTML component with a name; its id is the name with dashes."""
         return add(name, gr.HTML(value, elem_id=name.replace("_", "-"), **options))
 
     with gr.Blocks(title="promptlora", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
@@ -199,7 +199,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                 _named(actions.first_look, parts), [parts["asked"], parts["link"], folded], looked, **queued("look_status")
             )  # fmt: skip
 
-        # the visitor sees at once that a click was heard, also while others are served
+        # the visitor sees at once that the click was received, even while other visitors are served
         for trigger in (go.click, prompt.submit, *(box.submit for box in boxes)):
             chain(trigger(lambda: WAITING, None, parts["status"], **_NOW))
         for button, one in zip(examples, EXAMPLES, strict=True):

@@ -1,6 +1,6 @@
-"""A refinement that can be watched: its steps as they are done, from a thread of its own.
+"""A refinement that reports its steps as they are done; it runs in its own thread.
 
-It knows ``PromptLoRA.refine``; nothing of limits, exports or pages.
+It knows ``PromptLoRA.refine``; it knows nothing of limits, exports or pages.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from promptlora.lora import LoRAWeights
 def watch_refinement(
     lm: PromptLoRA, lora: LoRAWeights, prompt: str, rows: Sequence[tuple[str, str]], steps: int
 ) -> Iterator[RefineStep | LoRAWeights]:
-    """Each step when it is done, then the refined adapter. Closing the iterator ends the refinement.
+    """Yield each step when it is done, then the refined adapter. Closing the iterator stops the refinement.
 
     Args:
-        lm: Runs the steps; others use the model between two of them.
-        lora: The one adapter to start from.
-        prompt: Its prompt.
+        lm: Runs the steps; other callers can use the model between two steps.
+        lora: The single adapter to start from.
+        prompt: The adapter's prompt.
         rows: Pairs of input and output.
-        steps: Most steps.
+        steps: Maximum number of steps.
 
     Raises:
-        DataError: Rows that cannot be used.
+        DataError: The rows cannot be used.
     """
     done: Queue[RefineStep | LoRAWeights | BaseException] = Queue()
     left = Event()

@@ -1,8 +1,8 @@
-"""The page's script: clicks on figures, the keyboard, and an address that holds the work."""
+"""The page's script: clicks on figures, the keyboard, and an address that stores the work."""
 
 from __future__ import annotations
 
-# Runs in the HTML component of the walk: a click on a token, a cell or a small picture becomes its select event.
+# Runs in the walk's HTML component: a click on a token, a cell or a small picture becomes the component's select event.
 CLICKS = """
 const numbers = text => text.split(",").map(Number);
 const inside = (at, from, to) => Math.floor(Math.min(Math.max((at - from) / (to - from), 0), 0.999999) * 1e6) / 1e6;
@@ -23,8 +23,9 @@ element.addEventListener("click", event => {
 });
 """
 
-# The address after "#" holds what links.py reads. A draft is kept as it is typed; "run" is added once there are answers.
-# Nothing is written before the page has been restored from the address that it was opened with.
+# The text after "#" in the address is what links.py parses. A draft is saved while it is typed; "run" is added once
+# there
+# are answers. Nothing is written before the page has been restored from the address with which it was opened.
 HEAD = """<script>
 document.addEventListener("keydown", event => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.closest("#prompt, #inputs"))
@@ -59,7 +60,7 @@ window.promptlora = {address: location.hash, restored: false};
 })();
 </script>"""
 
-# Run by Gradio when the page is loaded: what restore() gets, and what follows it.
+# Run by Gradio when the page is loaded: the argument of restore(), and the script that runs after it.
 ADDRESS = "() => [window.promptlora.address]"
 RERUN = """() => {
   window.promptlora.restored = true;

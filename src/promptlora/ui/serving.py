@@ -1,6 +1,6 @@
-"""Run the page: a server on one port that leaves nothing behind and asks nothing of the network.
+"""Runs the page: a server on one port that leaves no files behind and needs no network access.
 
-It knows Gradio's switches; nothing of the page.
+It knows Gradio's settings; it knows nothing of the page.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ def serve(
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM.
 
-    Gradio's own ``launch`` asks its server for the page first, and gives up where that takes 3 s (a busy machine) or
-    goes through a proxy; so the page is mounted in an application that uvicorn runs.
+    Gradio's own ``launch`` first requests the page from its own server, and fails if this takes 3 s (on a busy machine)
+    or goes through a proxy. The page is therefore mounted in an application that uvicorn runs.
 
     Args:
-        load: Loads what the page works with; called once the page's libraries are there, so that no visitor waits
-            for them after the model is loaded.
+        load: Loads what the page works with. It is called after the page's libraries are imported, so that no visitor
+            waits for them once the model is loaded.
         host: Address to listen on.
         port: Port to listen on.
-        base_name: What exported adapters call their base.
-        open_browser: Open the page when it is there.
-        limits: How much one visitor may ask for.
-        ready: Called with the page's address once it answers.
+        base_name: Name of the base in exported adapters.
+        open_browser: Open the page in a browser once it is ready.
+        limits: Limits per visitor.
+        ready: Called with the page's address once the server answers.
 
     Raises:
-        ConfigError: An address that cannot be served.
+        ConfigError: The page cannot be served at this address.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     with tempfile.TemporaryDirectory(prefix="promptlora-ui-", ignore_cleanup_errors=True) as folder, _interruptible():
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "served")  # before gradio is imported
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "served")  # must be set before gradio is imported
         import gradio as gr
         import uvicorn
         from fastapi import FastAPI
@@ -85,7 +85,7 @@ def serve(
         )
 
         class Server(uvicorn.Server):
-            """Tells when it answers."""
+            """Reports when it is ready."""
 
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().startup(sockets)
@@ -98,18 +98,18 @@ def serve(
         config = uvicorn.Config(app, host=host, port=port, log_level="critical", timeout_graceful_shutdown=2)
         try:
             Server(config).run()
-        except SystemExit as error:  # uvicorn's way to say that it could not start
+        except SystemExit as error:  # uvicorn exits if it cannot start
             raise ConfigError(f"host {host}, port {port}: cannot be served; choose another port") from error
 
 
 def _as_fonts(gr: Any, names: dict[str, list[str]]) -> dict[str, Any]:
-    """Fonts of the visitor's system: plain names, for which no file is asked."""
+    """System fonts: a plain font name does not make Gradio request a font file."""
     plain = gr.themes.utils.fonts.Font
     return {key: [plain(name) for name in value] for key, value in names.items()}
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end what is inside, and nothing more; folders are cleared."""
+    """Let Ctrl-C and SIGTERM end only the code inside ``with``, so that temporary folders are still removed."""
     with suppress(KeyboardInterrupt), stopping(at_once=True):
         yield

@@ -1,7 +1,7 @@
-"""What the page does, without a page: adapters kept for all users, answers, walks, ablation, exports.
+"""The page's work, without the page: cached adapters for all users, answers, walks, ablation, exports.
 
-Limits are checked here, with messages for people. Calls come from many threads; ``PromptLoRA`` makes them wait their
-turn at the model, and the locks here are for what is kept and for exported files alone.
+Limits are checked here, with messages for visitors. Calls come from many threads. ``PromptLoRA`` serialises access to
+the model; the locks here protect only the caches and the exported files.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _LIKELY = 5
 
 
 class Studio:
-    """One model and what is kept beside it, for all visitors.
+    """One model and the caches beside it, shared by all visitors.
 
     Args:
         lm: Base, hypernetwork and injector.
-        folder: Where exports go; the caller removes it.
-        base_name: What the exported config calls the base.
-        limits: How much one visitor may ask for.
+        folder: Folder for exports; the caller removes it.
+        base_name: Name of the base in the exported config.
+        limits: Limits per visitor.
     """
 
     def __init__(self, lm: PromptLoRA, folder: Path, *, base_name: str, limits: Limits | None = None) -> None:
@@ -63,13 +63,13 @@ class Studio:
         self._captures: Kept[AttentionCapture] = Kept(self.limits.captures)
         self._reference: LoRAWeights | None = None
 
-    # --- what was asked for ------------------------------------------------------------------------------
+    # --- the request -------------------------------------------------------------------------------------
 
     def check_prompt(self, prompt: str) -> str:
-        """The prompt without space around it.
+        """Return the prompt without surrounding white space.
 
         Raises:
-            PromptError: Empty, or far longer than the encoder takes.
+            PromptError: The prompt is empty, or far longer than the encoder accepts.
         """
         text = str(prompt or "").strip()
         if not text:
@@ -82,10 +82,10 @@ class Studio:
         return text
 
     def check_inputs(self, boxes: Sequence[str | None]) -> list[str]:
-        """What the boxes hold, line breaks inside kept and space around taken off; empty boxes are left out.
+        """The texts of the non-empty boxes, without surrounding white space; line breaks inside are kept.
 
         Raises:
-            PromptError: None, too many, or one that is too long.
+            PromptError: There is no input, there are too many, or one is too long.
         """
         filled = {number: str(text).strip() for number, text in enumerate(boxes, start=1) if text}
         found = {number: text for number, text in filled.items() if text}
@@ -102,10 +102,10 @@ class Studio:
         return list(found.values())
 
     def check_rows(self, lines: str) -> list[tuple[str, str]]:
-        """Rows written as lines ``input => output``; empty lines are left out.
+        """Parse rows that are written as lines ``input => output``; empty lines are skipped.
 
         Raises:
-            DataError: A line without ``=>``, an empty side, a line that is too long, or too many or too few lines.
+            DataError: A line has no ``=>``, has an empty side or is too long, or there are too many or too few lines.
         """
         rows = []
         for number, line in enumerate(str(lines or "").splitlines(), start=1):
@@ -126,10 +126,10 @@ class Studio:
     # --- adapters ----------------------------------------------------------------------------------------
 
     def adapter(self, prompt: str) -> Written:
-        """The adapter of a prompt: kept from before, or written now.
+        """The adapter of a prompt, from the cache or newly written.
 
         Raises:
-            PromptError: A prompt that is empty or too long.
+            PromptError: The prompt is empty or too long.
         """
         prompt = self.check_prompt(prompt)
         key = digest(prompt)
@@ -140,7 +140,7 @@ class Studio:
         lora = self.lm.adapt(prompt)
         seconds = time.perf_counter() - started
         beside = self.lm.adapt(prompt, in_context=True)
-        silent = LoRAWeights.combine([lora], [0.0]).rescale(lora.scaling)  # of the same form, so that the stack is too
+        silent = LoRAWeights.combine([lora], [0.0]).rescale(lora.scaling)  # same form as the others, for stacking
         written = Written(key=key, lora=lora, stack=LoRAWeights.stack([lora, beside, silent]), seconds=seconds)
         self.adapters.put(key, written)
         return written
@@ -157,15 +157,15 @@ class Studio:
         return tuple(zip(found[:count], found[count:], strict=True))
 
     def distance(self, prompt: str) -> PromptDistance | None:
-        """How far the prompt is from those of training; None where the hypernetwork cannot say."""
+        """How far the prompt is from the training prompts; None if the hypernetwork has no such data."""
         found = self.lm.distances(prompt)
         return None if found is None else found[0]
 
     def export(self, prompt: str) -> Path:
-        """The adapter of a prompt as a PEFT folder in a ZIP file.
+        """Export the adapter of a prompt as a PEFT folder in a ZIP file.
 
         Raises:
-            PromptError: As for :meth:`adapter`.
+            PromptError: See :meth:`adapter`.
             OutputError: The disk is full.
         """
         written = self.adapter(prompt)
@@ -182,7 +182,7 @@ class Studio:
             try:
                 place.mkdir(exist_ok=True)
                 lora.save_peft(folder, base_model_name=self.base_name, model=self.lm.model)
-                with zipfile.ZipFile(archive, "w") as whole:  # stored: weights do not compress
+                with zipfile.ZipFile(archive, "w") as whole:  # not compressed, because weights do not compress well
                     for file in sorted(folder.iterdir()):
                         whole.write(file, f"{name}/{file.name}")
             except BaseException:
@@ -193,18 +193,18 @@ class Studio:
             return archive
 
     def _drop(self, key: str) -> None:
-        """Remove the export of an adapter, if there is one."""
+        """Delete the export of an adapter if there is one."""
         shutil.rmtree(self.folder / key, ignore_errors=True)
 
     # --- answers -----------------------------------------------------------------------------------------
 
     def answer(self, prompt: str, inputs: Sequence[str], max_new_tokens: int) -> Iterator[Answers]:
-        """The four answers to every input, decoded in one batch.
+        """Generate the four answers to every input, decoded in one batch.
 
-        Rows of the base go through an adapter whose update is exactly zero.
+        Rows of the base use an adapter whose update is exactly zero.
 
         Raises:
-            PromptError: As for :meth:`adapter`.
+            PromptError: See :meth:`adapter`.
         """
         count = len(inputs)
         longest = min(max(int(max_new_tokens), 1), self.limits.new_tokens)
@@ -251,8 +251,8 @@ class Studio:
         """Where the adapter changes attention, over all layers and heads.
 
         Raises:
-            PromptError: A text that is too long to show.
-            AttentionError: A model whose attention cannot be walked through.
+            PromptError: The text is too long to show.
+            AttentionError: The model's attention cannot be captured.
         """
         ids = self._walk_ids(text)
         lora = self.adapter(prompt).lora
@@ -276,11 +276,11 @@ class Studio:
         )
 
     def capture(self, prompt: str, text: str, layer: int) -> AttentionCapture:
-        """One layer of base and adapted, all heads; the latest are kept.
+        """One layer of base and adapted model with all heads; the most recent captures are cached.
 
         Raises:
-            PromptError: A text that is too long to show.
-            AttentionError: A layer that the model does not have.
+            PromptError: The text is too long to show.
+            AttentionError: The model does not have the layer.
         """
         ids = self._walk_ids(text)
         asked = self.check_prompt(prompt)
@@ -295,7 +295,7 @@ class Studio:
         return found
 
     def ablation(self, prompt: str, inputs: Sequence[str], on_row: Callable[[int], None] | None = None) -> Ablation:
-        """What q, k, v and o of the adapter change by themselves, on the first inputs that are short enough.
+        """What q, k, v and o of the adapter change separately, on the first inputs that are short enough.
 
         Raises:
             PromptError: No input is short enough.
@@ -309,10 +309,10 @@ class Studio:
     # --- two prompts -------------------------------------------------------------------------------------
 
     def compare(self, prompt: str, other: str, inputs: Sequence[str], max_new_tokens: int) -> Compared:
-        """Two prompts side by side: their answers, and where their adapters lie among those of known tasks.
+        """Compare two prompts: their answers, and the positions of their adapters among those of known tasks.
 
         Raises:
-            PromptError: As for :meth:`adapter`.
+            PromptError: See :meth:`adapter`.
         """
         prompts = (self.check_prompt(prompt), self.check_prompt(other))
         pair = LoRAWeights.stack([self.adapter(one).lora for one in prompts])
@@ -337,13 +337,13 @@ class Studio:
     def refine(
         self, prompt: str, rows: Sequence[tuple[str, str]], inputs: Sequence[str], steps: int, max_new_tokens: int
     ) -> Iterator[RefineStep | Refined]:
-        """Gradient steps from the generated adapter: each step as it is done, then the refined adapter.
+        """Refine the generated adapter: yields each step as it is done, then the refined adapter.
 
-        A visitor who leaves ends the steps.
+        The steps stop if the visitor leaves.
 
         Raises:
-            PromptError: As for :meth:`adapter`.
-            DataError: Rows that cannot be used.
+            PromptError: See :meth:`adapter`.
+            DataError: The rows cannot be used.
         """
         text = self.check_prompt(prompt)
         written = self.adapter(text)

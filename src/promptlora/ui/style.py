@@ -1,4 +1,4 @@
-"""Theme and style of the page: fonts of the visitor's system, light and dark by the visitor's choice."""
+"""Theme and style of the page: system fonts, and light or dark mode as the visitor chooses."""
 
 from __future__ import annotations
 

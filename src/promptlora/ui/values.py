@@ -1,4 +1,4 @@
-"""What the page shows, as plain values: limits, adapters, answers, changes of attention. They know nothing of how they are made or drawn."""
+"""The page's values as plain data: limits, adapters, answers, changes of attention. They know nothing of drawing."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ WHO = ("base", "in_context", "adapted", "adapted_in_context")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much one visitor may ask for.
+    """Limits per visitor.
 
     Attributes:
-        prompt_characters: Longest prompt, before its tokens are counted.
-        inputs: How many inputs at once.
-        input_characters: Longest input.
-        new_tokens: Longest answer.
-        walk_tokens: Longest text whose attention is shown.
-        ablation_inputs: How many inputs the ablation takes.
-        adapters: How many adapters are kept, for all visitors together.
-        captures: How many walks of one layer are kept.
-        rows: How many rows a refinement takes.
-        steps: Most steps of a refinement.
+        prompt_characters: Maximum length of a prompt in characters, checked before its tokens are counted.
+        inputs: Maximum number of inputs at once.
+        input_characters: Maximum length of an input in characters.
+        new_tokens: Maximum length of an answer in tokens.
+        walk_tokens: Maximum length, in tokens, of a text whose attention is shown.
+        ablation_inputs: Maximum number of inputs of the ablation.
+        adapters: Number of adapters that are cached, for all visitors together.
+        captures: Number of single-layer captures that are cached.
+        rows: Maximum number of rows of a refinement.
+        steps: Maximum number of steps of a refinement.
     """
 
     prompt_characters: int = 20_000
@@ -45,15 +45,15 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """An adapter as it is kept.
+    """An adapter in the cache.
 
     Attributes:
-        key: Digest of its prompt.
+        key: Hash of its prompt.
         lora: The adapter.
-        stack: Three adapters: the same, the one for use with the prompt in the context as well, and one
-            whose update is zero, for the rows of the base.
-        seconds: How long writing the first one took.
-        reused: It was not written for this request.
+        stack: Three adapters: the same one, the one for use with the prompt also in the context, and one with a zero
+            update for the rows of the base.
+        seconds: Time that it took to write ``lora``.
+        reused: Whether it was already in the cache.
     """
 
     key: str
@@ -65,7 +65,7 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """Four answers to each input, as far as they are generated.
+    """Four answers per input, as far as they are generated.
 
     Attributes:
         inputs: The inputs.
@@ -74,9 +74,9 @@ class Answers:
         adapted: Answers of the base with the adapter, which does not read the prompt.
         adapted_in_context: Answers with both the adapter and the prompt before the input.
         read: Tokens that the model reads for each input: without the prompt, and with it.
-        longest: The most tokens that an answer may have.
-        cut: Which answers were cut there: four flags for each input, in the order above.
-        done: Nothing will be added.
+        longest: Maximum number of tokens of an answer.
+        cut: Whether each answer was cut off at that length: four flags per input, in the order above.
+        done: Whether the answers are complete.
     """
 
     inputs: tuple[str, ...]
@@ -101,14 +101,15 @@ class Likely:
 
 @dataclass(frozen=True, kw_only=True)
 class Inside:
-    """Where the adapter changes attention in a text, and what it makes likely.
+    """Where the adapter changes attention in a text, and which tokens it makes likely.
 
     Attributes:
         tokens: The text of each token.
-        template: Which of them the chat template wrote.
-        layers: Numbers of the layers that have softmax weights.
+        template: For each token, whether it comes from the chat template.
+        layers: Indices of the layers that have softmax weights.
         change: Jensen–Shannon distance between the weights of base and adapted, ``[layers, heads, tokens]``.
-        likely: The most probable first tokens of the answer in either model, the most probable of the adapted model first.
+        likely: The most probable first tokens of the answer in either model, sorted by probability in the adapted
+            model.
     """
 
     tokens: tuple[str, ...]
@@ -118,7 +119,7 @@ class Inside:
     likely: tuple[Likely, ...]
 
     def most(self, token: int) -> tuple[int, int, float]:
-        """The layer and head whose weights change most at a token, and their distance."""
+        """The layer and head whose weights change most at a token, and the distance."""
         table = self.change[..., token].nan_to_num(-1.0)
         best = int(table.argmax())
         row, head = divmod(best, table.shape[1])
@@ -130,12 +131,12 @@ class Compared:
     """Two prompts side by side.
 
     Attributes:
-        prompts: The two.
-        inputs: What both were asked.
-        answers: The adapted answers to each input, one for each prompt.
-        space: The adapters of the reference prompts, then of these two.
-        groups: The task of each of them; empty for these two.
-        cosine: Cosine similarity of the two whole updates.
+        prompts: The two prompts.
+        inputs: The inputs that both were tested on.
+        answers: The adapted answers to each input, one per prompt.
+        space: The adapters of the reference prompts, followed by those of these two.
+        groups: The task of each adapter in ``space``; empty for these two.
+        cosine: Cosine similarity of the two complete updates.
     """
 
     prompts: tuple[str, str]
@@ -148,16 +149,16 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class Refined:
-    """An adapter after a refinement, and what it says.
+    """An adapter after a refinement, and its answers.
 
     Attributes:
         inputs: The inputs.
-        answers: To each input: the answer of the generated adapter, and of the refined one.
-        before: Loss of the rows that decide before the first step, in nats; None where it was not measured.
-        after: The same of the step that was kept.
-        best: The step that was kept; 0 is the generated adapter.
-        kept_back: How many rows were kept back to choose it.
-        note: What the visitor should know; empty for nothing.
+        answers: For each input, the answer of the generated adapter and that of the refined adapter.
+        before: Loss on the kept-back rows before the first step, in nats; None if it was not measured.
+        after: The same loss after the step that was selected.
+        best: The step that was selected; 0 is the generated adapter.
+        kept_back: Number of rows that were kept back to select it.
+        note: A note for the visitor; empty if there is none.
         archive: The refined adapter as a PEFT folder in a ZIP file.
     """
 

@@ -79,7 +79,7 @@ def ensure(store: Store, key: str, settings: Settings) -> Path:
 def _download(key: str, settings: Settings) -> bytes:
     with httpx.Client(**client_options(settings)) as client:
         try:
-            answer = client.get(f"/v1/adapters/{key}/peft")
+            answer = client.get(f"/v1/adapters/{key}/peft", params={"card": "false"})
         except httpx.TransportError as error:
             raise unreachable(settings, error) from error
     check(answer, settings)

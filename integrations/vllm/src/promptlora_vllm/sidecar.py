@@ -127,7 +127,7 @@ class Sidecar:
         return key
 
     async def _download(self, key: str) -> Path:
-        answer = await self._ask("GET", f"/v1/adapters/{key}/peft")
+        answer = await self._ask("GET", f"/v1/adapters/{key}/peft", params={"card": "false"})
         return await asyncio.to_thread(self.store.put, key, answer.content)
 
     async def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
