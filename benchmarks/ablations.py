@@ -1,12 +1,12 @@
-"""What each choice is worth: short runs that differ from a reference in one setting, measured on held-out tasks.
+"""The effect of each design choice: short runs that differ from a reference in one setting, measured on held-out tasks.
 
 ``python benchmarks/ablations.py DATA/instructions -o runs/ablations``
 
-Every run trains on the same tasks but those of some whole categories (the same for all runs), and ends with the loss
-on rows of those: with the right adapter, with another task's, with the static part alone. The table goes to
-``benchmarks/results/ablations.json`` and ``.md``, the losses by number of training tasks to
-``docs/figures/training-tasks.svg``. A run that was stopped goes on, and what the result file holds for the
-same settings is not trained again; ``--report`` writes the table of what is done.
+Every run trains on the same tasks, without some whole categories (the same ones for all runs). It ends with the loss on
+rows of those categories: with the right adapter, with another task's adapter, and with only the static part. The table
+is written to ``benchmarks/results/ablations.json`` and ``.md``, and the losses by number of training tasks to
+``docs/figures/training-tasks.svg``. A stopped run resumes, and variants that the result file already holds with the
+same settings are not trained again. ``--report`` writes the table of the runs that are done.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "NEFTune 5": {"regularization": {"neftune": 5.0}},
     "13 training tasks": {"data": {"tasks": 13}},
 }
-# Heads are compared with three seeds each: a seed is worth more than most heads are.
+# Heads are compared with three seeds each, because the seed matters more than most heads do.
 HEADS: dict[str, dict[str, Any]] = {
     **{f"{kind} head": {"head": kind} for kind in HEAD_KINDS if kind != "full"},
     "lowrank head, as many parameters as full": {"head": "lowrank", "head_bottleneck": 240},
@@ -93,12 +93,12 @@ _COLUMNS = {
 
 
 def slug(name: str) -> str:
-    """A folder's name."""
+    """The name of a variant's folder."""
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
 def known_results() -> dict[str, Any]:
-    """Variant to its row of the result file, where it was run with the settings of this file."""
+    """Map each variant to its row of the result file, if it was run with the settings of this file."""
     values = read_results("ablations")
     if values.get("reference") != REFERENCE:
         return {}
@@ -106,7 +106,7 @@ def known_results() -> dict[str, Any]:
 
 
 def report(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
-    """Last measured values of each variant that is complete."""
+    """The last measured values of each complete variant."""
     rows: dict[str, Any] = {}
     for name in VARIANTS:
         if not (folder / slug(name) / "final").is_dir():
@@ -128,7 +128,7 @@ def report(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The table for people."""
+    """The results as a Markdown table."""
     head = ["variant", "training", *_COLUMNS.values()]
     lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
     for name, row in results["results"].items():
@@ -139,7 +139,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def draw_scaling(results: dict[str, Any], tasks: int) -> None:
-    """Losses on held-out tasks by how many of the ``tasks`` tasks runs were trained on: each run, and their mean."""
+    """Draw the losses on held-out tasks by number of training tasks, up to ``tasks``: each run, and the mean."""
     runs: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for name, row in results.items():
         if name == "reference" or name.startswith("reference, seed") or name.endswith("training tasks"):
@@ -174,7 +174,7 @@ def main() -> int:
     known = known_results()
     whole = True
     if not options.report:
-        if options.only:  # asked for by name: its run is wanted, not the row alone
+        if options.only:  # requested by name: the run itself is wanted, not only its row
             chosen = [name for name in VARIANTS if any(text in name for text in options.only)]
         else:
             chosen = [name for name in VARIANTS if name not in known]

@@ -1,11 +1,11 @@
-"""How much memory adapters take: bytes for each prompt, thousands of prompts at once, and hypernetworks that write them.
+"""How much memory adapters take: bytes per prompt, thousands of prompts at once, and hypernetworks that write them.
 
 ``python benchmarks/adapter_sizes.py -o benchmarks/results/adapter_sizes.json``
 
-Three measurements. Bytes of one adapter on SmolLM2-135M, for adapters with an A and a B each and for cores between shared
-factors, in bfloat16. Resident memory of this process before and after it builds 10,000 adapters with cores of rank 16,
-with random numbers in all of them, so that every page is there. Parameters of a hypernetwork for Qwen3-Coder-Next by
-head kind, on the meta device. The base itself is never loaded.
+There are three measurements. (1) Bytes of one bfloat16 adapter on SmolLM2-135M, both for adapters with their own A and
+B and for cores between shared factors. (2) Resident memory of this process before and after it creates 10,000 adapters
+with cores of rank 16, filled with random numbers so that every page is allocated. (3) Parameters of a hypernetwork for
+Qwen3-Coder-Next by head kind, on the meta device. The base itself is never loaded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Training tasks that share a goal with a held-out task, or whose answers are broken: training drops them.
+"""Lists training tasks that share a goal with a held-out task or have broken answers; training drops them.
 
-``python benchmarks/data_overlap.py DATA`` reads ``train.jsonl.gz`` and ``heldout.jsonl.gz`` of each folder
-below, prints the pairs and writes ``benchmarks/results/data_overlap.json`` (names and reasons, no data).
+``python benchmarks/data_overlap.py DATA`` reads ``train.jsonl.gz`` and ``heldout.jsonl.gz`` of each folder inside
+``DATA``, prints the pairs and writes ``benchmarks/results/data_overlap.json`` (names and reasons, no data).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ RESULTS = Path(__file__).parent / "results" / "data_overlap.json"
 
 
 def overlap(folder: Path) -> dict[str, object]:
-    """The pairs and the broken tasks of all data folders in ``folder``.
+    """The pairs and the broken tasks of all data folders inside ``folder``.
 
     Raises:
-        DataError: No folder in it has both files.
+        DataError: No folder inside it has both files.
     """
     folders = sorted(p.parent for p in folder.glob("*/heldout.jsonl.gz") if (p.parent / "train.jsonl.gz").is_file())
     if not folders:
@@ -44,7 +44,7 @@ def overlap(folder: Path) -> dict[str, object]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the pairs and write them."""
+    """Print the pairs and write the result file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="the folder that holds the data folders")
     parser.add_argument("--output", type=Path, default=RESULTS, help="file to write")

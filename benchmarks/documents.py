@@ -1,9 +1,10 @@
-"""What a document's adapter is worth by the source of the document.
+"""The scores of document adapters, by the source of the document.
 
 ``python benchmarks/documents.py``
 
-Takes the evaluation in ``benchmarks/results/documents`` (its commands: ``configs/documents.toml``), and means its scores over
-the documents of each source, which their names begin with. Results: ``benchmarks/results/documents_by_source.json``, ``.md``.
+It reads the evaluation in ``benchmarks/results/documents`` (see ``configs/documents.toml`` for its commands) and
+averages the scores over the documents of each source; a document's name begins with its source. Results:
+``benchmarks/results/documents_by_source.json``, ``.md``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How long after the model is loaded the page of ``promptlora ui`` is there: first paint, and the button to press.
+"""Time from the loaded model to the page of ``promptlora ui``: until the first paint, and until the button is there.
 
     python benchmarks/first_paint.py -o benchmarks/results/first_paint.json
 
-A server in a process of its own, a fresh Chromium for each round; the browser opens the page once the server says it
-answers. Times are seconds from the moment when the model was loaded.
+The server runs in a separate process, and each round starts a fresh Chromium. The browser opens the page once the
+server reports that it answers. Times are in seconds from the moment at which the model was loaded.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def one_round(chromium: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description="Seconds from the loaded model to the page.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-o", "--output", type=Path, required=True)

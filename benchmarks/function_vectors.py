@@ -1,12 +1,12 @@
-"""How much of a prompt's function vector an adapter should carry, and in which layers.
+"""Which share of a prompt's function vector an adapter should carry, and in which layers.
 
 ``python benchmarks/function_vectors.py runs/ablations/prompt-in-context-half-the-time.toml``
 
-Takes a run with held-out tasks (``validation.tasks``) and the prompt in the context of some groups, and measures the
-loss on rows of the held-out tasks: without vectors, with vectors at several factors and depths, with another task's
-prompt, and with the prompt in the context, with and without vectors; for the hypernetwork's adapters and for its static
-part alone. The tasks are training tasks; those of the results' tables have no part in it. Results:
-``benchmarks/results/function_vectors.json``.
+The run must have held-out tasks (``validation.tasks``) and must have trained some groups with the prompt in the
+context. The benchmark measures the loss on rows of the held-out tasks without vectors, with vectors at several factors
+and depths, with vectors of another task's prompt, and with the prompt in the context, with and without vectors. Each is
+measured for the hypernetwork's adapters and for its static part alone. All of these are training tasks; the tasks of
+the result tables are not used. Results: ``benchmarks/results/function_vectors.json``.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""What a GPU gives: the same results as the naive ways, and how fast; one card, less than 8 minutes.
+"""Checks on a GPU that results equal those of naive implementations, and measures speed; one card, less than 8 minutes.
 
-Three parts, on the real base:
+It has three parts, all on the real base:
 
-1. parity: hooks against merged weights and against an einsum for each row, in float64 and float32, with gradients;
-   a batch that generates with an adapter for each row against one row at a time; the base bitwise as before afterwards;
-2. injection: time of a forward with an adapter for each row, as a ratio to the bare model (``benchmarks/injection.py``);
-3. training: tokens per second of a training step, and where its time goes (``benchmarks/training.py``).
+1. parity: hooks against merged weights and against one einsum per row, in float64 and float32, with gradients; a batch
+that
+   generates with one adapter per row against one row at a time; and a check that the base is bitwise unchanged;
+2. injection: forward-pass time with one adapter per row, relative to the unadapted model (``benchmarks/injection.py``);
+3. training: tokens per second of a training step, and the time of its stages (``benchmarks/training.py``).
 
-Cases that would begin after ``--minutes`` are left out and named, and so is a case that fails. The exit code is 0 if all
-parity checks hold and no case failed.
+Cases that would start after ``--minutes`` are skipped and listed, and failed cases are listed. The exit code is 0 if
+all parity checks pass and no case failed.
 """
 
 from __future__ import annotations
@@ -58,17 +59,18 @@ example:
   python benchmarks/gpu.py --base BASE --data rows.jsonl -o gpu.json
 """
 
-# Largest distance of logits over their largest value, and of a matrix's gradient over its norm. Through 30 layers, float32
-# gradients are 5e-5 from those of float64.
+# Tolerances: largest difference of logits relative to their largest value, and of a matrix's gradient relative to its
+# norm.
+# After 30 layers, float32 gradients differ from those of float64 by 5e-5.
 TOLERANCES = {"float64": (1e-9, 1e-8), "float32": (1e-4, 1e-3)}
-TIE = 1e-3  # nats between two words that float32 may swap when the shape of the batch changes
+TIE = 1e-3  # nats between two tokens that float32 may swap when the batch shape changes
 
 
 # --- parity ------------------------------------------------------------------------------------------------
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest expected value."""
+    """Largest difference divided by the largest expected value."""
     return float((found - expected).abs().max() / expected.abs().max())
 
 
@@ -78,7 +80,7 @@ def logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 
 def merged_rows(model: PreTrainedModel, lora: LoRAWeights, ids: Tensor) -> Tensor:
-    """The logits of each row from a copy of the model with that row's adapter in its weights."""
+    """The logits of each row from a copy of the model with that row's adapter merged into the weights."""
     rows = []
     for i in range(len(ids)):
         twin = merge_lora(copy.deepcopy(model), lora.select(i))
@@ -88,7 +90,7 @@ def merged_rows(model: PreTrainedModel, lora: LoRAWeights, ids: Tensor) -> Tenso
 
 
 def looped_rows(model: PreTrainedModel, lora: LoRAWeights, ids: Tensor) -> Tensor:
-    """The logits of each row by itself, with an einsum after each projection."""
+    """The logits of each row, computed separately with an einsum after each projection."""
     rows = []
     for i in range(len(ids)):
         with einsum_hooks(model, lora.select(i)):
@@ -97,7 +99,7 @@ def looped_rows(model: PreTrainedModel, lora: LoRAWeights, ids: Tensor) -> Tenso
 
 
 def gradient_distance(model: PreTrainedModel, lora: LoRAWeights, ids: Tensor) -> float:
-    """How far gradients through the hooks are from those through the einsum, the furthest of all matrices."""
+    """Largest distance, over all matrices, between gradients through the hooks and gradients through the einsum."""
     found = []
     for way in (injected, einsum_hooks):
         leaves = {n: (A.clone().requires_grad_(), B.clone().requires_grad_()) for n, (A, B) in lora.items()}
@@ -122,9 +124,9 @@ def generate(model: PreTrainedModel, ids: Tensor, mask: Tensor, tokens: int) -> 
 
 @torch.no_grad()
 def generation(model: PreTrainedModel, lora: LoRAWeights, prompt: int, tokens: int) -> dict[str, Any]:
-    """Rows of different lengths and adapters in one batch, against each by itself: equal, or parted at a tie.
+    """Generate rows of different lengths and adapters in one batch and separately: equal, or different after a tie.
 
-    Two words within ``TIE`` nats of each other are a tie: float32 sums in another order for another batch.
+    Two tokens within ``TIE`` nats of each other are a tie, because float32 sums in another order for another batch.
     """
     rows, device = lora.adapters, lora.device
     lengths = [prompt - i % (prompt // 2) for i in range(rows)]
@@ -150,7 +152,7 @@ def generation(model: PreTrainedModel, lora: LoRAWeights, prompt: int, tokens: i
 
 
 def parity(model: PreTrainedModel, device: str, quick: bool) -> dict[str, Any]:
-    """Every check on one float32 base; ``ok`` says that all of them hold."""
+    """Run every check on one float32 base; ``ok`` says whether all of them pass."""
     rows, tokens = (2, 6) if quick else (8, 48)
     projections = find_projections(model)
     torch.manual_seed(1)
@@ -185,7 +187,7 @@ def parity(model: PreTrainedModel, device: str, quick: bool) -> dict[str, Any]:
 
 
 def injection_cases(quick: bool) -> Iterator[tuple[str, int, int, tuple[str, ...]]]:
-    """Dtype, rank, rows, and what else is timed: PEFT's loop over adapters takes too long for many of them."""
+    """Dtype, rank, rows, and other contestants to time; PEFT's loop over adapters is too slow for many adapters."""
     if quick:
         yield "float32", 4, 2, ("einsum", "peft")
         return
@@ -221,7 +223,7 @@ def injection(
 def training_case(
     options: argparse.Namespace, prompts: int, rows: int, source_layer: int, folder: Path
 ) -> dict[str, Any]:
-    """One size of batch, with the card's peak memory."""
+    """One batch size, with the card's peak memory."""
     cuda = options.device == "cuda"
     if cuda:
         torch.cuda.empty_cache()
@@ -280,7 +282,7 @@ def table(report: dict[str, Any]) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if options.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the Trainer takes a card where it sees one
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # otherwise the Trainer would use a visible GPU
     warnings.simplefilter("ignore")
     torch.set_float32_matmul_precision("highest")  # parity in float32 means float32
     started = time.perf_counter()
@@ -292,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "left_out": [], "failed": [],
     }  # fmt: skip
 
-    def done() -> None:  # after each case: what is measured stays if the machine is taken back
+    def done() -> None:  # called after each case, so that results are kept if the machine is lost
         report["seconds"] = round(time.perf_counter() - started, 1)
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,15 @@
-"""What adding LoRAs costs: time of a forward with a LoRA for each row, as a ratio to the bare model.
+"""The cost of LoRA injection: forward-pass time with one LoRA per row, relative to the unadapted model.
 
-Against the injector stand the bare model, a plain einsum hook, and PEFT's mixed batch (``adapter_names``),
-all of them on the same weights and with the same adapters, which is checked before anything is timed. In
-each round every one runs once, in a rotating order, and is divided by the bare model *of that round*; the
-median over rounds is reported, so that a busy machine blurs the figures but does not shift them.
+The injector is compared with the bare model, a plain einsum hook, and PEFT's mixed batch (``adapter_names``). All of
+them use the same weights and the same adapters, and equal outputs are checked before anything is timed. In each round,
+every contestant runs once, in a rotating order, and its time is divided by that of the bare model *in the same round*.
+The median over rounds is reported, so load on the machine adds noise but no bias.
 
-``core`` is the injector with factors that all adapters share and a core for each; ``hooks`` and the others have the same
-updates with an A and a B of its own for each adapter.
+``core`` is the injector with factors that all adapters share and one core per adapter. ``hooks`` and the other
+contestants have the same updates with a separate A and B per adapter.
 
-Two bases: the real SmolLM2-135M (separate projections), and a small random Qwen3-Next, whose DeltaNet keeps
-q, k and v in one interleaved module. There ``scattered`` is the other exact form: A concatenated along rank,
+There are two bases: the real SmolLM2-135M (separate projections), and a small random Qwen3-Next, whose DeltaNet keeps
+q, k and v in one interleaved module. For the latter, ``scattered`` is the other exact form: A concatenated along rank,
 B scattered once over the whole fused output.
 
 On a CUDA device (``--device cuda``) the clock is read only after the device has finished all of its work.
@@ -66,7 +66,7 @@ def random_lora(
     *,
     shared: bool = False,
 ) -> LoRAWeights:
-    """Random adapters, each with an A and a B, or with cores between factors that all share."""
+    """Random adapters, each with its own A and B, or with cores between shared factors."""
     torch.manual_seed(0)  # seeds every device
     options: dict[str, Any] = {"device": device, "dtype": dtype}
     many = () if shared else (adapters,)
@@ -84,7 +84,7 @@ def random_lora(
 
 
 def free_lora(lora: LoRAWeights) -> LoRAWeights:
-    """The same updates with an A and a B for each adapter, in memory of their own."""
+    """The same updates with a separate A and B per adapter, in their own memory."""
     matrices = {name: (A.contiguous(), B.contiguous()) for name, (A, B) in lora.items()}
     return LoRAWeights(matrices, lora.scaling, projections=lora.projections)
 
@@ -117,7 +117,7 @@ def injected(model: PreTrainedModel, lora: LoRAWeights) -> Iterator[None]:
 
 @contextmanager
 def einsum_hooks(model: PreTrainedModel, lora: LoRAWeights) -> Iterator[None]:
-    """The hook that one would write first."""
+    """The most direct implementation of a hook."""
 
     def hook_of(p: Projection) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
         (A, B), scaling = lora[p.name], lora.scaling
@@ -137,7 +137,7 @@ def einsum_hooks(model: PreTrainedModel, lora: LoRAWeights) -> Iterator[None]:
 
 
 def peft_model(model: PreTrainedModel, lora: LoRAWeights) -> peft.PeftModel:
-    """PEFT with one adapter for each row, on the same base weights (shared, not copied)."""
+    """PEFT with one adapter per row, on the same base weights (shared, not copied)."""
     shared = copy.deepcopy(model, {id(p): p for p in model.parameters()})
     ranks = {name: A.shape[2] for name, (A, _) in lora.items()}
     config = peft.LoraConfig(
@@ -160,7 +160,7 @@ OTHERS = ("core", "einsum", "peft", "scattered")
 
 
 def contestants(model: PreTrainedModel, lora: LoRAWeights, others: Sequence[str] = OTHERS) -> dict[str, Contestant]:
-    """The bare model, the injector with the free form, and those of ``others`` that exist for this model and LoRA."""
+    """The bare model, the injector with free A and B, and those of ``others`` that exist for this model and LoRA."""
     free = free_lora(lora)
     found: dict[str, Contestant] = {
         "bare": (model, nullcontext, {}),
@@ -180,7 +180,7 @@ def contestants(model: PreTrainedModel, lora: LoRAWeights, others: Sequence[str]
 
 
 def check(found: dict[str, Contestant], ids: Tensor) -> None:
-    """All contestants but the bare model compute the same."""
+    """Check that all contestants except the bare model compute the same."""
     tolerance = 1e-3 if found["bare"][0].dtype == torch.float32 else 0.1
     logits = {}
     for name, (model, context, options) in found.items():
@@ -197,7 +197,7 @@ def check(found: dict[str, Contestant], ids: Tensor) -> None:
 
 
 def make_clock(device: torch.device | str = "cpu", cpu_time: bool = False) -> Callable[[], float]:
-    """A clock in seconds that is read when the device has finished its work: CUDA kernels run after their launch."""
+    """A clock in seconds that waits for the device before it is read, because CUDA kernels run asynchronously."""
     clock = time.process_time if cpu_time else time.perf_counter
     if torch.device(device).type != "cuda":
         return clock
@@ -212,7 +212,7 @@ def make_clock(device: torch.device | str = "cpu", cpu_time: bool = False) -> Ca
 def measure(
     found: dict[str, Contestant], ids: Tensor, phase: str, rounds: int, clock: Callable[[], float]
 ) -> dict[str, Any]:
-    """Median time of the bare model in ms, and the median and quartiles of each one's ratio to it."""
+    """Median time of the bare model in ms, and the median and quartiles of each contestant's ratio to it."""
     step, cache = ids, None
     if phase == "decode":
         cache = DynamicCache(config=found["bare"][0].config)
@@ -220,7 +220,7 @@ def measure(
         step = ids[:, :1]
     croppable = cache is not None and getattr(found["bare"][0].config, "model_type", "") != "qwen3_next"
     names, times = list(found), {name: [] for name in found}
-    for turn in range(rounds + 1):  # the first one warms up
+    for turn in range(rounds + 1):  # the first round is a warm-up
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
             model, context, options = found[name]
@@ -241,7 +241,7 @@ def measure(
 
 
 def qwen3_next() -> PreTrainedModel:
-    """Three DeltaNet layers and an attention layer, few experts: the projections are most of the work."""
+    """Three DeltaNet layers and one attention layer with few experts, so that projections dominate the time."""
     torch.manual_seed(0)
     config = Qwen3NextConfig(
         vocab_size=1024, hidden_size=1024, intermediate_size=512, num_hidden_layers=4, num_attention_heads=8,
@@ -253,12 +253,12 @@ def qwen3_next() -> PreTrainedModel:
 
 
 def device_name(device: torch.device | str) -> str:
-    """What the machine calls a device."""
+    """The name of a device on this machine."""
     return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else cpu_name()
 
 
 def available_device(text: str) -> str:
-    """An argument that is a device of this machine."""
+    """Parse an argument that is a device of this machine."""
     if text not in ("cpu", "cuda"):
         raise argparse.ArgumentTypeError(f"{text!r}; expected cpu or cuda")
     if text == "cuda" and not torch.cuda.is_available():

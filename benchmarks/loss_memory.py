@@ -1,17 +1,18 @@
-"""Memory of the loss: does its peak grow with answer tokens times vocabulary? Measured, in a process for each case.
+"""Memory of the loss: does its peak grow with answer tokens times vocabulary? Each case is measured in its own process.
 
-Six routes to the same cross-entropy and its gradient for the hidden states. ``chunked`` is ``promptlora.losses`` as it is
-(a frozen head: gradients are computed while the logits of a chunk exist). ``recomputed`` runs the same chunks under
-``torch.utils.checkpoint``, which is what the package does for a head that is trained. ``full`` is one call on all logits.
-``torch`` is ``torch.nn.functional.linear_cross_entropy`` with one loss per position, which the package needs in order to
-weight rows, in chunks of the size that torch chooses; ``torch_chunk`` uses the chunks of the package. ``torch_mean`` is the
-same function with one mean over all positions, which the package cannot use.
+Six routes compute the same cross-entropy and its gradient with respect to the hidden states. ``chunked`` is
+``promptlora.losses`` as it is (with a frozen head, gradients are computed while the logits of a chunk exist).
+``recomputed`` runs the same chunks under ``torch.utils.checkpoint``, as the package does for a trained head. ``full``
+is one call on all logits. ``torch`` is ``torch.nn.functional.linear_cross_entropy`` with one loss per position, which
+the package needs to weight rows, and with torch's own chunk size; ``torch_chunk`` uses the package's chunk size.
+``torch_mean`` is the same function with one mean over all positions, which the package cannot use.
 
-A case is a process of its own. Its baseline is the peak of its resident memory (``ru_maxrss``) after imports, the
-head's weight, hidden states and labels; the figure is how far forward and backward raise that peak. The slope is the
-rise from a route's fewest to its most tokens, in bytes for each token. The process in between imports no torch: a
-process starts with the ``ru_maxrss`` of its parent. A case that needs more memory than ``--limit-gb``, or than is
-free, is not run, and the arithmetic is stated: logits, their log-softmax and its gradient, 4 bytes each.
+The baseline of a case is the peak resident memory of its process (``ru_maxrss``) after imports, with the head's weight,
+hidden states and labels in memory; the result is how far forward and backward raise that peak. The slope is the
+increase from a route's fewest to its most tokens, in bytes per token. A process starts with the ``ru_maxrss`` of its
+parent, so an intermediate process that does not import torch starts each case. A case that needs more memory than
+``--limit-gb``, or than is free, is not run; the report then gives the computed size: logits, their log-softmax and its
+gradient, 4 bytes each.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def run_case(route: str, tokens: int, vocab: int, hidden: int, chunk: int, threa
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     weight = torch.randn(vocab, hidden) / hidden**0.5
-    weight.requires_grad_(route == "recomputed")  # ... and its gradient is not taken below
+    weight.requires_grad_(route == "recomputed")  # its gradient is not computed below
     states = torch.randn(1, tokens + 1, hidden, requires_grad=True)
     labels = torch.randint(vocab, (1, tokens + 1))
 
@@ -84,7 +85,7 @@ def run_case(route: str, tokens: int, vocab: int, hidden: int, chunk: int, threa
         (slope,) = torch.autograd.grad(value, states)
         return middle - started, time.process_time() - middle, value.detach(), slope
 
-    step(states[:, :2], labels[:, :2])  # the libraries' own buffers
+    step(states[:, :2], labels[:, :2])  # allocate the libraries' own buffers
     before = peak()
     forward, backward, value, slope = step(states, labels)
     return {
@@ -98,7 +99,7 @@ def run_case(route: str, tokens: int, vocab: int, hidden: int, chunk: int, threa
 
 
 def available() -> int:
-    """Bytes that can be had without swapping; a large number where the system does not say."""
+    """Bytes that are available without swapping; a large number if the system does not report it."""
     meminfo = Path("/proc/meminfo")
     lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
@@ -113,7 +114,7 @@ def cpu_name() -> str:
 
 
 def measure(options: argparse.Namespace, route: str, tokens: int) -> dict[str, Any]:
-    """The case in a process, or why it was not run."""
+    """Run the case in a process; returns its result, or the reason why it was not run."""
     logits = min(tokens, tokens if route == "full" else options.chunk) * options.vocab * 4
     needed, free = 3 * logits, available()
     case = {"route": route, "tokens": tokens, "all_logits_bytes": tokens * options.vocab * 4}
@@ -130,7 +131,7 @@ def measure(options: argparse.Namespace, route: str, tokens: int) -> dict[str, A
 
 
 def slope(cases: Sequence[dict[str, Any]], chunk: int) -> float | None:
-    """Bytes for each token between the fewest and the most tokens; chunks count from more than one on."""
+    """Bytes per token between the fewest and the most tokens; with chunks, only cases of more than one chunk count."""
     ran = [
         c for c in cases if "rise_bytes" in c and (c["tokens"] > chunk or c["route"] not in ("chunked", "recomputed"))
     ]

@@ -1,9 +1,10 @@
-"""Attention of a packed batch: request by request, as the engine computes it on a CPU, against one product under a mask.
+"""Attention of a packed batch: one request at a time, as the engine does on a CPU, against one product with a mask.
 
     python benchmarks/packed_attention.py
 
-One layer of SmolLM2-135M's shape, one new token for each of 16 requests, contexts of several lengths; both ways from the same
-keys and values, which is checked. Medians of processor time in milliseconds. Results: ``benchmarks/results/packed_attention.json``.
+One layer with SmolLM2-135M's shape computes one new token for each of 16 requests, for several context lengths. Both
+ways use the same keys and values, and equal results are checked. Medians of processor time in milliseconds. Results:
+``benchmarks/results/packed_attention.json``.
 """
 
 from __future__ import annotations

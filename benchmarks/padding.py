@@ -1,10 +1,11 @@
-"""How much of a batch is padding when prompts are in the context: of half the groups of a training batch, of all rows answered.
+"""The share of padding if prompts are in the context: of half the groups in training, of all rows in evaluation.
 
 ``python benchmarks/padding.py DATA/instructions``
 
-Batches put together by the length of what is read, against the same rows put together by the length of their inputs
-alone: tokens and places (rows x longest row), means over the first batches of training and over all batches of an evaluation
-of the held-out tasks. Results: ``benchmarks/results/padding.json``.
+Batches that are grouped by the length of all text that is read are compared with batches of the same rows grouped by
+the length of their inputs alone. For both, the benchmark counts tokens and places (rows x longest row), averaged over
+the first batches of training and over all batches of an evaluation of the held-out tasks. Results:
+``benchmarks/results/padding.json``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from promptlora.teacher import teacher_context
 from runs import RESULTS, console, folder, told, write_json
 
 BATCHES, SHARE = 150, 0.5
-ANSWERED = 50  # rows at once, as `promptlora eval` has them
+ANSWERED = 50  # rows per batch, as in `promptlora eval`
 
 
 def main() -> int:
@@ -40,7 +41,7 @@ def main() -> int:
             examples, prompts, prompts_per_batch=8, rows_per_prompt=2, pad=0, paraphrase_share=config.paraphrase_share,
             in_context=lambda text, prompt: teacher_context(tokenizer, prompt, text), in_context_share=share,
         )  # fmt: skip
-        batches.epoch(0)  # the groups are in their batches now; what is shown is drawn for each as it is read
+        batches.epoch(0)  # assigns the groups to batches; how each is presented is drawn when it is read
         batches.in_context_share = SHARE
         made = [batches[step] for step in range(BATCHES)]
         tokens, places = fmean(b.tokens for b in made), fmean(b.input_ids.numel() for b in made)

@@ -1,11 +1,12 @@
-"""Whether the distance of a prompt from the training prompts tells how good its adapter is.
+"""Whether the distance of a prompt from the training prompts predicts the quality of its adapter.
 
 ``python benchmarks/prompt_distance.py configs/shipped.toml``
 
-For each task that the configuration holds out of training: the distance of its prompt, the loss with its adapter, and how
-much lower that is than with the static part alone and with another task's adapter. Spearman's rank correlation says whether
-they go together. For the prompts of ``benchmarks/user_prompts.jsonl``, in three parts of equal size by distance: the checks
-passed (``results/user_prompts.json``, of the same weights). Writes ``results/prompt_distance.json``.
+For each task that the configuration holds out of training, this measures the distance of its prompt, the loss with its
+adapter, and the difference to the loss with only the static part and with another task's adapter. Spearman's rank
+correlation says how strongly distance and loss are related. The prompts of ``benchmarks/user_prompts.jsonl`` are split
+into three equal parts by distance, with the checks passed in each (``results/user_prompts.json``, from the same
+weights). Writes ``results/prompt_distance.json``.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def of_heldout_tasks(lm: PromptLoRA, config: TrainConfig) -> dict[str, Any]:
-    """Distance against losses over the tasks that are held out."""
+    """Distances against losses over the held-out tasks."""
     held = Validation(lm.host, read_training_data(config).held, config)
     prompts = [held.prompts[task] for task in held.tasks]
     own, static = lm.adapt(prompts), lm.adapt(prompts, generated=False)
@@ -54,7 +55,7 @@ def of_heldout_tasks(lm: PromptLoRA, config: TrainConfig) -> dict[str, Any]:
 
 
 def of_user_prompts(lm: PromptLoRA) -> list[dict[str, Any]]:
-    """Checks passed by thirds of the prompts."""
+    """Checks passed, by thirds of the prompts."""
     passed: dict[str, Counter[str]] = {}
     for row in read_results("user_prompts")["answers"]:
         counts = passed.setdefault(row["prompt"], Counter())

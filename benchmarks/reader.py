@@ -1,4 +1,4 @@
-"""How well the reader of a hypernetwork tells tasks apart, whatever their wording.
+"""How well the reader of a hypernetwork distinguishes tasks, whatever their wording.
 
 ``python benchmarks/reader.py --tasks DATA/train.jsonl.gz --split train --wordings DATA/paraphrases.jsonl.gz --hypernetwork
 src/promptlora/pretrained`` (``results/reader.json``, with both data folders)
@@ -6,12 +6,13 @@ src/promptlora/pretrained`` (``results/reader.json``, with both data folders)
 ``python benchmarks/reader.py --tasks DATA/heldout.jsonl.gz --split eval --made 4 --layers --hypernetwork src/promptlora/pretrained
 -o benchmarks/results/reader_heldout.json``
 
-For each reader, how often the nearest neighbour of a prompt is another wording of its own task: vectors centred and
-standardised over all prompts, cosine. The readers are the mean state of the base after several layers, the mean state of
-the text embedder, and the context of each given hypernetwork. A task's wordings are its own prompt, those of the files
-(``--wordings``, lines of ``{task, prompts}``) and those made from parts (``--made``); every task has as many
-(``--per-task``), and tasks with fewer are left out. Wordings made from parts copy most words of the prompt, so they are much
-easier to match than those that people wrote. The interval is the 95 % one of a bootstrap over tasks.
+For each reader, this measures how often the nearest neighbour of a prompt (by cosine, with vectors centred and
+standardised over all prompts) is another wording of its own task. The readers are the mean state of the base after
+several layers, the mean state of the text embedder, and the context of each given hypernetwork. A task's wordings are
+its own prompt, those from the files (``--wordings``, lines of ``{task, prompts}``) and those generated from parts
+(``--made``). Every task has equally many (``--per-task``); tasks with fewer are left out. Generated wordings copy most
+words of the prompt and are therefore much easier to match than wordings written by people. The interval is a 95 %
+bootstrap interval over tasks.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ _TOGETHER = 32  # prompts whose contexts are computed at once
 def read_wordings(
     tasks: Sequence[Path], files: Sequence[Path], made: int, per_task: int, split: str = ""
 ) -> dict[str, list[str]]:
-    """``per_task`` different wordings of each task that has so many.
+    """``per_task`` different wordings of each task that has enough.
 
     Raises:
-        DataError: Files that cannot be read, or fewer than two tasks with so many wordings.
+        DataError: A file cannot be read, or fewer than two tasks have enough wordings.
     """
     own = {row.task: row.prompt for path in tasks for row in read_rows(path, split, labelled=False)}
     found = {task: [prompt] for task, prompt in own.items()}
@@ -64,7 +65,7 @@ def read_wordings(
 
 
 def hits(vectors: Tensor, groups: Sequence[int]) -> Tensor:
-    """For each vector 1 where its nearest neighbour is of its own group, else 0."""
+    """For each vector, 1 if its nearest neighbour is in its own group, else 0."""
     vectors = vectors.double()
     vectors = (vectors - vectors.mean(0)) / vectors.std(0).clamp(min=1e-9)
     similar = torch.nn.functional.normalize(vectors, dim=1)
@@ -74,7 +75,7 @@ def hits(vectors: Tensor, groups: Sequence[int]) -> Tensor:
 
 
 def interval(each: Tensor, groups: Sequence[int]) -> list[float]:
-    """Bounds of the mean over groups, from 2000 draws of groups with replacement."""
+    """95 % interval of the mean over groups, from 2000 resamples of groups with replacement."""
     count = max(groups) + 1
     sums = torch.zeros(count, dtype=torch.float64).index_add_(0, torch.tensor(groups), each.double())
     means = sums / torch.bincount(torch.tensor(groups), minlength=count)
@@ -88,7 +89,7 @@ def read(
     """The name of each reader and its vectors ``[prompts, width]``."""
     networks = {
         folder: HyperNetwork.from_pretrained(folder).eval() for folder in folders
-    }  # a wrong path is told at once
+    }  # report a wrong path at once
     model, tokenizer = load_base(base)
     longest = HyperNetworkConfig().max_prompt_tokens
     for folder, network in networks.items():

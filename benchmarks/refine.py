@@ -1,14 +1,15 @@
-"""Refinement on held-out tasks: few labelled rows, or inputs alone, against starts and prompts in the context.
+"""Refinement on held-out tasks, with few labelled rows or inputs alone, against other starts and prompts in context.
 
 ``python benchmarks/refine.py --data ../shared/data/instructions/heldout.jsonl.gz ../shared/data/tasks/heldout.jsonl.gz
 --multitask RUN -o runs/refine``
 
-Tasks are worked off in a seeded random order, all rows of the table for one task before the next one, so that the tasks
-of a benchmark that was stopped are a paired random sample; the same command resumes. Rows with split ``eval`` are
-scored (``--eval-rows`` of each task, drawn by the seed); rows of other splits are learned from. Inputs above
-``--max-tokens`` tokens and answers above 32 are left out, and tasks with too few rows left. The settings of refinement
-are the defaults, which were chosen on training tasks. ``--report`` writes the table of the tasks that are done:
-``benchmarks/results/refine.json`` and ``.md``. ``--rows 64`` in a second run adds its rows to the same folder.
+Tasks are processed in a seeded random order, with all table rows of one task before the next task, so that the tasks of
+a stopped benchmark are a paired random sample; the same command resumes. Rows with split ``eval`` are scored
+(``--eval-rows`` per task, drawn with the seed); rows of other splits are used for learning. Inputs above
+``--max-tokens`` tokens and answers above 32 tokens are left out, and so are tasks with too few remaining rows.
+Refinement uses its default settings, which were chosen on training tasks. ``--report`` writes the table of the tasks
+that are done to ``benchmarks/results/refine.json`` and ``.md``. A second run with ``--rows 64`` adds its table rows to
+the same folder.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from promptlora.lora import LoRAWeights
 from promptlora.text import with_examples
 from runs import console, positive, told, write_json, write_results
 
-SHOTS = (4, 16)  # of rows in the context
+SHOTS = (4, 16)  # numbers of example rows in the context
 INPUTS = 32
 ANSWER_TOKENS = 32
 MULTITASK = "multi-task LoRA, prompt in context"
@@ -47,17 +48,17 @@ SHOWN = "base, prompt in context"
 
 
 def refined(start: str, count: int) -> str:
-    """The name of a row of the table."""
+    """The name of a table row for refinement from a start with ``count`` rows."""
     return f"refined, {count} rows, from {start}"
 
 
 def few_shot(count: int) -> str:
-    """The name of a row of the table."""
+    """The name of a table row for ``count`` examples in the context."""
     return f"base, prompt and {count} rows in context"
 
 
 class Bench:
-    """One base, one hypernetwork, and the conditions of the table for a task."""
+    """One base, one hypernetwork, and the conditions that are run for a task."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -71,7 +72,7 @@ class Bench:
             self.multitask = PromptLoRA(self.lm.model, self.lm.tokenizer, network)
 
     def conditions(self, learned: Sequence[Row], scored: Sequence[Row]) -> dict[str, Callable[[], dict[str, Any]]]:
-        """Name of a row of the table to what runs it."""
+        """Map the name of each table row to the function that runs it."""
         lm, prompt, options = self.lm, learned[0].prompt, self.options
         generated = lm.adapt(prompt)
         starts = {
@@ -105,14 +106,14 @@ class Bench:
         return made
 
     def answered(self, rows: Sequence[Row], lora: LoRAWeights | None, shown: str | None = None) -> dict[str, Any]:
-        """Answers, scores and tokens read."""
+        """Answers, scores and numbers of tokens read."""
         inputs = [row.input for row in rows]
         answers = self.lm.generate(inputs, lora, in_context=shown, max_new_tokens=ANSWER_TOKENS)
         scores = {measure: next(iter(of.values())) for measure, of in task_scores(rows, answers).items()}
         return {**scores, "tokens": fmean(self.lm.count_tokens(inputs, [shown] * len(inputs))), "answers": answers}
 
     def refined(self, scored: Sequence[Row], lora: LoRAWeights, **learned: Any) -> dict[str, Any]:
-        """The same of an adapter that is refined first, with what is recorded of it and the seconds."""
+        """The same for an adapter that is refined first, with the refinement's record and its time in seconds."""
         started, cpu = time.perf_counter(), time.process_time()
         better = self.lm.refine(lora, scored[0].prompt, seed=self.options.seed, **learned)
         spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
@@ -121,7 +122,7 @@ class Bench:
 
 
 def fresh_lora(lm: PromptLoRA, seed: int) -> LoRAWeights:
-    """PEFT's start at the shipped rank and scaling: A uniform as in ``kaiming_uniform_(a=sqrt(5))``, B zero."""
+    """PEFT's initialisation at the shipped rank and scaling: A as in ``kaiming_uniform_(a=sqrt(5))``, B zero."""
     generator = torch.Generator().manual_seed(seed)
     rank = lm.hypernetwork.config.rank
     matrices = {}
@@ -134,7 +135,7 @@ def fresh_lora(lm: PromptLoRA, seed: int) -> LoRAWeights:
 
 
 def choose(bench: Bench, rows: Sequence[Row], other: Sequence[Row]) -> dict[str, tuple[list[Row], list[Row]]]:
-    """Task to the rows to learn from and the rows that are scored, in the order in which tasks are worked off."""
+    """Map each task, in processing order, to the rows to learn from and the rows that are scored."""
     options, tokenizer = bench.options, bench.lm.tokenizer
     by_task: dict[str, tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
     every = [*other, *rows]
@@ -159,12 +160,12 @@ def choose(bench: Bench, rows: Sequence[Row], other: Sequence[Row]) -> dict[str,
 
 
 def file_of(folder: Path, task: str) -> Path:
-    """The file with the results of a task."""
+    """The result file of a task."""
     return folder / ("".join(c if c.isalnum() or c in "-_." else "-" for c in task) + ".json")
 
 
 def work(bench: Bench, tasks: dict[str, tuple[list[Row], list[Row]]], until: float) -> bool:
-    """Work the tasks off; False where the time is over before the last."""
+    """Process the tasks; False if the time is over before the last task is done."""
     folder = bench.options.output
     for number, (task, (learned, scored)) in enumerate(tasks.items()):
         path = file_of(folder, task)
@@ -176,7 +177,7 @@ def work(bench: Bench, tasks: dict[str, tuple[list[Row], list[Row]]], until: flo
                 if time.monotonic() > until:
                     return False
                 values["results"][name] = run()
-                write_json(path, values)  # each row of the table when it is there: a kill costs one
+                write_json(path, values)  # saved after each table row, so that a kill loses only one
         values["finished"] = sorted({*values.get("finished", []), *bench.options.rows})
         write_json(path, values)
         console.print(f"{number + 1} of {len(tasks)} {task}: {time.monotonic() - started:.0f} s", highlight=False)
@@ -199,7 +200,7 @@ COMPARISONS = (
 
 
 def report(folder: Path) -> dict[str, Any]:
-    """Means over the tasks in a folder and paired differences, as plain values."""
+    """Means over the tasks in a folder, and paired differences, as plain values."""
     files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     done = [values for values in files if values.get("finished")]
     if not done:
@@ -250,7 +251,7 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def markdown(values: dict[str, Any]) -> str:
-    """The table of a report."""
+    """The table of a report, as Markdown."""
     lines = [
         f"{values['tasks']} held-out tasks, a random sample in the order of the seed; {values['settings']['eval_rows']} scored rows "
         f"each, inputs of at most {values['settings']['max_tokens']} tokens. Means over the tasks that have the row.",

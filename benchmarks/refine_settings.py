@@ -2,9 +2,10 @@
 
 ``python benchmarks/refine_settings.py --data ../shared/data/instructions/train.jsonl.gz ../shared/data/tasks/train.jsonl.gz``
 
-Four of the 48 tasks of ``validation.tasks`` with short rows are refined together: extraction of a time, sums, misheard idioms and
-kinds of question. Ten rows of the ``eval`` split of each are answered and their loss is measured. Held-out tasks of the tables have
-no part in it. Results: ``benchmarks/results/refine_settings.json``, written after each variant; ``--only`` names some.
+Four of the 48 tasks of ``validation.tasks`` with short rows are refined together: extraction of a time, sums, misheard
+idioms and kinds of question. For each, ten rows of the ``eval`` split are answered and their loss is measured. The
+held-out tasks of the result tables are not used. Results: ``benchmarks/results/refine_settings.json``, written after
+each variant; ``--only`` selects variants by name.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from promptlora.lora import LoRAWeights
 from runs import RESULTS, console, positive, told, write_json
 
 TASKS = ("span/restaurant8k_time", "ii_sum", "corp/eggcorn", "task1289_trec_classification")
-LEARNED, SCORED = 38, 45  # longest input in tokens, of rows to learn from and of rows that are scored
-COUNT = 10  # scored rows of each task
+LEARNED, SCORED = 38, 45  # maximum input length in tokens, for rows to learn from and for scored rows
+COUNT = 10  # scored rows per task
 COMMON = {"steps": 20, "rows_per_step": 4, "patience": 100, "measure_every": 5}
-# Name to the start, the number of rows (or of inputs) and what differs from the defaults.
+# Name to the start, the number of rows (or of inputs), and the settings that differ from the defaults.
 VARIANTS: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
     "cores, lr 5e-3, 16 rows": ("generated", {"rows": 16}, {"lr": 5e-3, **COMMON}),
     "all, lr 1e-3, 16 rows": ("generated", {"rows": 16}, {"lr": 1e-3, "moves": "all", **COMMON}),

@@ -1,11 +1,12 @@
-"""What refinement costs: one prompt, eight prompts together, and PEFT with its usual loop, one prompt at a time.
+"""The cost of refinement: one prompt, eight prompts together, and PEFT with its usual loop, one prompt at a time.
 
 ``python benchmarks/refine_timing.py``
 
-Each prompt has 16 short rows, of which refinement keeps 4 back and measures them. Three ways take the same number of steps
-with as many rows in each: ``lm.refine`` of one prompt, of eight prompts together, and a loop over eight PEFT models
-(rank and targets of the shipped adapters, ``model(**batch).loss``, AdamW, no measurements). Ways alternate in each round,
-on one base in one process; medians and their ratios, of wall time and of CPU time, which other load disturbs less. Results: ``benchmarks/results/refine_timing.json``.
+Each prompt has 16 short rows, of which refinement keeps back 4 and measures them. Three methods take the same number of
+steps with equally many rows in each: ``lm.refine`` of one prompt, of eight prompts together, and a loop over eight PEFT
+models (rank and targets of the shipped adapters, ``model(**batch).loss``, AdamW, no measurements). The methods
+alternate in each round, on one base in one process. Reported are medians and their ratios, of wall time and of CPU
+time, which is less affected by other load. Results: ``benchmarks/results/refine_timing.json``.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def rows_of(prompt: str) -> list[tuple[str, str]]:
 
 
 def peft_loop(lm: PromptLoRA, model: Any, prompts: Sequence[str], settings: RefineSettings) -> None:
-    """PEFT as it is usually used: a new adapter for each prompt, trained by itself."""
+    """The usual PEFT loop: a new adapter per prompt, each trained separately."""
     import peft
 
     rank = lm.hypernetwork.config.rank

@@ -1,7 +1,7 @@
-"""Many training runs and evaluations, one after another or two at a time; what is done is not done again.
+"""Runs many training runs and evaluations, one after another or two at a time, and skips those that are done.
 
-Each job is a ``promptlora`` command in a process of its own that resumes by itself, so that a queue which is
-stopped or killed goes on where it was. Results are read from the files that the commands leave.
+Each job is a ``promptlora`` command in its own process that can resume, so a queue that was stopped or killed continues
+where it was. Results are read from the files that the commands write.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass
 class Job:
-    """A command, when it is done, and what must be done before."""
+    """A command, a test of whether it is done, and the jobs that must be done before it."""
 
     name: str
     command: list[str]
@@ -44,7 +44,7 @@ class Job:
 
 
 def merged(*tables: dict[str, Any]) -> dict[str, Any]:
-    """Nested tables, later ones over earlier ones."""
+    """Merge nested tables; later ones override earlier ones."""
     result: dict[str, Any] = {}
     for table in tables:
         for key, value in table.items():
@@ -67,7 +67,7 @@ def promptlora(command: Sequence[str]) -> list[str]:
 
 
 def work(jobs: Sequence[Job], workers: int, log: Path) -> bool:
-    """Run what is left; True when all is done, False when some failed or it was asked to stop."""
+    """Run the remaining jobs; True if all are done, False if some failed or the queue was asked to stop."""
     log.mkdir(parents=True, exist_ok=True)
     asked: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -82,13 +82,13 @@ def work(jobs: Sequence[Job], workers: int, log: Path) -> bool:
             job = ready.pop(0)
             waiting.remove(job)
             with (log / f"{job.name.replace(' ', '-')}.log").open("ab") as output:
-                # One thread each: two busy OpenMP threads on a busy core wait for each other.
+                # One thread per job: two busy OpenMP threads on a busy core would wait for each other.
                 environment = {**os.environ, "OMP_NUM_THREADS": "1"}
                 process = subprocess.Popen(promptlora(job.command), stdout=output, stderr=output, env=environment)
             running[job.name] = job, process, time.time()
             console.print(f"{time.strftime('%H:%M')} {job.name}", highlight=False)
         if not running:
-            break  # what is left waits for what has failed
+            break  # the remaining jobs depend on failed ones
         time.sleep(1)
         for name, (job, process, started) in list(running.items()):
             if process.poll() is None:
@@ -100,7 +100,7 @@ def work(jobs: Sequence[Job], workers: int, log: Path) -> bool:
                 console.print(f"[red]{name}: exit code {process.returncode}; see {log}[/]", highlight=False)
             else:
                 console.print(f"{time.strftime('%H:%M')} {name}: done in {minutes:.0f} min", highlight=False)
-    for _, process, _ in running.values():  # each finishes its step and writes a checkpoint
+    for _, process, _ in running.values():  # each job finishes its step and writes a checkpoint
         process.send_signal(signal.SIGINT)
     for _, process, _ in running.values():
         process.wait()
@@ -108,7 +108,7 @@ def work(jobs: Sequence[Job], workers: int, log: Path) -> bool:
 
 
 def told(main: Callable[[], int]) -> int:
-    """The exit code of a bench: 2 and a line for what it cannot use, 130 and a line for Ctrl-C."""
+    """The exit code of a benchmark: 2 with one line for bad input, 130 with one line for Ctrl-C."""
     try:
         return main()
     except PromptLoRAError as error:
@@ -120,21 +120,21 @@ def told(main: Callable[[], int]) -> int:
 
 
 def positive(text: str) -> int:
-    """An option that counts something."""
+    """Parse an option that is a positive count."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number of 1 or more")
     return int(text)
 
 
 def folder(text: str) -> Path:
-    """An argument that is a folder with data."""
+    """Parse an argument that is a folder with data."""
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text}: no such folder; expected one with the files of the data")
     return Path(text)
 
 
 def argument_parser(about: str | None, data: str) -> argparse.ArgumentParser:
-    """Options of a bench that works a queue off."""
+    """Options of a benchmark that runs a queue of jobs."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=folder, help=data)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
@@ -146,10 +146,10 @@ def argument_parser(about: str | None, data: str) -> argparse.ArgumentParser:
 
 @contextmanager
 def with_heldout_tasks(path: Path, threads: int) -> Iterator[tuple[Trainer, Validation]]:
-    """A run that is complete and held tasks out, at its last step.
+    """Load a complete run with held-out tasks at its last step.
 
     Raises:
-        ConfigError: A configuration that cannot be read, or of another run.
+        ConfigError: The configuration cannot be read, or belongs to another run.
     """
     torch.set_num_threads(threads)
     with Trainer(load_toml(TrainConfig, path), progress=console.print) as trainer:
@@ -164,13 +164,13 @@ def with_heldout_tasks(path: Path, threads: int) -> Iterator[tuple[Trainer, Vali
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write results, whole or not at all."""
+    """Write results atomically."""
     with replacing_file(path) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def read_results(name: str) -> dict[str, Any]:
-    """What :func:`write_results` wrote; empty when there is nothing."""
+    """Read the results of :func:`write_results`; empty if there are none."""
     path = RESULTS / f"{name}.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 

@@ -1,21 +1,22 @@
-"""Many prompts served at once: adapters against the prompt in the context, on one engine and in one run.
+"""Serves many prompts at once: adapters against prompts in the context, on one engine and in one run.
 
     python benchmarks/serving.py -o benchmarks/results/serving-engine.json
 
-Requests of 40 tokens get answers of 24; each belongs to one of the prompts, and so many are in flight at any time. The arms:
+Requests of 40 tokens get answers of 24 tokens. Each request belongs to one of the prompts, and a fixed number of
+requests is in flight at any time. The arms are:
 
 * ``adapters``: the engine, each request with the adapter of its prompt;
-* ``context``: the engine runs the base, which reads the prompt in front of each input;
-* ``prefix cache``: the same, the keys and values of all prompts being there already;
+* ``context``: the engine runs the base, which reads the prompt before each input;
+* ``prefix cache``: the same, but the keys and values of all prompts are already cached;
 * ``generate``: ``Host.generate`` with the adapters, in whole batches, as the upper bound;
-* ``generate context``: the same with the prompt in front of each input, padded to one length.
+* ``generate context``: the same with the prompt before each input, padded to one length.
 
-In each round every arm runs once, in a rotating order, on the same requests. Times are divided by those of ``generate`` in
-the same round; the median over rounds is reported. The answers of ``adapters`` must be those of ``generate``. Tokens that
-end an answer are switched off, so that all arms do the same work.
+In each round every arm runs once, in a rotating order, on the same requests. Times are divided by those of ``generate``
+in the same round, and the median over rounds is reported. The answers of ``adapters`` must equal those of ``generate``.
+End tokens are disabled, so that all arms do the same work.
 
-A run that was stopped goes on with what is missing; a result file of other settings is refused. ``--quick`` shows that
-everything runs: its times mean nothing. ``--clock processor`` divides processor time, for a machine that others use too.
+A stopped run resumes with the missing parts; a result file with other settings is refused. ``--quick`` only checks that
+everything runs; its times are meaningless. ``--clock processor`` divides processor times, for a machine that is shared.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _GB = 1_000_000_000
 
 @dataclass(frozen=True)
 class Request:
-    """One request: which prompt it belongs to, and its input."""
+    """One request: the prompt that it belongs to, and its input."""
 
     prompt: int
     ids: tuple[int, ...]
@@ -69,7 +70,7 @@ class Workload:
 
 
 def make_workload(lm: PromptLoRA, options: argparse.Namespace, length: int) -> Workload:
-    """Random words: prompts of so many tokens, and inputs."""
+    """Random words as prompts of ``length`` tokens, and as inputs."""
     draw = torch.Generator().manual_seed(length)
     vocabulary = [
         token
@@ -91,7 +92,7 @@ def make_workload(lm: PromptLoRA, options: argparse.Namespace, length: int) -> W
 
 
 def write_adapters(lm: PromptLoRA, workload: Workload) -> tuple[list[LoRAWeights], dict[str, float]]:
-    """The adapters of all prompts through the engine, and what they cost."""
+    """The adapters of all prompts, written through the engine, and their cost."""
     lm.states.clear()
     _ = lm.states.embedder if "embedder" in lm.hypernetwork.config.source else None  # loaded before the clock starts
     with Engine(lm, cache=AdapterCache(lm)) as engine:
@@ -107,14 +108,14 @@ def write_adapters(lm: PromptLoRA, workload: Workload) -> tuple[list[LoRAWeights
 def serve(
     lm: PromptLoRA, options: argparse.Namespace, workload: Workload, adapters: Sequence[LoRAWeights] | None, share: bool
 ) -> dict[str, Any]:
-    """Requests through the engine, so many in flight; times of the whole, of first tokens and between tokens."""
+    """Send requests with a fixed number in flight; returns total time, times to first tokens and between tokens."""
     inputs = [
         request.ids if adapters is not None else (*workload.prompts[request.prompt], *request.ids)
         for request in workload.requests
     ]
     longest = max(map(len, inputs)) + options.output_tokens
     held = sum(map(len, workload.prompts)) if share and adapters is None else 0
-    room = (longest + 32) * options.in_flight * 2 + 2 * held  # so that no page is thrown away
+    room = (longest + 32) * options.in_flight * 2 + 2 * held  # so that no page is evicted
     firsts: list[float] = []
     gaps: list[float] = []
     answers: dict[int, list[int]] = {}
@@ -170,7 +171,7 @@ def serve(
 def generate(
     lm: PromptLoRA, options: argparse.Namespace, workload: Workload, adapters: Sequence[LoRAWeights] | None
 ) -> dict[str, Any]:
-    """The same requests in whole batches."""
+    """Run the same requests in whole batches."""
     answers = []
     began, worked = time.perf_counter(), time.process_time()
     lora = None if adapters is None else LoRAWeights.stack(adapters)
@@ -189,7 +190,7 @@ def generate(
 
 
 def idle(lm: PromptLoRA, options: argparse.Namespace, workload: Workload, adapter: LoRAWeights) -> dict[str, float]:
-    """Seconds between the tokens of one request that runs alone."""
+    """Seconds between the tokens of a request that runs alone."""
     gaps: list[float] = []
     with Engine(lm, max_batch=1, max_prefill_tokens=options.prefill_tokens) as engine:
         for request in workload.requests[:3]:
@@ -212,7 +213,7 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def run(lm: PromptLoRA, options: argparse.Namespace, report: dict[str, Any], save: Callable[[], None]) -> None:
-    """Run what the report does not hold yet."""
+    """Run the measurements that the report does not have yet."""
     for length in options.prompt_tokens:
         part = report["lengths"].setdefault(str(length), {"rounds": []})
         if sum(len(each) == len(ARMS) for each in part["rounds"]) >= options.rounds:
@@ -251,7 +252,7 @@ def fold(answers: Sequence[Sequence[int]]) -> list[str]:
 
 
 def summary(report: dict[str, Any], kv_bytes: int, clock: str) -> dict[str, Any]:
-    """Ratios, latencies, and where an adapter is worth it."""
+    """Ratios, latencies, and the number of requests from which an adapter pays off."""
     options, found = report["settings"], {}
     for length, part in report["lengths"].items():
         rounds = [each for each in part["rounds"] if len(each) == len(ARMS)]

@@ -1,9 +1,9 @@
-"""How many answers change with the system turn: the template's default one, an empty one (as ``generate`` writes), or none.
+"""How many answers change with the system turn: the template's default, an empty one (as in ``generate``), or none.
 
-``python benchmarks/system_turn.py`` answers the first input of each of the 60 prompts of ``user_prompts.jsonl`` under each
-turn (greedy, at most 16 tokens): the base with the prompt in its context, the adapter alone, and the adapter with the prompt in the context. It
-counts the answers that differ between two turns, and the checks that pass under each. Results:
-``benchmarks/results/system_turn.json``.
+``python benchmarks/system_turn.py`` answers the first input of each of the 60 prompts of ``user_prompts.jsonl`` with
+each system turn (greedy, at most 16 tokens): by the base with the prompt in its context, by the adapter alone, and by
+the adapter with the prompt in the context. It counts the answers that differ between two system turns, and the checks
+that pass with each. Results: ``benchmarks/results/system_turn.json``.
 """
 
 from __future__ import annotations

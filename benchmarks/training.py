@@ -1,11 +1,11 @@
-"""What a training step costs beside the bare model: tokens per second, all in one run.
+"""The cost of a training step relative to the bare model: tokens per second, all measured in one run.
 
 ``python benchmarks/training.py -o benchmarks/results/training.json``
 
-Bare: forward and backward of the frozen base without hooks, down to its input embeddings, with the same loss on the same
-rows. Step: what ``Trainer.train_step`` does: states of the prompts (known already), hypernetwork, base with the adapters
-on, backward to the hypernetwork, clipping and optimizer. Rounds alternate; the ratio is that of the medians.
-Further rounds are stopped at the borders of the step's stages, which says where the time goes.
+Bare: forward and backward of the frozen base without hooks, down to its input embeddings, with the same loss on the
+same rows. Step: everything in ``Trainer.train_step``: states of the prompts (already cached), hypernetwork, base with
+the adapters on, backward to the hypernetwork, clipping and optimizer. Rounds alternate; the ratio is the ratio of the
+medians. Further rounds wait for the device between the stages of a step, which gives the time of each stage.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def bare_step(trainer: Trainer, batch: Batch) -> None:
 
 
 def timed(work: Callable[[], Any], clock: Callable[[], float]) -> float:
-    """How long a call takes."""
+    """The duration of a call."""
     started = clock()
     work()
     return clock() - started
@@ -65,16 +65,17 @@ def timed(work: Callable[[], Any], clock: Callable[[], float]) -> float:
 
 @contextmanager
 def stages(trainer: Trainer, clock: Callable[[], float]) -> Iterator[dict[str, float]]:
-    """Seconds of each stage of the steps that run inside, added up as they pass."""
+    """Accumulate the seconds of each stage of the steps that run inside ``with``."""
     spent: dict[str, float] = {}
     with ExitStack() as stack:
-        for stage, (owner, name) in {
-            "batch": (trainer, "_next_parts"),
-            "adapters": (trainer, "adapters"),
-            "forward": (trainer.objective, "loss"),
-            "backward": (trainer.accelerator, "backward"),
-            "optimizer": (trainer.optimizer, "step"),
-        }.items():
+        for stage, owner, name in (
+            ("batch", trainer._loader, "load"),
+            ("adapters", trainer.writer, "encode"),
+            ("adapters", trainer.writer, "adapters"),
+            ("forward", trainer.objective, "loss"),
+            ("backward", trainer.accelerator, "backward"),
+            ("optimizer", trainer.optimizer, "step"),
+        ):
             inner, spent[stage] = getattr(owner, name), 0.0
 
             def counted(*args: Any, stage: str = stage, inner: Any = inner, **options: Any) -> Any:
@@ -101,19 +102,19 @@ def measure(
     data: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Seconds of bare step and training step, alternating; then of the step's stages.
+    """Seconds of bare step and training step, alternating; then the seconds of the step's stages.
 
     Args:
-        prompts: Prompts in a batch.
-        per_prompt: Rows of each.
-        words: Length of the made-up rows.
-        dtype: Of the base.
-        rank: Of the adapters.
-        rounds: Measurements of each.
-        folder: Where the files of the run go.
-        clock: Seconds, read when the device is idle.
-        data: Rows to use instead of made-up ones.
-        **options: Further settings of the run, nested tables included.
+        prompts: Prompts per batch.
+        per_prompt: Rows per prompt.
+        words: Length of the generated rows.
+        dtype: Dtype of the base.
+        rank: Rank of the adapters.
+        rounds: Measurements of each kind of step.
+        folder: Folder for the files of the run.
+        clock: Returns seconds; waits until the device is idle.
+        data: Rows to use instead of generated ones.
+        **options: Further settings of the run; nested tables are allowed.
     """
     if data is None:
         data = folder / f"rows-{prompts}-{words}.jsonl"
@@ -124,9 +125,9 @@ def measure(
         "hypernetwork": {"rank": rank, "alpha": 2.0 * rank},
     }  # fmt: skip
     with Trainer(from_dict(TrainConfig, merged(values, options))) as trainer:
-        for step in range(2 * rounds + 2):  # the states of all prompts are known, as they are in a long run
+        for step in range(2 * rounds + 2):  # fill the cache of prompt states, as in a long run
             trainer.states.batch(trainer.objective.parts(step, 1)[0].prompts)
-        trainer.train_step()  # the allocator is warm after these
+        trainer.train_step()  # these steps warm up the allocator
         trainer.train_step()
         bare, whole, tokens = [], [], []
         shown = f"{prompts} x {per_prompt} rows, {dtype}"

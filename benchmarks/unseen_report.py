@@ -1,6 +1,6 @@
-"""The results of ``unseen_tasks.py`` for people: tables in Markdown, and the figure by number of training tasks.
+"""Presents the results of ``unseen_tasks.py``: Markdown tables, and the figure by number of training tasks.
 
-It knows the plain values that ``unseen_table.report`` makes.
+It knows the plain values that ``unseen_table.report`` returns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from unseen_table import BY_TASKS, CONSTANT, WITH_VECTORS, WORDINGS
 
 
 def markdown(values: Mapping[str, Any]) -> str:
-    """The tables for people, the constant answers first."""
+    """The results as Markdown tables, with the constant answers first."""
     groups = list(values["data"])
     shown = [f"{name} ({count})" for name, count in values["data"].items()] if len(groups) > 1 else []
     lines = [
@@ -79,8 +79,8 @@ def markdown(values: Mapping[str, Any]) -> str:
 
 
 def draw_by_tasks(values: Mapping[str, Any], path: Path) -> None:
-    """The scores by number of training tasks: every run as a dot, their means as a line; the constant answer dashed."""
-    from matplotlib import rc_context  # here, since a machine with a GPU need not have it to answer
+    """Draw scores by number of training tasks: each run as a dot, the means as a line, the constant answer dashed."""
+    from matplotlib import rc_context  # imported here, so that a GPU machine that only answers does not need it
     from matplotlib.figure import Figure
 
     runs = {int(count): of for count, of in values["by_training_tasks"].items()}

@@ -1,4 +1,4 @@
-"""The results of ``unseen_tasks.py``: from the answers in its folders to scores, differences and agreement.
+"""Computes the results of ``unseen_tasks.py`` from the answers in its folders: scores, differences and agreement.
 
 It knows answers and rows; it loads no model.
 """
@@ -23,7 +23,7 @@ from promptlora.evaluate import (
     task_scores,
 )
 
-WORDINGS = 5  # of a prompt, its own among them
+WORDINGS = 5  # number of wordings per prompt, including its own
 
 ADAPTER = "hypernetwork, adapter only"
 EXAMPLES = "hypernetwork, adapter of the prompt with 3 examples"
@@ -38,7 +38,7 @@ ORACLE = "oracle: a LoRA trained on each task"
 CONSTANT = "best constant answer, chosen on the scored rows (upper bound)"
 CONSTANT_OTHER = "best constant answer, chosen on other rows of the task"
 
-# Row of the table: the folder of its answers, and the condition of `promptlora eval`.
+# Maps each table row to the folder of its answers, and the condition of `promptlora eval`.
 TABLE = {
     "base": ("base", "base"),
     SHOWN: ("base", "in_context"),
@@ -55,13 +55,13 @@ TABLE = {
     ORACLE: ("oracle", "adapter"),
 }
 WITH_VECTORS = (ADAPTER, EXAMPLES, OTHER, "control: adapter of gibberish", "control: mean adapter")
-# What is asked with several wordings of each prompt.
+# Table rows that are run with several wordings of each prompt.
 REWORDED = {SHOWN: ("base", "in_context"), MULTITASK_SHOWN: ("multitask", "static_in_context"), ADAPTER: TABLE[ADAPTER]}
 
 
 @dataclass(frozen=True)
 class Aim:
-    """A comparison, the least value that was aimed at, and what its interval must stay above."""
+    """A comparison, the minimum value that was aimed at, and the bound that its interval must stay above."""
 
     ours: str
     theirs: str
@@ -70,7 +70,7 @@ class Aim:
     ratio: bool = False
 
     def text(self) -> str:
-        """The aim in words; empty where there is none."""
+        """The aim in words; empty if there is none."""
         if self.least is None:
             return ""
         if self.ratio:
@@ -79,7 +79,7 @@ class Aim:
         return f"≥ {self.least:+g}{bound}"
 
     def reached(self, points: float, low: float) -> bool | None:
-        """Whether it was reached; None without an aim."""
+        """Whether the aim was reached; None without an aim."""
         if self.least is None:
             return None
         return points >= self.least and (self.above is None or low > self.above)
@@ -104,16 +104,16 @@ COMPARISONS = (
 )
 
 
-BY_TASKS = ("adapter", "static")  # what runs with fewer training tasks are asked for
+BY_TASKS = ("adapter", "static")  # table rows that are run with fewer training tasks
 
 
 def slug(task: str) -> str:
-    """The folder's name of a task."""
+    """The name of a task's folder."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in task)
 
 
 def reworded(rows: Sequence[Row], wordings: Mapping[str, Sequence[str]], number: int) -> list[Row]:
-    """The rows of the tasks that have enough wordings, with wording ``number`` of their prompt; 0 is their own."""
+    """The rows of the tasks with enough wordings, with wording ``number`` of their prompt; 0 is the own prompt."""
     prompts: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         prompts[row.task].add(row.prompt)
@@ -127,23 +127,23 @@ def reworded(rows: Sequence[Row], wordings: Mapping[str, Sequence[str]], number:
 
 
 class Answered:
-    """The answers in the folders of a benchmark: by kind of run and name, the texts and tokens of each row."""
+    """The answers in the folders of a benchmark: texts and token counts of each row, by kind and name of the run."""
 
     def __init__(self, folder: Path, rows: Sequence[Row]) -> None:
         self.folder, self.rows = folder, rows
         self.vectors = False
-        self.identities: dict[str, dict[str, Any]] = {}  # folder to what answered there
+        self.identities: dict[str, dict[str, Any]] = {}  # maps each folder to the identity of its evaluation
         self._read: dict[Path, dict[str, Any]] = {}
 
     def names(self, kind: str, under: Path | None = None) -> list[str]:
-        """Names of the runs of a kind that have answers; the base has one run, without a name."""
+        """Names of the runs of a kind that have answers; the base has one run with an empty name."""
         top = (under or self.folder) / kind
         if (top / "answers.jsonl").is_file():
             return [""]
         return sorted(path.parent.name for path in top.glob("*/answers.jsonl"))
 
     def answers(self, path: Path, condition: str, rows: Sequence[Row]) -> list[Any] | None:
-        """Answers of a folder in the order of the rows; None where some are missing."""
+        """Answers of a folder in the order of the rows; None if some are missing."""
         if path not in self._read:
             if not (path / "answers.jsonl").is_file():
                 return None
@@ -155,7 +155,7 @@ class Answered:
         return self._read[path].get(condition)
 
     def scores(self, kind: str, name: str, condition: str) -> dict[str, Any] | None:
-        """Mean over tasks of each measure, and measures by task; None where answers are missing."""
+        """Each measure as a mean over tasks, and by task; None if answers are missing."""
         if kind == "oracle":
             return self._oracle(condition)
         answers = self.answers(self.folder / kind / name, condition, self.rows)
@@ -185,14 +185,14 @@ def _means(rows: Sequence[Row], answers: Sequence[Any]) -> dict[str, Any]:
 def report(
     folder: Path, rows: Sequence[Row], other: Sequence[Row], groups: Mapping[str, Sequence[str]], wordings: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:  # fmt: skip
-    """Scores of all that is answered, differences and agreement, as plain values.
+    """Scores of all evaluations that are done, differences and agreement, as plain values.
 
     Args:
         folder: The benchmark's folder.
         rows: The scored rows.
         other: Other rows of their tasks.
-        groups: Name of a data file to its tasks, for scores by file.
-        wordings: Task to further wordings of its prompt.
+        groups: Maps the name of each data file to its tasks, for scores by file.
+        wordings: Maps each task to further wordings of its prompt.
     """
     answered = Answered(folder, rows)
     results: dict[str, Any] = {}
@@ -235,7 +235,7 @@ def report(
 
 
 def _by_tasks(answered: Answered) -> dict[str, list[dict[str, float]]]:
-    """Number of training tasks to the runs with so many: the strict scores of adapter and static part."""
+    """Map each number of training tasks to its runs: the strict scores of adapter and static part."""
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     for name in sorted(answered.names("by-tasks"), key=count_of):
         scores = {condition: answered.scores("by-tasks", name, condition) for condition in BY_TASKS}
@@ -248,7 +248,7 @@ def count_of(name: str) -> int:
     """The number of training tasks in the name of a run, ``COUNT`` or ``COUNT-…``.
 
     Raises:
-        ValueError: A name that does not start with a number.
+        ValueError: The name does not start with a number.
     """
     return int(name.partition("-")[0])
 
@@ -287,7 +287,7 @@ def _compared(aim: Aim, strict: Mapping[str, Mapping[str, float]]) -> dict[str, 
 
 
 def _agreement(answered: Answered, rows: Sequence[Row], wordings: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """For each row of the table that was asked with several wordings: scores, their spread, and equal answers."""
+    """For each table row with several wordings: scores, their spread, and the share of equal answers."""
     asked = [reworded(rows, wordings, number) for number in range(WORDINGS)]
     places = [i for i, row in enumerate(rows) if row.task in {kept.task for kept in asked[0]}]
     found: dict[str, Any] = {}

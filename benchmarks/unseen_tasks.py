@@ -1,15 +1,16 @@
-"""The proof: adapters of prompts that were never trained on, against the strongest baselines, on 75 held-out tasks.
+"""The main result: adapters of prompts never seen in training, against the strongest baselines, on 75 held-out tasks.
 
 ``python benchmarks/unseen_tasks.py --data DATA/instructions/heldout.jsonl.gz DATA/tasks/heldout.jsonl.gz
 --hypernetworks seed0=RUN seed1=RUN --multitask seed0=RUN seed1=RUN -o runs/unseen --device cuda``
 
 Rows with split ``eval`` are answered by the base, by each hypernetwork and by each multi-task LoRA, under all
-conditions of the table; rows of other splits serve as examples and for the second constant answer. Runs are folders of
-finished hypernetworks (or of training runs with ``final`` in them); nothing is trained here. Everything runs in one
-process with one base; on a GPU use ``--batch-size 512``. ``--oracle`` takes a folder with one LoRA per task,
-``--wordings`` files with further wordings of the prompts, ``--by-tasks`` runs with fewer or more training tasks, for
-``docs/figures/unseen-by-tasks.svg``. A benchmark that was stopped, by Ctrl-C or by ``--minutes``, resumes from its
-answers; ``--report`` writes the table of what is done. Results: ``benchmarks/results/unseen_tasks.json``, ``.md``.
+conditions of the table. Rows of other splits are used as examples and for the second constant answer. Runs are folders
+of finished hypernetworks (or of training runs that contain ``final``); nothing is trained here. Everything runs in one
+process with one base; use ``--batch-size 512`` on a GPU. ``--oracle`` takes a folder with one LoRA per task,
+``--wordings`` files with further wordings of the prompts, and ``--by-tasks`` runs with fewer or more training tasks,
+for ``docs/figures/unseen-by-tasks.svg``. A benchmark that was stopped, by Ctrl-C or by ``--minutes``, resumes from its
+answers; ``--report`` writes the table of the evaluations that are done. Results:
+``benchmarks/results/unseen_tasks.json``, ``.md``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "unseen-by-tasks.svg"
 
 @dataclass(frozen=True)
 class Job:
-    """One evaluation: where its answers go, of which network, under which conditions, on which rows."""
+    """One evaluation: its output folder, hypernetwork, conditions and rows."""
 
     name: str
     network: Path
@@ -49,7 +50,7 @@ class Job:
     rows: Sequence[Row] = field(repr=False)
 
     def done(self, folder: Path) -> bool:
-        """Whether all its answers are there."""
+        """Whether all its answers exist."""
         if not (folder / self.name / "answers.jsonl").is_file():
             return False
         _, answers = complete_answers(self.rows, folder / self.name)
@@ -57,11 +58,11 @@ class Job:
 
 
 class OutOfTimeError(Exception):
-    """The minutes are over."""
+    """The time limit has been reached."""
 
 
 def conditions_of(kind: str, table: dict[str, tuple[str, str]] = TABLE) -> tuple[str, ...]:
-    """The conditions of a kind of run that a table asks for."""
+    """The conditions that a table uses for a kind of run."""
     return tuple(condition for of, condition in table.values() if of == kind)
 
 
@@ -88,12 +89,12 @@ def make_jobs(options: argparse.Namespace, rows: list[Row], wordings: dict[str, 
 
 
 def finished(folder: Path) -> Path | None:
-    """The hypernetwork in a folder: the folder itself, or its ``final``; None where there is none."""
+    """The hypernetwork in a folder: the folder itself, or its ``final``; None if there is none."""
     return next((path for path in (folder, folder / "final") if (path / "config.json").is_file()), None)
 
 
 def named_network(text: str) -> tuple[str, Path]:
-    """An argument ``NAME=FOLDER``."""
+    """Parse an argument ``NAME=FOLDER``."""
     name, _, path = text.partition("=")
     network = finished(Path(path))
     if not name or not path or slug(name) != name:
@@ -104,17 +105,17 @@ def named_network(text: str) -> tuple[str, Path]:
 
 
 def counted_network(text: str) -> tuple[str, Path]:
-    """An argument ``COUNT=FOLDER`` or ``COUNT-NAME=FOLDER``."""
+    """Parse an argument ``COUNT=FOLDER`` or ``COUNT-NAME=FOLDER``."""
     if not text.partition("=")[0].partition("-")[0].isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r}; expected COUNT=FOLDER or COUNT-NAME=FOLDER, such as 120-seed1=RUN")
     return named_network(text)
 
 
 def work(jobs: Sequence[Job], options: argparse.Namespace, other: Sequence[Row], until: float) -> None:
-    """Run evaluations one after another over one base.
+    """Run evaluations one after another on one base.
 
     Raises:
-        OutOfTimeError: The time is over; what is answered is kept.
+        OutOfTimeError: The time limit has been reached; existing answers are kept.
     """
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.dtype]
     model, tokenizer = load_base(options.base, dtype=dtype, device=options.device, progress=console.print)
@@ -138,7 +139,7 @@ def work(jobs: Sequence[Job], options: argparse.Namespace, other: Sequence[Row],
 
 
 def groups_of(sources: Sequence[str], rows_per_task: int | None) -> dict[str, list[str]]:
-    """A short name of each data file to its tasks."""
+    """Map a short name of each data file to its tasks."""
     names = [Path(source).parent.name or Path(source).name for source in sources]
     if len(set(names)) < len(names):
         names = [Path(source).name.partition(".")[0] for source in sources]

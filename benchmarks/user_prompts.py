@@ -2,18 +2,18 @@
 
 ``python benchmarks/user_prompts.py`` answers the two inputs of each prompt in ``user_prompts.jsonl`` under four
 conditions (greedy, at most 32 tokens) and writes ``benchmarks/results/user_prompts.json`` and ``.md``.
-``--hypernetwork`` takes the folder of another hypernetwork, ``--device cuda`` a GPU. The prompts serve no choice of
-any kind: they were written before they were run, and nothing is trained or selected on them.
+``--hypernetwork`` takes the folder of another hypernetwork, ``--device cuda`` a GPU. The prompts are not used for any
+decision: they were written before they were first run, and nothing is trained or selected on them.
 
 A check is an object of rules that must all hold; an empty answer fails. Texts are compared without case, surrounding
-quotes, final punctuation and repeated spaces, and words are whole words.
+quotes, final punctuation and repeated spaces, and phrases match only whole words.
 
 * ``equals``: the answer is one of these texts.
 * ``contains_all``, ``contains_any``, ``not_contains``: words or phrases.
-* ``regex``: the whole answer, as it is but for outer spaces, matches; a dot matches line breaks too.
-* ``max_words``: so many words at most, split at spaces.
+* ``regex``: the whole answer matches, unchanged except for surrounding white space; a dot also matches line breaks.
+* ``max_words``: the answer has at most this many words, split at spaces.
 * ``json_keys``: the answer is a JSON object with exactly these keys.
-* ``upper``, ``lower``: true where all letters must have this case.
+* ``upper``, ``lower``: if true, all letters must have this case.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MAX_NEW_TOKENS = 32
 
 
 def plain(text: str) -> str:
-    """The text as checks compare it."""
+    """The normalised text that checks compare."""
     text = " ".join(text.casefold().replace("’", "'").split())
     return text.strip("\"'“”`*").rstrip(".!").strip("\"'“”`*").strip()
 
@@ -72,10 +72,10 @@ RULES: dict[str, Callable[[str, Any], bool]] = {
 
 
 def passes(answer: str, check: Mapping[str, Any]) -> bool:
-    """Whether an answer fulfils all rules of a check; an empty one never does.
+    """Whether an answer satisfies all rules of a check; an empty answer never does.
 
     Raises:
-        DataError: No rule, or an unknown one.
+        DataError: The check has no rule or an unknown rule.
     """
     unknown = set(check) - set(RULES)
     if unknown or not check:

@@ -1,10 +1,10 @@
-"""What it costs to write adapters, with and without function vectors, beside reading the prompts once.
+"""The cost of writing adapters, with and without function vectors, relative to reading the prompts once.
 
 ``python benchmarks/writing.py``
 
-Reading: one forward of the bare base over the prompts. Writing: ``PromptLoRA.adapt``, which reads the prompts and runs the
-hypernetwork; with vectors the base reads each prompt before eight neutral inputs as well. Rounds alternate, each with
-prompts that were never read before, since states are kept; ratios are those of the medians. Results:
+Reading: one forward pass of the bare base over the prompts. Writing: ``PromptLoRA.adapt``, which reads the prompts and
+runs the hypernetwork; with vectors, the base also reads each prompt before eight neutral inputs. Rounds alternate, and
+each uses prompts that were never read before, because states are cached. Ratios are ratios of the medians. Results:
 ``benchmarks/results/writing.json``.
 """
 
@@ -27,7 +27,7 @@ COUNTS = (1, 8)
 
 
 def prompts_of(count: int, number: int) -> list[str]:
-    """Prompts of one length that nobody has read before."""
+    """Prompts of one length that have not been read before."""
     return [
         f"Task {number * count + i:05d}. You are given a sentence about the weather. Write it again so that it says the opposite, "
         "keep its length and its tone, and answer with the new sentence alone."
@@ -62,7 +62,7 @@ def main() -> int:
                 prompts = prompts_of(count, number * len(ways) + offset)
                 started = time.perf_counter()
                 way(prompts)
-                if number:  # the first warms up
+                if number:  # the first round is a warm-up
                     seconds[name].append(time.perf_counter() - started)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         row = {"prompts": count, "seconds": medians, "ratio": {n: v / medians["read"] for n, v in medians.items()}}

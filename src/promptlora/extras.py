@@ -1,6 +1,6 @@
-"""Optional dependencies: one line that names the extra, where a library of an extra is not installed.
+"""Optional dependencies: a one-line error names the extra if one of its libraries is not installed.
 
-It knows names of extras (``pyproject.toml``); it imports none of their libraries.
+It knows the names of extras (``pyproject.toml``); it imports none of their libraries.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from promptlora.errors import MissingExtraError
 
 
 def need(extra: str, *modules: str) -> None:
-    """Check that the top-level modules of an extra can be imported, before the first of them is.
+    """Check that the top-level modules of an extra are installed, without importing them.
 
     Args:
         extra: Name of the extra in ``pip install 'promptlora[extra]'``.
         *modules: Names of top-level modules.
 
     Raises:
-        MissingExtraError: At least one is not installed; it names them and the extra.
+        MissingExtraError: At least one module is not installed; the message names the modules and the extra.
     """
     missing = [module for module in modules if find_spec(module) is None]
     if missing:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from promptlora.errors import OutputError
 
-_LONGEST_NAME = 255  # bytes, on the file systems in use
+_LONGEST_NAME = 255  # bytes, on common file systems
 
 
 def _reason(path: Path, error: BaseException) -> OutputError:
@@ -28,9 +28,9 @@ def _is_disk_error(error: BaseException) -> bool:
 
 
 def _beside(path: Path) -> Path:
-    """A temporary name next to ``path``. It is chosen before anything is created, so that Ctrl-C at any moment can be cleaned up.
+    """A temporary name next to ``path``, chosen before anything is created, so that it can be removed after Ctrl-C.
 
-    It is cut where the name is so long that it would be no name any more.
+    It is truncated if it would exceed the file system's limit.
     """
     name = os.fsdecode(os.fsencode(path.name)[:200])
     return path.parent / f".{name}.{secrets.token_hex(4)}"
@@ -48,23 +48,23 @@ def _make_parents(path: Path) -> list[Path]:
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
-    with suppress(OSError):  # another process has put something there
+    with suppress(OSError):  # another process created something there
         for folder in folders:
             folder.rmdir()
 
 
 def check_output(path: Path, *, overwrite: bool = False, folder: bool = True, reuse: bool = False) -> None:
-    """Refuse an output that is known to fail, before any work; nothing is created.
+    """Refuse an output path that cannot be written, before any work starts; nothing is created.
 
     Args:
         path: The folder or file to be written.
-        overwrite: One that exists may be replaced.
-        folder: Whether it is a folder.
-        reuse: A folder that holds something is gone on with.
+        overwrite: Whether an existing folder or file may be replaced.
+        folder: Whether the path is a folder.
+        reuse: Whether an existing folder with contents may be continued.
 
     Raises:
-        OutputError: It has no name or too long a one, exists already, is of the other kind, lies below a file, or
-            cannot be written.
+        OutputError: The path has no name or too long a name, already exists, is a file where a folder is expected or
+            the reverse, is below a file, or cannot be written.
     """
     if "\0" in str(path):
         raise OutputError(f"output {str(path)[:80]!r}: a NUL byte. Expected a name without.")
@@ -101,10 +101,10 @@ def check_output(path: Path, *, overwrite: bool = False, folder: bool = True, re
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
-    """Append whole lines to a file, all or none: if the disk is full, the file is truncated to its previous length.
+    """Append lines to a file, all or none: if the disk is full, the file is truncated to its previous length.
 
     Raises:
-        OutputError: They cannot be written.
+        OutputError: The lines cannot be written.
     """
     data = "".join(f"{line}\n" for line in lines).encode()
     try:
@@ -124,7 +124,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; on success it replaces ``path`` in one step, on an error it is removed.
+    """Yield a temporary path; on success it atomically replaces ``path``, on an error it is removed.
 
     Raises:
         OutputError: The file cannot be written (no space, no permission).
@@ -138,7 +138,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException as error:
-        with suppress(OSError, ValueError):  # it was never made
+        with suppress(OSError, ValueError):  # it was never created
             temporary.unlink()
         _remove_empty(made)
         if _is_disk_error(error):
@@ -159,7 +159,7 @@ def _swap(temporary: Path, path: Path) -> None:
             old.replace(path)
         raise
     finally:
-        if os.path.lexists(path):  # else the old one is all there is
+        if os.path.lexists(path):  # otherwise the old folder is the only copy and must stay
             shutil.rmtree(beside, ignore_errors=True)
 
 
@@ -181,15 +181,16 @@ def _check_target(path: Path, overwrite: bool) -> None:
 def creating_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder; on success it becomes ``path``, on an error it is removed.
 
-    It becomes ``path`` in one step; where it replaces a folder, in two, and the old one is put back when the
-    second fails. Without ``overwrite`` a folder that another process put there meanwhile is left as it is.
+    A new folder is renamed to ``path`` in one step. Replacing an existing folder takes two steps; if the second fails,
+    the old folder is restored. Without ``overwrite``, a folder that another process created in the meantime is left
+    unchanged.
 
     Args:
         path: The folder to create.
-        overwrite: Replace a folder that exists already.
+        overwrite: Whether to replace an existing folder.
 
     Raises:
-        OutputError: The folder exists (without ``overwrite``), is a file, holds the working or home folder, or
+        OutputError: The folder exists (without ``overwrite``), is a file, contains the working or home folder, or
             cannot be written.
     """
     temporary, made = _beside(path), []
@@ -198,13 +199,13 @@ def creating_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         made = _make_parents(path)
         temporary.mkdir(mode=0o700)
         yield temporary
-        for inside in temporary.rglob("*"):  # safetensors writes files that only their owner can read
+        for inside in temporary.rglob("*"):  # safetensors creates files that only the owner can read
             inside.chmod(0o755 if inside.is_dir() else 0o644)
         temporary.chmod(0o755)
         if overwrite and path.is_dir():
             _swap(temporary, path)
         else:
-            temporary.replace(path)  # onto nothing or an empty folder; refused onto one that holds something
+            temporary.replace(path)  # fails if path is a folder with contents
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         _remove_empty(made)

@@ -1,8 +1,8 @@
-"""What identifies a model: its type and sizes, a hash over a sample of its weights, and a small sample of them.
+"""The fingerprint of a model: its type and sizes, a hash over sampled weights, and a small sample of weights.
 
-The hash tells whether two models are the same. The sample tells, where they are not, whether quantisation explains the
-difference: the embedded base is a dequantised 4-bit copy, and the same model in its original precision is accepted with a
-warning. It knows parameters; nothing of where models come from.
+The hash shows whether two models are the same. If they differ, the sample shows whether quantisation explains the
+difference: the embedded base is a dequantised 4-bit copy, and the same model in its original precision is accepted with
+a warning. This file knows parameters; it knows nothing of the source of models.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-SAMPLE = "sample"  # the key of the sample; fingerprints of before have none
-MATRIX_LIMIT = 0.15  # largest relative difference of matrices: 4-bit quantisation leaves 0.08, other weights 1.41
-VECTOR_LIMIT = 0.01  # of norms and biases, which quantised files keep as they are: bfloat16 rounds by 0.004
+SAMPLE = "sample"  # the key of the sample; older fingerprints lack it
+MATRIX_LIMIT = 0.15  # largest relative difference of matrices: 4-bit quantisation gives 0.08, other weights 1.41
+VECTOR_LIMIT = 0.01  # for norms and biases, which are not quantised: bfloat16 rounds by 0.004
 
-_VERSION = "1"  # of the sample
-_MATRICES, _VECTORS, _VALUES = 16, 8, 32  # parameters of each kind in the sample, and values of each
+_VERSION = "1"  # version of the sample format
+_MATRICES, _VECTORS, _VALUES = 16, 8, 32  # parameters per kind in the sample, and values per parameter
 
 
 def base_fingerprint(model: PreTrainedModel) -> dict[str, str | int]:
-    """What identifies a base: its type and sizes, a hash over a sample of its weights, and a small sample.
+    """The fingerprint of a base: its type and sizes, a hash over sampled weights, and a small sample.
 
-    ``weights`` is a hash over up to 4096 values of each of 16 to 31 parameters, spread evenly, in bfloat16, so that float32
-    and bfloat16 copies of the same weights agree. It tells models apart; it is no proof against a change of a single value.
-    ``sample`` holds 32 values of each of up to 16 matrices and 8 vectors, in bfloat16, for :func:`describe_mismatch`.
-    On the meta device both are empty.
+    ``weights`` is a hash over up to 4096 values of each of 16 to 31 parameters, evenly spread and in bfloat16, so
+    float32 and bfloat16 copies of the same weights agree. It distinguishes models, but it may miss a change of single
+    values. ``sample`` holds 32 values of each of up to 16 matrices and 8 vectors, in bfloat16, for
+    :func:`describe_mismatch`. On the meta device both are empty.
     """
     config = model.config.get_text_config()
     named = sorted((name, p) for name, p in model.named_parameters() if p.is_floating_point())
@@ -57,7 +57,7 @@ def base_fingerprint(model: PreTrainedModel) -> dict[str, str | int]:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """A hash over every value of a module, 16 hex digits."""
+    """A hash over all values of a module, as 16 hex digits."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(name.encode())
@@ -66,12 +66,13 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def describe_mismatch(expected: Mapping[str, str | int], found: Mapping[str, str | int]) -> str | None:
-    """How two fingerprints differ, in words; None when they agree or when quantisation explains the difference.
+    """A description of how two fingerprints differ; None if they agree or quantisation explains the difference.
 
-    Weights that differ are accepted with a warning where both fingerprints have a sample, the matrices in it differ by at
-    most 15 % of their size (root mean square) and the vectors by at most 1 %. Quantisation to 4 bits in blocks of 32 leaves
-    8 % and does not touch vectors; another model is at 141 %. Token ids must mean the same, which the matrices show: the
-    embeddings are among them. A copy that was fine-tuned that lightly cannot be distinguished from a quantised one.
+    Different weights are accepted with a warning if both fingerprints have a sample, its matrices differ by at most 15
+    % of their size (root mean square), and its vectors by at most 1 %. Quantisation to 4 bits in blocks of 32 gives a
+    difference of 8 % and does not change vectors; another model gives 141 %. The matrices include the embeddings, so
+    they also show whether token ids have the same meaning. A copy with fine-tuning changes below these limits cannot be
+    distinguished from a quantised copy.
     """
     for key, value in expected.items():
         if key == SAMPLE or found.get(key) == value or (key == "weights" and not found.get(key)):
@@ -97,8 +98,8 @@ def describe_mismatch(expected: Mapping[str, str | int], found: Mapping[str, str
 def sample_distance(expected: str, found: str) -> tuple[float, float] | None:
     """Relative root-mean-square difference of the matrices and of the vectors of two samples.
 
-    Each parameter is measured by its own size, so that large ones do not hide small ones. None where a sample is missing,
-    damaged, of another version or of another shape; 0 for a kind of which there are none.
+    The difference is relative to the size of each parameter, so large parameters do not hide small ones. The result is
+    None if a sample is missing, is damaged, or has another version or shape. A kind without parameters gives 0.
     """
     ours, theirs = _read(expected), _read(found)
     if ours is None or theirs is None or any(a.shape != b.shape for a, b in zip(ours, theirs, strict=True)):
@@ -113,7 +114,7 @@ def sample_distance(expected: str, found: str) -> tuple[float, float] | None:
 
 
 def _sample(parameters: Sequence[Tensor]) -> str:
-    """``version:matrices:values``, the values in bfloat16 and base64, matrices first."""
+    """The sample ``version:matrices:values``; the values are bfloat16 in base64, matrices first."""
     matrices = _spread([p for p in parameters if p.ndim > 1], _MATRICES)
     vectors = _spread([p for p in parameters if p.ndim == 1], _VECTORS)
     data = b"".join(_bfloat16(_values(parameter)) for parameter in (*matrices, *vectors))
@@ -128,7 +129,7 @@ def _spread(parameters: Sequence[Tensor], count: int) -> list[Tensor]:
 
 
 def _values(parameter: Tensor) -> Tensor:
-    """Values spread over a parameter; the step is odd, so that they do not all come from one column."""
+    """Values spread over a parameter; the step is odd, so that they come from different columns."""
     flat = parameter.detach().reshape(-1)
     places = torch.arange(_VALUES, device=flat.device) * (flat.numel() // _VALUES | 1) % flat.numel()
     return flat[places]

@@ -1,8 +1,8 @@
-"""``Host``: the one place that runs a base model, for answers, prompt states and training alike.
+"""``Host``: the only place that runs a base model, for answers, prompt states and training.
 
-It holds the model, the tokenizer, the injector, and the model's turn: a call from any thread waits until no other call
-uses the model, so that no caller meets the adapter of another. It knows token ids and LoRA; nothing of hypernetworks,
-losses or text.
+It holds the model, the tokenizer, the injector and the model's lock. A call from any thread waits until no other call
+uses the model, so no call runs with another caller's adapter. It knows token ids and LoRA; it knows nothing of
+hypernetworks, losses or text.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from promptlora.text.states import StatesConfig
 def float32_head(
     model: PreTrainedModel, otherwise: str = "use `promptlora teach --backend vllm` for it"
 ) -> Callable[[Tensor], Tensor]:
-    """The model's language-model head in float32: hidden states ``[n, d]`` to logits ``[n, vocabulary]``.
+    """The model's language-model head in float32; it maps hidden states ``[n, d]`` to logits ``[n, vocabulary]``.
 
     Args:
         model: The model.
-        otherwise: What to say of a model whose logits are more than that.
+        otherwise: The advice in the error message for a model that changes its logits after the head.
 
     Raises:
-        ModelError: A model without a head, or one that scales or caps its logits after it.
+        ModelError: The model has no head, or it scales or caps its logits after the head.
     """
     head = model.get_output_embeddings()
     if head is None:
@@ -61,7 +61,7 @@ def float32_head(
 
 @contextmanager
 def option_errors() -> Iterator[None]:
-    """What transformers raises about settings and unknown keywords, as a :class:`ConfigError`."""
+    """Convert the errors that transformers raises for settings and unknown keywords into a :class:`ConfigError`."""
     try:
         yield
     except PromptLoRAError:
@@ -73,17 +73,17 @@ def option_errors() -> Iterator[None]:
 class Host:
     """A base model and the only code that runs it.
 
-    Every public call may come from any thread and waits its turn. All hosts of one model share that turn, so a
-    training run and a ``PromptLoRA`` may stand on the same model. The model itself is changed only by the hooks, and by
-    what :meth:`for_training` and the options of training say; :meth:`close` undoes all of it.
+    All public methods are thread-safe: a call waits until the model is free. All hosts of one model share its lock, so
+    a training run and a ``PromptLoRA`` can use the same model. Only the hooks, :meth:`for_training` and the training
+    options change the model; :meth:`close` reverts all changes.
 
     Args:
         model: The base.
         tokenizer: Its tokenizer.
-        projections: Those that adapters may change; by default all of :func:`find_projections`.
+        projections: The projections that adapters may change; by default all that :func:`find_projections` returns.
 
     Raises:
-        LoRAError: Projections that do not fit the model.
+        LoRAError: The projections do not match the model.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class Host:
         self.model, self.tokenizer = model, tokenizer
         self.turn = turn_of(model)
         self._release, self.closed = ExitStack(), False
-        with self.turn.held():  # no forward pass of another host meets hooks that are being installed
+        with self.turn.held():  # no other host runs the model while hooks are installed
             self.injector = HookBasedLoRAInjector(model, projections)
         self._release.callback(self.injector.remove)
 
     @classmethod
     def for_training(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, first_layer: int = 0) -> Host:
-        """A host that trains through the base: its parameters need no gradients until :meth:`close`.
+        """Create a host for training through the base; the base's parameters need no gradients until :meth:`close`.
 
         Args:
             model: The base.
@@ -109,7 +109,7 @@ class Host:
             first_layer: Layers below this one, counted from 0, get no adapter.
 
         Raises:
-            ModelError: A model without a head, one that changes its logits after it, or too few layers.
+            ModelError: The model has no head, it changes its logits after the head, or it has too few layers.
         """
         found = find_projections(model)
         projections = [projection for projection in found if layer_of(projection) >= first_layer]
@@ -119,7 +119,7 @@ class Host:
             )
         host = cls(model, tokenizer, projections)
         try:
-            _ = host.lm_head, host.fingerprint  # now: neither can be taken from a base that is sharded
+            _ = host.lm_head, host.fingerprint  # computed now, because a sharded base cannot give them later
         except BaseException:
             host.close()
             raise
@@ -130,7 +130,7 @@ class Host:
         return host
 
     def close(self) -> None:
-        """Wait for the turn, then take hooks, activation checkpointing and noise off the base; harmless when called twice."""
+        """Wait until the model is free, then remove hooks, checkpointing and noise; calling it twice is safe."""
         with self.turn.held():
             self._release.close()
             self.closed = True
@@ -139,15 +139,15 @@ class Host:
 
     @cached_property
     def fingerprint(self) -> dict[str, str | int]:
-        """What identifies the base."""
+        """The fingerprint of the base."""
         return base_fingerprint(self.model)
 
     @cached_property
     def lm_head(self) -> Callable[[Tensor], Tensor]:
-        """The head in float32: hidden states ``[n, d]`` to logits ``[n, vocabulary]``.
+        """The head in float32; it maps hidden states ``[n, d]`` to logits ``[n, vocabulary]``.
 
         Raises:
-            ModelError: A model without a head, or one that changes its logits after it.
+            ModelError: The model has no head, or it changes its logits after the head.
         """
         with self.using(None):
             return float32_head(self.model, otherwise="training it is not supported")
@@ -159,7 +159,7 @@ class Host:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device of the inputs."""
         weight: Any = self.model.get_input_embeddings().weight
         device: torch.device = weight.device
         return device
@@ -174,7 +174,7 @@ class Host:
 
     @property
     def pad(self) -> int:
-        """The id that fills batches up."""
+        """The id of the padding token."""
         return int(cast(int, self.tokenizer.pad_token_id) or 0)
 
     # --- the model, for a while ----------------------------------------------------------------------------
@@ -183,18 +183,19 @@ class Host:
     def using(
         self, lora: LoRAWeights | PreparedLoRA | None = None, adapter_index: Sequence[int] | None = None
     ) -> Iterator[None]:
-        """Hold the model inside ``with``, with a LoRA on or as the base.
+        """Lock the model inside ``with``, with a LoRA active or as the base.
 
-        Other threads wait meanwhile. Do not wait inside for a thread that uses the model, and do not yield inside of a
-        generator: it would hold the model until it is read on.
+        Other threads wait until the block ends. Inside the block, do not wait for a thread that uses the model, because
+        neither would continue. Do not yield from a generator inside the block, because the model would stay locked
+        until the generator is resumed.
 
         Args:
-            lora: The adapters, or what ``injector.prepare`` made of them; None is the base.
-            adapter_index: Row to adapter.
+            lora: The adapters, or the result of ``injector.prepare``; None uses the base.
+            adapter_index: Row i uses adapter ``adapter_index[i]``.
 
         Raises:
-            ModelError: After :meth:`close`.
-            LoRAError: As for ``HookBasedLoRAInjector.apply``.
+            ModelError: :meth:`close` was called.
+            LoRAError: See ``HookBasedLoRAInjector.apply``.
         """
         with self.turn.held():
             if self.closed:
@@ -208,11 +209,11 @@ class Host:
     def evaluating(
         self, lora: LoRAWeights | PreparedLoRA | None = None, adapter_index: Sequence[int] | None = None
     ) -> Iterator[None]:
-        """As :meth:`using`, without gradients and with every module in evaluation mode; modes are restored.
+        """Like :meth:`using`, but without gradients and in evaluation mode; the modules' modes are restored afterwards.
 
         Args:
-            lora: As for :meth:`using`.
-            adapter_index: As for :meth:`using`.
+            lora: See :meth:`using`.
+            adapter_index: See :meth:`using`.
         """
         with torch.no_grad(), self.using(lora, adapter_index):
             training = [module for module in self.model.modules() if module.training]
@@ -227,11 +228,11 @@ class Host:
     def prompt_states(
         self, config: StatesConfig, folder: Path | None = None, embedder: Mapping[str, str | int] | None = None
     ) -> PromptStates:
-        """States of prompts in this base, computed in turn and never with an adapter on.
+        """States of prompts in this base; they are computed while the model is locked and without an adapter.
 
         Args:
-            config: Which states.
-            folder: Where they are kept between runs; None keeps them in memory alone.
+            config: The source of the states and the prompt limit.
+            folder: A folder that stores states between runs; None caches them only in memory.
             embedder: The fingerprint that the text embedder must have; empty accepts any.
         """
         return PromptStates(
@@ -247,7 +248,7 @@ class Host:
     # --- answers -------------------------------------------------------------------------------------------
 
     def arguments(self, ids: Tensor, mask: Tensor, options: dict[str, Any]) -> dict[str, Any]:
-        """What ``model.generate`` is called with; without a ``generation_config``, greedy and padded as the tokenizer is."""
+        """The arguments for ``model.generate``; by default greedy, with the tokenizer's padding id."""
         defaults = {} if "generation_config" in options else {"pad_token_id": self.pad, "do_sample": False}
         fixed = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
         return {**defaults, **options, **fixed}
@@ -260,22 +261,22 @@ class Host:
         adapter_index: Sequence[int] | None = None,
         **options: Any,
     ) -> Tensor:
-        """New ids ``[rows x returned sequences, new]`` after a batch that is padded on the left; greedy by default.
+        """Generate new ids ``[rows x returned sequences, new]`` for a left-padded batch; greedy by default.
 
         Args:
             ids: ``[rows, longest]``.
-            mask: True or 1 where an id is real.
-            lora: The adapters; None is the base.
-            adapter_index: Row to adapter.
-            **options: Go to ``model.generate``.
+            mask: True or 1 where an id is not padding.
+            lora: The adapters; None uses the base.
+            adapter_index: Row i uses adapter ``adapter_index[i]``.
+            **options: Passed to ``model.generate``.
 
         Raises:
-            ConfigError: An option that transformers refuses.
+            ConfigError: transformers refuses an option.
         """
         generate: Any = self.model.generate
         with self.evaluating(lora, adapter_index), option_errors():
             found = generate(**self.arguments(ids, mask, options))
-        sequences: Tensor = getattr(found, "sequences", found)  # an object with return_dict_in_generate
+        sequences: Tensor = getattr(found, "sequences", found)  # with return_dict_in_generate, an object is returned
         return sequences[:, ids.shape[1] :]
 
     # --- training ------------------------------------------------------------------------------------------
@@ -287,16 +288,16 @@ class Host:
         index: Sequence[int] | None = None,
         noise: tuple[float, torch.Generator] | None = None,
     ) -> Tensor:
-        """Last hidden states ``[batch, seq, d]`` of ids padded on the right, row i with adapter ``index[i]``.
+        """The last hidden states ``[batch, seq, d]`` of right-padded ids.
 
         Args:
-            input_ids: The ids.
-            lora: The adapters; None is the base.
-            index: Row to adapter.
-            noise: Size and random numbers of noise on the input embeddings.
+            input_ids: The ids ``[batch, seq]``.
+            lora: The adapters; None uses the base.
+            index: Row i uses adapter ``index[i]``.
+            noise: Size and random generator of the noise on the input embeddings.
 
         Raises:
-            ModelError: After :meth:`close`.
+            ModelError: :meth:`close` was called.
         """
         lora = None if lora is None else lora.to(self.model.dtype)
         with (
@@ -309,14 +310,14 @@ class Host:
         return states
 
     def render(self, text: str, prompt: str | None = None) -> list[int]:
-        """Token ids of an input, with a prompt in its context, as a teacher reads it and an evaluation shows it."""
+        """Token ids of an input with a prompt in its context, in the format of teachers and evaluations."""
         return encode_chat(self.tokenizer, [render_chat(self.tokenizer, text, prompt)])[0]
 
     def checkpoint_activations(self) -> None:
-        """Switch recomputation on; only the layers that do it are in training mode, so that no dropout wakes.
+        """Enable activation checkpointing. Only the recomputed layers are in training mode, so dropout stays inactive.
 
         Raises:
-            ModelError: A model that computes otherwise in training mode.
+            ModelError: The model computes something else in training mode.
         """
         before = {module: module.training for module in self.model.modules()}
 
@@ -344,7 +345,7 @@ class Host:
             )
 
     def shard(self) -> None:
-        """Keep a part of each layer's weights in each process (FSDP2); a layer is gathered when it runs."""
+        """Shard each layer's weights over the processes (FSDP2); a layer is gathered when it runs."""
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -354,7 +355,7 @@ class Host:
 
     @contextmanager
     def noise(self, size: float, generator: torch.Generator) -> Iterator[None]:
-        """Uniform noise on the input embeddings, ``size / sqrt(tokens * width)`` an entry (NEFTune, Jain et al. 2023)."""
+        """Add uniform noise of ``size / sqrt(tokens * width)`` to the input embeddings (NEFTune, Jain et al. 2023)."""
 
         def add(module: Any, args: Any, output: Tensor) -> Tensor:
             bound = size / (output.shape[-2] * output.shape[-1]) ** 0.5

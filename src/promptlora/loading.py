@@ -1,6 +1,6 @@
-"""What loading any pretrained model needs: whether the hub answers.
+"""Options for loading any pretrained model, and a check whether the Hub answers.
 
-It does not know what a model is for.
+It knows nothing of the purpose of a model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from promptlora.reading import is_dir
 
 
 def hub_answers(model: str) -> bool:
-    """Whether the hub can be asked about a model: one question, where loading would try again for a minute."""
+    """Whether the Hub answers a single request about a model; loading itself would retry for a minute."""
     try:
         huggingface_hub.model_info(model, timeout=10)
     except HfHubHTTPError as error:
@@ -25,6 +25,6 @@ def hub_answers(model: str) -> bool:
 
 
 def loading_options(source: str) -> dict[str, bool]:
-    """How transformers is to load a folder or an id: never its code, and from the hub only if the hub answers."""
+    """The options for loading a folder or an id: remote code is never run, and the Hub is used only if it answers."""
     local = is_dir(Path(source)) or not hub_answers(source)
     return {"local_files_only": local, "trust_remote_code": False}

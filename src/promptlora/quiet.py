@@ -1,7 +1,7 @@
-"""Silence transformers and the hub in one thread while our own calls load a model.
+"""Silences transformers and the Hub client in one thread while our own calls load a model.
 
-Their levels and switches are global, so they are not touched: a filter on their handlers and a hook on their progress
-bars drop what comes from the threads that are inside :func:`quiet`, and nothing else.
+Their log levels and switches are global, so they are not changed. Instead, a filter on their handlers and a hook on
+their progress bars drop only the output of threads that are inside :func:`quiet`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LIBRARIES = ("transformers", "huggingface_hub")
 
 
 class _Silence(logging.Filter):
-    """A logging filter that drops records below ERROR from the threads inside; installed while there is at least one."""
+    """A logging filter that drops records below ERROR from silenced threads; installed while there is at least one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class _Silence(logging.Filter):
         return record.levelno >= logging.ERROR or not self.inside[record.thread or 0]
 
     def bar(self, factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What transformers calls in place of its progress bar."""
+        """Replaces the progress bar factory of transformers."""
         if self.without_bars[threading.get_ident()]:
             kwargs = {**kwargs, "disable": True}
         return factory(*args, **kwargs) if self._hook is None else self._hook(factory, args, kwargs)
@@ -64,7 +64,7 @@ _silence = _Silence()
 
 @contextmanager
 def quiet(bars: bool = False) -> Iterator[None]:
-    """Drop the libraries' messages below ERROR, and their progress bars unless ``bars`` is set, in this thread only."""
+    """Drop the libraries' messages below ERROR, in this thread only; also progress bars, unless ``bars`` is set."""
     thread = threading.get_ident()
     _silence.enter(thread, bars)
     try:

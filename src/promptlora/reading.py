@@ -1,8 +1,8 @@
-"""Reading files that may be damaged, hostile or huge: text, JSON, JSON lines, TOML and safetensors.
+"""Reads files that may be damaged, hostile or huge: text, JSON, JSON lines, TOML and safetensors.
 
-Every failure is one line of the error class that the caller names, and it comes before memory is spent. The rules are
-the same for all files: UTF-8 with or without a byte order mark, no number that is not finite, no whole number beyond
-64 bits, no key twice, no deep nesting. It knows nothing of what the values mean.
+Every failure raises the error class that the caller passes, with a one-line message, before large memory is allocated.
+All files follow the same rules: UTF-8 with or without a byte order mark, only finite numbers, integers of at most 64
+bits, no duplicate keys, no deep nesting. This file knows nothing of the meaning of values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptlora.errors import PromptLoRAError, one_line
 
-CONFIG_BYTES = 64 << 20  # the configuration of a hypernetwork for a large model has a few hundred kilobytes
+CONFIG_BYTES = 64 << 20  # for comparison, the configuration for a large model has a few hundred kilobytes
 TOML_BYTES = 1 << 20
 LINE_BYTES = 64 << 20
 _DEPTH = 64
@@ -30,7 +30,7 @@ Error = type[PromptLoRAError]
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; a name that the file system refuses (too long, a NUL byte) is none."""
+    """Whether the path is a file; False for names that the file system refuses (too long, a NUL byte)."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -38,7 +38,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_dir(path: Path) -> bool:
-    """Whether there is a folder; a name that the file system refuses is none."""
+    """Whether the path is a folder; False for names that the file system refuses."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -46,7 +46,7 @@ def is_dir(path: Path) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a file cannot be read or written, without its path."""
+    """The reason why a file cannot be read or written, without its path."""
     return str(getattr(error, "strerror", None) or one_line(error))
 
 
@@ -54,10 +54,10 @@ def reason_of(error: BaseException) -> str:
 
 
 def decode(data: bytes, where: str, error: Error) -> str:
-    """Text of UTF-8 bytes, without a byte order mark, its lines ended by a line feed.
+    """Decode UTF-8 bytes to text without a byte order mark, with a line feed as line end.
 
     Raises:
-        PromptLoRAError: Bytes that are not UTF-8.
+        PromptLoRAError: The bytes are not UTF-8.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -69,15 +69,15 @@ def decode(data: bytes, where: str, error: Error) -> str:
 
 
 def read_text(path: Path, error: Error, *, longest: int = CONFIG_BYTES) -> str:
-    """The text of a file, see :func:`decode`.
+    """Read the text of a file; see :func:`decode`.
 
     Args:
         path: The file.
-        error: The class of a failure.
-        longest: Most bytes that it may have.
+        error: The error class to raise.
+        longest: The maximum size in bytes.
 
     Raises:
-        PromptLoRAError: No such file, one that cannot be read, that is too long, or is not UTF-8.
+        PromptLoRAError: The file does not exist, cannot be read, is too long, or is not UTF-8.
     """
     try:
         with path.open("rb") as handle:
@@ -115,7 +115,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_depth(value: Any) -> None:
-    """Refuse nesting that a later walk or ``repr`` could not follow."""
+    """Refuse nesting that is too deep for a later traversal or ``repr``."""
     level = [value]
     for _ in range(_DEPTH):
         level = [
@@ -130,15 +130,15 @@ def _check_depth(value: Any) -> None:
 
 
 def parse_json(text: str, where: str, error: Error) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Args:
         text: The text.
         where: File, or file and line, for the message.
-        error: The class of a failure.
+        error: The error class to raise.
 
     Raises:
-        PromptLoRAError: Not JSON, or what the rules of this module refuse.
+        PromptLoRAError: The text is not JSON, or it breaks a rule of this module.
     """
     try:
         value = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole, object_pairs_hook=_once)
@@ -157,19 +157,19 @@ def parse_json(text: str, where: str, error: Error) -> Any:
 
 
 def read_json(path: Path, error: Error, *, longest: int = CONFIG_BYTES) -> Any:
-    """The value of a JSON file.
+    """Read a JSON file.
 
     Raises:
-        PromptLoRAError: A file that cannot be read, or not JSON.
+        PromptLoRAError: The file cannot be read, or it is not JSON.
     """
     return parse_json(read_text(path, error, longest=longest), str(path), error)
 
 
 def read_toml(path: Path, error: Error) -> dict[str, Any]:
-    """The values of a TOML file.
+    """Read a TOML file.
 
     Raises:
-        PromptLoRAError: A file that cannot be read, or not TOML.
+        PromptLoRAError: The file cannot be read, or it is not TOML.
     """
     text = read_text(path, error, longest=TOML_BYTES)
     try:
@@ -179,21 +179,21 @@ def read_toml(path: Path, error: Error) -> dict[str, Any]:
         raise error(
             f"{path}: not TOML that can be used (nested too deeply). Expected at most {_DEPTH} levels."
         ) from problem
-    except (ValueError, MemoryError) as problem:  # also numbers beyond Python's limit
+    except (ValueError, MemoryError) as problem:  # also for numbers beyond Python's limit
         raise error(f"{path}: not TOML ({one_line(problem)}). Fix: mend that place.") from problem
     return values
 
 
 def json_lines(path: Path, error: Error, *, torn: bool = False) -> Iterator[tuple[int, str, Any]]:
-    """The lines of a JSONL or JSONL.gz file that hold something: number from 1, text without its end, value.
+    """Yield the nonblank lines of a JSONL or JSONL.gz file: number from 1, text without line end, value.
 
     Args:
-        path: The file; ``.gz`` is unpacked.
-        error: The class of a failure.
-        torn: Skip lines that are not JSON, as a killed writer leaves them behind, instead of refusing them.
+        path: The file; ``.gz`` is decompressed.
+        error: The error class to raise.
+        torn: Whether to skip lines that are not JSON, such as an incomplete line of a killed writer.
 
     Raises:
-        PromptLoRAError: A file that cannot be read, a line that is too long or not JSON; the line is named.
+        PromptLoRAError: The file cannot be read, or a line is too long or not JSON; the message names the line.
     """
     number = 0
     try:
@@ -227,17 +227,18 @@ def json_lines(path: Path, error: Error, *, torn: bool = False) -> Iterator[tupl
 
 
 def read_tensors(path: Path, error: Error, *, fix: str = "write it again") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file.
+    """Read the tensors and the metadata of a safetensors file.
 
     Args:
         path: The file.
-        error: The class of a failure.
-        fix: What the user can do.
+        error: The error class to raise.
+        fix: The advice in the error message.
 
     Raises:
-        PromptLoRAError: Truncated, no safetensors, or a value that is not finite; the tensor is named.
+        PromptLoRAError: The file is truncated or not safetensors, or a value is not finite; the message names the
+            tensor.
     """
-    from safetensors import safe_open  # here and below: what reads text alone starts without PyTorch
+    from safetensors import safe_open  # imported lazily, so that reading text does not load PyTorch
 
     try:
         with safe_open(path, framework="pt") as handle:
@@ -254,12 +255,12 @@ def check_finite(tensor: Tensor, where: str, error: Error, fix: str = "write it 
     """Refuse a tensor with an infinity or a NaN.
 
     Raises:
-        PromptLoRAError: Of the class ``error``.
+        PromptLoRAError: The tensor contains an infinity or a NaN; the error has the class ``error``.
     """
     import torch
 
     if not tensor.is_floating_point():
         return
-    plain = tensor if tensor.element_size() > 1 else tensor.float()  # of 8 bits: isfinite is not implemented
+    plain = tensor if tensor.element_size() > 1 else tensor.float()  # isfinite does not support 8-bit floats
     if not bool(torch.isfinite(plain).all()):
         raise error(f"{where} has values that are not finite; {fix}")

@@ -1,6 +1,6 @@
-"""Settings: frozen dataclasses to and from plain values and TOML, and checks of their values.
+"""Converts settings (frozen dataclasses) to and from plain values and TOML, and checks their values.
 
-It knows dataclasses and the names of settings that were removed; nothing of what a setting means.
+It knows dataclasses and the names of removed settings; it knows nothing of the meaning of a setting.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from promptlora.reading import is_file, read_toml
 
 T = TypeVar("T")
 
-# Settings that were removed, by class, and the values at which they had no effect: configurations of older versions
-# hold them (docs/log.md has what they measured).
+# Removed settings by class, with the values at which they had no effect. Configurations of older versions contain them
+# (docs/log.md has their measurements).
 _RETIRED: dict[str, dict[str, Any]] = {
     "HyperNetworkConfig": {"strength": 1.0},
     "RegularizationConfig": {"label_smoothing": 0.0, "l1": 0.0, "prompt_dropout": 0.0},
@@ -32,10 +32,10 @@ _RETIRED: dict[str, dict[str, Any]] = {
 def whole(
     name: str, value: Any, *, low: int = 1, high: int = 1 << 31, error: type[PromptLoRAError] = ConfigError
 ) -> int:
-    """A whole number within bounds; a float, a bool or a text is refused, never rounded or converted.
+    """Check that a value is an integer within bounds; floats, bools and texts are refused, never converted.
 
     Raises:
-        PromptLoRAError: Of the class ``error``.
+        PromptLoRAError: The value is not an integer within the bounds; the error has the class ``error``.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise error(f"{name}={value!r}. Expected a whole number from {low} to {high}.")
@@ -59,14 +59,14 @@ def not_negative(owner: object, *names: str) -> None:
 
 
 def one_of(owner: object, name: str, choices: tuple[str, ...]) -> None:
-    """Refuse a field whose value is none of the choices."""
+    """Refuse a field whose value is not one of the choices."""
     value = getattr(owner, name)
     if value not in choices:
         raise ConfigError(f"{name}={value!r} in {type(owner).__name__}; expected one of {', '.join(choices)}")
 
 
 def without_retired(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The values without those removed settings that have no effect; a removed setting with an effect is kept."""
+    """The values without removed settings that have no effect; a removed setting that had an effect is kept."""
     retired = _RETIRED.get(kind.__name__, {})
     return {
         key: value
@@ -78,11 +78,11 @@ def without_retired(kind: type, values: dict[str, Any]) -> dict[str, Any]:
 def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
     """Make a configuration from plain values, nested tables included.
 
-    A removed setting is ignored where its value has no effect.
+    A removed setting is ignored if its value has no effect.
 
     Raises:
-        ConfigError: An unknown key (the nearest known one is named), a removed setting that has an effect, a missing key
-            or a wrong type.
+        ConfigError: A key is unknown (the message names the closest known key) or missing, a removed setting had an
+            effect, or a value has a wrong type.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{where or kind.__name__}={_short(values)}; expected a table of settings")
@@ -115,7 +115,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}={_short(value)}; expected a table [{where}]")
         return from_dict(hint, value, where)
-    if isinstance(hint, types.UnionType):  # a value, or a list of them
+    if isinstance(hint, types.UnionType):  # a single value or a list
         several = [one for one in typing.get_args(hint) if typing.get_origin(one) is tuple]
         hint = several[0] if several and isinstance(value, (list, tuple)) else typing.get_args(hint)[0]
     if typing.get_origin(hint) is tuple:
@@ -137,13 +137,13 @@ def _short(value: Any) -> str:
 
 
 def check(owner: Any) -> None:
-    """Refuse values of another type than their field's, also where they did not come from a file.
+    """Refuse values whose type differs from the type of their field, whether or not they were read from a file.
 
-    A float for a whole number, a bool for a number and a number that is not finite are among them; a whole number
-    counts as a float.
+    This includes a float for an integer, a bool for a number, and numbers that are not finite. An integer is accepted
+    for a float.
 
     Raises:
-        ConfigError: It names field and value.
+        ConfigError: A value is refused; the message names the field and the value.
     """
     kind = type(owner)
     for name, hint in typing.get_type_hints(kind).items():
@@ -161,7 +161,7 @@ def check(owner: Any) -> None:
 
 
 def at_most(owner: object, most: int, *names: str) -> None:
-    """Refuse fields above a bound that only a slip of the pen exceeds, before memory is asked for."""
+    """Refuse fields above a bound that only typing errors exceed, before memory is allocated."""
     for name in names:
         value = getattr(owner, name)
         if value > most:
@@ -169,7 +169,7 @@ def at_most(owner: object, most: int, *names: str) -> None:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The plain values of a configuration, nested tables included; what is None is left out: TOML has no such value."""
+    """The plain values of a configuration with nested tables; None values are omitted, because TOML has no null."""
     return dataclasses.asdict(config, dict_factory=lambda items: {key: v for key, v in items if v is not None})
 
 
@@ -177,7 +177,7 @@ def load_toml(kind: type[T], path: str | Path) -> T:
     """Read a configuration from a TOML file.
 
     Raises:
-        ConfigError: No such file, not TOML, or values that do not fit.
+        ConfigError: The file does not exist, is not TOML, or contains invalid values.
     """
     path = Path(path)
     if not is_file(path):
@@ -190,11 +190,11 @@ def load_toml(kind: type[T], path: str | Path) -> T:
 
 
 def save_toml(config: Any, path: str | Path) -> None:
-    """Write a configuration as TOML, whole or not at all.
+    """Write a configuration as TOML, atomically.
 
     Raises:
         MissingExtraError: The extra ``train`` is not installed.
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     need("train", "tomli_w")
     import tomli_w

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM while something runs that should end in order: the one handler of the project.
+"""The project's only handler of Ctrl-C and SIGTERM, for work that should stop cleanly.
 
-It knows signals; nothing of what runs.
+It knows signals; it knows nothing of the work.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 
 @contextmanager
 def stopping(*, at_once: bool = False) -> Iterator[Callable[[], bool]]:
-    """Note Ctrl-C and SIGTERM inside; the handlers that were there come back afterwards.
+    """Record Ctrl-C and SIGTERM inside ``with``; the previous handlers are restored afterwards.
 
-    Outside of the main thread Python allows no handlers, and nothing is noted.
+    Outside the main thread, Python does not allow signal handlers, so no signal is recorded.
 
     Args:
-        at_once: Raise KeyboardInterrupt at the first signal. Otherwise the first is only noted, so that the caller
-            finishes its step, and the second raises.
+        at_once: Whether to raise KeyboardInterrupt at the first signal. Otherwise the first signal is only recorded, so
+            that the caller can finish its step, and the second one raises.
 
     Yields:
-        Whether a signal came. With ``at_once`` ask it too: Python drops an exception that a signal raises inside a
-        finaliser or a library's callback.
+        A function that returns whether a signal was received. Call it with ``at_once`` too, because Python drops an
+        exception that a signal handler raises inside a finaliser or a library's callback.
     """
     asked = False
 

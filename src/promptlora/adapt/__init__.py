@@ -1,4 +1,4 @@
-"""Prompts to adapters, and adapters to answers: what a user holds."""
+"""The user-facing API: it converts prompts to adapters, and answers inputs with adapters."""
 
 from promptlora.adapt.adapted_base import AdaptedBase as AdaptedBase
 from promptlora.adapt.adapted_base import Chat as Chat

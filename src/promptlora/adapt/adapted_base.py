@@ -1,6 +1,6 @@
-"""``AdaptedBase``: a base that answers texts, each row with an adapter of its own.
+"""``AdaptedBase``: a base that answers texts, with one adapter per row.
 
-It knows how to ask for text, and adapters wherever they come from; nothing of hypernetworks.
+It knows how to generate text with adapters from any source; it knows nothing of hypernetworks.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Chat = str | Sequence[dict[str, str]]
 
 
 class AdaptedBase:
-    """A base with its tokenizer and hooks: inputs become answers.
+    """A base with its tokenizer and hooks, which answers inputs.
 
-    Every call may come from any thread and waits its turn; every answer is what it is alone.
+    All methods are thread-safe: a call waits until the model is free. An answer does not depend on other calls.
 
     Args:
-        host: What runs the base.
+        host: The host that runs the base.
     """
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.chat_export = ChatExport(host.tokenizer)  # for the folders of adapters
+        self.chat_export = ChatExport(host.tokenizer)  # writes the chat files of exported adapters
 
     @property
     def model(self) -> PreTrainedModel:
@@ -49,7 +49,7 @@ class AdaptedBase:
 
     @property
     def injector(self) -> HookBasedLoRAInjector:
-        """The hooks. ``with lm.host.using(lora)`` waits for the model's turn first."""
+        """The hooks. ``with lm.host.using(lora)`` first waits until the model is free."""
         return self.host.injector
 
     # --- inputs to answers -----------------------------------------------------------------------------
@@ -69,7 +69,7 @@ class AdaptedBase:
         return encoded
 
     def count_tokens(self, inputs: Sequence[Chat], in_context: Sequence[str | None] | None = None) -> list[int]:
-        """How many tokens the base reads for each input, template and in-context prompt included."""
+        """The number of tokens that the base reads per input, including the template and the in-context prompt."""
         shown = in_context or [None] * len(inputs)
         return [len(ids) for ids in self._encode(inputs, shown, "user", 0)]
 
@@ -81,7 +81,7 @@ class AdaptedBase:
         return shown
 
     def _rows(self, lora: LoRAWeights | None, count: int, adapter_index: Sequence[int] | None) -> list[int]:
-        """Which adapter each row uses."""
+        """The adapter of each row."""
         if lora is None:
             if adapter_index is not None:
                 raise LoRAError("adapter_index was given without lora; pass both or neither")
@@ -125,30 +125,30 @@ class AdaptedBase:
         on_batch: Callable[[int], None] | None = None,
         **options: Any,
     ) -> str | list[str]:
-        """Answer each input, with an adapter of its own.
+        """Answer each input, with one adapter for all inputs or one adapter per input.
 
         Args:
             inputs: One text, or a list of texts or conversations (lists of ``{role, content}``).
-            lora: One adapter for all inputs or one for each; None is the base.
+            lora: One adapter for all inputs, or one per input; None uses the base.
             adapter_index: Input i uses adapter ``adapter_index[i]``.
-            in_context: A prompt to put in the context as well, for controls: one for all, or one for each.
-            place: Where it goes: the ``user`` or the ``system`` turn.
-            max_new_tokens: Longest answer; by default what a ``generation_config`` says, else 64.
-            batch_size: Inputs that run at once; batches are made of inputs of near length.
-            on_batch: Called with the number of inputs done after each batch.
-            **options: Go to ``model.generate`` (``do_sample``, ``num_beams``, ``num_return_sequences``,
-                ``generation_config``, …); a keyword overrides ``generation_config``; greedy by default.
+            in_context: A prompt that is also put in the context, for controls: one for all inputs, or one per input.
+            place: The turn that contains the in-context prompt: ``user`` or ``system``.
+            max_new_tokens: The maximum answer length in tokens; by default that of ``generation_config``, else 64.
+            batch_size: The number of inputs per batch; inputs of similar length are batched together.
+            on_batch: Called after each batch with the number of finished inputs.
+            **options: Passed to ``model.generate`` (``do_sample``, ``num_beams``, ``num_return_sequences``,
+                ``generation_config``, …). A keyword overrides ``generation_config``. Decoding is greedy by default.
 
         Returns:
-            One text for one input, else the answers in the order of the inputs. ``num_return_sequences`` answers of an
-            input stand together, and are a list also for one input.
+            One text for a single input, else a list of answers in input order. With ``num_return_sequences`` above 1,
+            the answers to one input are adjacent, and the result is a list even for a single input.
 
         Raises:
-            LoRAError: Numbers of adapters and inputs that do not fit.
-            PromptError: An input longer than the base takes.
-            ConfigError: An option that transformers refuses.
+            LoRAError: The number of adapters does not match the number of inputs.
+            PromptError: An input is longer than the base supports.
+            ConfigError: transformers refuses an option.
         """
-        # A list of messages is one conversation; a list of texts or of conversations is many.
+        # A list of messages is one conversation; a list of texts or conversations contains several inputs.
         one = isinstance(inputs, str) or (len(inputs) > 0 and isinstance(inputs[0], dict))
         texts = cast("list[Chat]", [inputs] if one else list(inputs))
         whole("batch_size", batch_size, error=PromptError)
@@ -157,7 +157,7 @@ class AdaptedBase:
         longest = settings["generation_config"].max_new_tokens
         encoded = self._encode(texts, self._shown(in_context, len(texts)), place, longest)
         answers: list[list[str]] = [[] for _ in texts]
-        # Rows of near length stand together, and in a batch rows of one adapter: hooks then need no gather.
+        # Batches contain rows of similar length. Within a batch, rows are sorted by adapter, so hooks need no gather.
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         done = 0
         for start in range(0, len(order), batch_size):
@@ -166,7 +166,7 @@ class AdaptedBase:
             index = None if lora is None else [rows[i] for i in chosen]
             output = self.host.generate(ids, mask, lora, index, **settings)
             texts_out = self.tokenizer.batch_decode(output, skip_special_tokens=True)
-            copies = len(texts_out) // len(chosen)  # as many as were returned, whoever asked for them
+            copies = len(texts_out) // len(chosen)  # answers per input, whichever option set it
             for at, i in enumerate(chosen):
                 answers[i] = [text.strip() for text in texts_out[at * copies : (at + 1) * copies]]
             done += len(chosen)
@@ -186,23 +186,23 @@ class AdaptedBase:
         max_new_tokens: int | None = None,
         **options: Any,
     ) -> Iterator[str]:
-        """Answer one input or conversation piece by piece.
+        """Stream the answer to one input or conversation.
 
-        The model is free between two pieces: other calls may come in between, from this thread or another, other streams
-        run beside, and a stream that is dropped holds nothing.
+        The model is free between two pieces, so other calls and streams, from this or another thread, can use it in
+        between. A stream that is dropped holds no resources.
 
         Args:
             text: A text, or the messages of a conversation.
-            lora: One adapter; None is the base.
-            in_context: A prompt to put in the context as well.
-            place: Where it goes: the ``user`` or the ``system`` turn.
-            max_new_tokens: Longest answer; by default what a ``generation_config`` says, else 256.
-            **options: As for :meth:`generate`; one answer without beams.
+            lora: One adapter; None uses the base.
+            in_context: A prompt that is also put in the context.
+            place: The turn that contains the in-context prompt: ``user`` or ``system``.
+            max_new_tokens: The maximum answer length in tokens; by default that of ``generation_config``, else 256.
+            **options: See :meth:`generate`; beams and several answers are not supported.
 
         Raises:
-            LoRAError: More than one adapter.
-            PromptError: An input longer than the base takes.
-            ConfigError: Several answers or beams, or an option that transformers refuses.
+            LoRAError: There is more than one adapter.
+            PromptError: The input is longer than the base supports.
+            ConfigError: Several answers or beams are requested, or transformers refuses an option.
         """
         rows = self._rows(lora, 1, None)
         settings = generation_options(options, max_new_tokens, 256, self.host.pad)
@@ -226,23 +226,23 @@ class AdaptedBase:
         place: str = "user",
         batch_size: int = 32,
     ) -> list[float]:
-        """The log-probability of each answer after its input, in nats, with an adapter of its own.
+        """The log-probability of each answer given its input, in nats.
 
-        The answer's tokens are counted, and not the token that ends a turn.
+        It is the sum over the answer's tokens, without the token that ends a turn.
 
         Args:
             inputs: Texts or conversations.
-            answers: One for each input.
-            lora: As for :meth:`generate`.
-            adapter_index: As for :meth:`generate`.
-            in_context: As for :meth:`generate`.
-            place: As for :meth:`generate`.
-            batch_size: Rows that run at once.
+            answers: One answer per input.
+            lora: See :meth:`generate`.
+            adapter_index: See :meth:`generate`.
+            in_context: See :meth:`generate`.
+            place: See :meth:`generate`.
+            batch_size: The number of rows per batch.
 
         Raises:
-            LoRAError: Numbers of adapters and inputs that do not fit.
-            PromptError: Numbers of inputs and answers that do not fit, an answer without a token, or a row longer than the
-                base takes.
+            LoRAError: The number of adapters does not match the number of inputs.
+            PromptError: The number of answers differs from the number of inputs, an answer has no token, or a row is
+                longer than the base supports.
         """
         if isinstance(inputs, str) or isinstance(answers, str) or len(inputs) != len(answers):
             raise PromptError(f"{len(inputs)} inputs and {len(answers)} answers; expected two lists of one length")
@@ -257,12 +257,12 @@ class AdaptedBase:
     def chat(
         self, messages: Sequence[dict[str, str]], lora: LoRAWeights | None = None, **options: Any
     ) -> list[dict[str, str]]:
-        """Answer a conversation; returns it with the assistant's message added.
+        """Answer a conversation; return the conversation with the assistant's message appended.
 
         Args:
-            messages: ``{role, content}`` each; the last one is the user's.
-            lora: One adapter; None is the base.
-            **options: As for :meth:`generate`.
+            messages: Dicts ``{role, content}``; the last one is the user's.
+            lora: One adapter; None uses the base.
+            **options: See :meth:`generate`.
         """
         answer, *others = self.generate([list(messages)], lora, **options)
         if others:
@@ -272,5 +272,5 @@ class AdaptedBase:
         return [*messages, {"role": "assistant", "content": answer}]
 
     def close(self) -> None:
-        """Wait for the turn, then take the hooks off the base, which is then bitwise as it was found."""
+        """Wait until the model is free, then remove the hooks; the base is restored bitwise."""
         self.host.close()

@@ -1,10 +1,11 @@
-"""Function vectors: what a prompt in the context adds to a layer's attention output, written as one more rank of an adapter.
+"""Function vectors: the change that a prompt in the context makes to attention outputs, as one more rank of an adapter.
 
-A model that reads a prompt carries what is asked to the place of the answer in the outputs of its attention: a vector a
-layer, much the same whatever the input is (Todd et al. 2024, "Function Vectors in Large Language Models"; Hendel et al.
-2023). So once an adapter is written, the base reads the prompt with it before a few neutral inputs, and each of the inputs
-alone; the mean difference of the outputs at the last token is the vector. As LoRA of the o projection: A reads a constant
-off its input, B is the vector. It knows a host and text; nothing of the hypernetwork that wrote the adapter.
+When a model reads a prompt, its attention outputs carry the task to the position of the answer: one vector per layer,
+almost independent of the input (Todd et al. 2024, "Function Vectors in Large Language Models"; Hendel et al. 2023).
+With the generated adapter active, the base therefore reads a few neutral inputs twice, with the prompt before them and
+without it. The vector is the mean difference of the outputs at the last token. It becomes a LoRA of the o projection: A
+maps the input to a constant, and B is the vector. This file knows a host and text; it knows nothing of the hypernetwork
+that generated the adapter.
 """
 
 from __future__ import annotations
@@ -32,22 +33,22 @@ NEUTRAL_INPUTS = (
     "Sentence 1: A man is playing a guitar. Sentence 2: A person makes music.",
     "The committee met on Monday to talk about the new bridge, which is to be built by the end of next year.",
 )
-MIDDLE = (1 / 6, 5 / 6)  # the share of the layers that get a vector, from … to
-_RIDGE = 1e-2  # of the constant's reader, in mean squares of the input
-_TOKENS = 8192  # places of one forward pass, padding included; a row that is longer runs alone
+MIDDLE = (1 / 6, 5 / 6)  # the range of the layers that get a vector, as fractions of the depth
+_RIDGE = 1e-2  # regularisation of the constant's reader, relative to the mean square of the input
+_TOKENS = 8192  # tokens per forward pass, including padding; a longer row runs alone
 
-_Note = Callable[[Projection, Tensor, Tensor], None]  # what it read [rows, tokens, in], and what its module wrote
+_Note = Callable[[Projection, Tensor, Tensor], None]  # input [rows, tokens, in] and output of its module
 
 
 class _Reached(Exception):  # noqa: N818 (not an error: it ends a forward pass that has what it came for)
-    """The last of the projections has run."""
+    """Raised after the last of the projections has run."""
 
 
 def middle_outputs(projections: Sequence[Projection], layers: tuple[float, float] = MIDDLE) -> list[Projection]:
-    """The o projections of the layers from one share of the depth to another.
+    """The o projections of the layers in a range of the depth, given as two fractions.
 
     Raises:
-        ConfigError: There are none.
+        ConfigError: There are no such projections.
     """
     depth = 1 + max(layer_of(projection) for projection in projections)
     chosen = [p for p in projections if p.role == "o" and layers[0] * depth <= layer_of(p) < layers[1] * depth]
@@ -69,18 +70,18 @@ def add_function_vectors(
     layers: tuple[float, float] = MIDDLE,
     inputs: Sequence[str] = NEUTRAL_INPUTS,
 ) -> LoRAWeights:
-    """The adapters with the function vectors of their prompts as one more rank of the middle o projections.
+    """The adapters with the function vectors of their prompts, as one more rank of the middle o projections.
 
     Args:
-        host: The base.
-        lora: One adapter for each prompt.
+        host: The host that runs the base.
+        lora: One adapter per prompt.
         prompts: The prompts.
-        factor: How much of the vector is added; 0 adds nothing.
-        layers: Share of the depth from which and up to which layers get one.
-        inputs: What the prompts are read before.
+        factor: The factor of the vector; 0 adds nothing.
+        layers: The range of layers that get a vector, as two fractions of the depth.
+        inputs: The neutral inputs that follow the prompt.
 
     Raises:
-        ConfigError: A factor that is not a finite number of 0 or more, or layers without an o projection that gets an adapter.
+        ConfigError: The factor is not a finite number of 0 or more, or no o projection in the layers has an adapter.
     """
     if not 0 <= factor < float("inf"):
         raise ConfigError(f"vectors={factor}; expected a finite number of 0 or more, 0 for none")
@@ -89,7 +90,7 @@ def add_function_vectors(
     outputs = middle_outputs([p for p in host.injector.projections if p.name in lora], layers)
     alone = [host.render(text) for text in inputs]
     shown = [host.render(text, prompt) for prompt in prompts for text in inputs]
-    owners = [i for i in range(len(prompts)) for _ in inputs]  # row to adapter
+    owners = [i for i in range(len(prompts)) for _ in inputs]  # the adapter of each row
     with_prompt = _last_outputs(host, outputs, shown, lora, owners)
     without, readers = _read_alone(host, outputs, alone, lora, len(prompts))
     forms: dict[str, Form] = {name: lora.chosen(name) for name in lora}
@@ -105,11 +106,11 @@ def add_function_vectors(
 def _last_outputs(
     host: Host, outputs: Sequence[Projection], rows: Sequence[list[int]], lora: LoRAWeights, owners: Sequence[int]
 ) -> dict[str, Tensor]:
-    """What each o projection writes at the last token of each row, ``[rows, out]``. Rows of near length run together."""
+    """The output of each o projection at the last token of each row, ``[rows, out]``, batched by similar length."""
     found = {p.name: torch.empty(len(rows), p.out_features, device=host.device) for p in outputs}
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     while order:
-        some = sorted(order[-max(1, _TOKENS // len(rows[order[-1]])) :])  # rows of one adapter together: no gather
+        some = sorted(order[-max(1, _TOKENS // len(rows[order[-1]])) :])  # sorted by adapter: no gather
         del order[-len(some) :]
         lengths = [len(rows[i]) for i in some]
 
@@ -129,11 +130,11 @@ def _last_outputs(
 def _read_alone(
     host: Host, outputs: Sequence[Projection], rows: Sequence[list[int]], lora: LoRAWeights, prompts: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The inputs without a prompt, under each prompt's adapter.
+    """Read the inputs without a prompt, with the adapter of each prompt.
 
     Returns:
-        For each o projection what it writes at the last token, ``[prompts x rows, out]``, and the direction
-        ``[prompts, in]`` that reads a constant off what it reads.
+        For each o projection, its outputs at the last token, ``[prompts x rows, out]``, and the directions
+        ``[prompts, in]`` that map its inputs to a constant.
     """
     written_last: dict[str, list[Tensor]] = {p.name: [] for p in outputs}
     readers: dict[str, list[Tensor]] = {p.name: [] for p in outputs}
@@ -161,17 +162,17 @@ def _last(projection: Projection, written: Tensor, lengths: Sequence[int]) -> Te
 
 
 def constant_reader(states: Tensor, real: Tensor) -> Tensor:
-    """The directions on which all real states have a component near 1: ridge regression of ones, in its dual form.
+    """The directions whose inner product with every real state is close to 1: ridge regression in dual form.
 
-    The primal form solves ``(X^T X + c I) d = X^T 1``, ``in`` by ``in``. The dual form is the same direction,
-    ``d = X^T (X X^T + c I)^-1 1``, ``tokens`` by ``tokens``, and there are few tokens.
+    The primal form ``(X^T X + c I) d = X^T 1`` is an ``in`` by ``in`` system. The dual form gives the same direction,
+    ``d = X^T (X X^T + c I)^-1 1``, from a smaller ``tokens`` by ``tokens`` system.
 
     Args:
         states: X, ``[prompts, tokens, in]``.
         real: ``[prompts, tokens]``, False where a state is padding.
 
     Returns:
-        ``[prompts, in]`` in float64, or in float32 where the device has no float64.
+        ``[prompts, in]`` in float64, or in float32 if the device does not support float64.
     """
     wide = torch.float32 if states.device.type == "mps" else torch.float64
     ones = real.to(wide)
@@ -192,7 +193,7 @@ def _run(
     owners: Sequence[int],
     note: _Note,
 ) -> None:
-    """Run rows with their adapters up to the last o projection, and call ``note`` with what each reads and writes."""
+    """Run rows with their adapters up to the last o projection; call ``note`` with the input and output of each."""
     ids, _ = pad_rows(rows, 0, device=host.device)
     with ExitStack() as stack:
         stack.enter_context(host.evaluating(lora, owners))

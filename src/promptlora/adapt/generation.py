@@ -1,6 +1,6 @@
-"""Which settings a generation runs with: keywords, a ``generation_config``, our defaults and the base's, in this order.
+"""Resolves generation settings: keywords, a ``generation_config``, our defaults and the base's, in this order.
 
-It knows transformers' ``GenerationConfig``; nothing of adapters.
+It knows transformers' ``GenerationConfig``; it knows nothing of adapters.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from transformers import GenerationConfig
 from promptlora.errors import ConfigError, PromptError, one_line
 from promptlora.settings import whole
 
-# What the base's own generation_config.json may not change: an answer is greedy and single unless the caller says so.
+# Defaults that override the base's generation_config.json: one greedy answer unless the caller asks for something else.
 _OURS = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
-_LONGEST = 1 << 24  # tokens; no model takes as many
+_LONGEST = 1 << 24  # tokens; more than any model supports
 
 
 def generation_options(
     options: Mapping[str, Any], max_new_tokens: int | None, default: int, pad: int
 ) -> dict[str, Any]:
-    """The keywords of ``model.generate``: one ``generation_config`` that holds every setting, and what is no setting.
+    """The keywords for ``model.generate``: one ``generation_config`` with every setting, and the remaining keywords.
 
-    A setting is taken from the keyword, else from the given ``generation_config``, else from our defaults (greedy, one
-    answer), else from the base. transformers alone would let our keywords override the caller's ``generation_config``.
+    A setting is taken from the caller's keyword, else from the given ``generation_config``, else from our defaults
+    (greedy, one answer), else from the base. If our defaults were passed as keywords, transformers would let them
+    override the caller's ``generation_config``.
 
     Args:
-        options: Keywords of the caller, ``generation_config`` included.
-        max_new_tokens: The caller's argument; None means that it was not given.
-        default: The longest answer where nobody says one.
+        options: Keywords of the caller, including ``generation_config``.
+        max_new_tokens: The caller's argument; None if it was not given.
+        default: The maximum answer length if none is given.
         pad: Id of the padding token.
 
     Raises:
-        ConfigError: A setting that transformers refuses, or ``max_length``.
-        PromptError: ``max_new_tokens`` is not a whole number of 1 or more.
+        ConfigError: transformers refuses a setting, or ``max_length`` is given.
+        PromptError: ``max_new_tokens`` is not an integer of 1 or more.
     """
     given = dict(options)
     config = given.pop("generation_config", None)

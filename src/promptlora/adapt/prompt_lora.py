@@ -1,7 +1,7 @@
-"""``PromptLoRA``: the object that a user holds.
+"""``PromptLoRA``: the main user-facing object.
 
-A host and a hypernetwork together: prompts become adapters, and ``AdaptedBase`` answers with them. It knows nothing of
-training, metrics or servers.
+It combines a host and a hypernetwork. The hypernetwork generates adapters from prompts, and ``AdaptedBase`` answers
+with them. This file knows nothing of training, metrics or servers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from promptlora.models import EMBEDDED_ID, EMBEDDED_NOTE, Progress, base_fingerp
 from promptlora.settings import from_dict
 from promptlora.text import with_examples
 
-Examples = Sequence[tuple[str, str]]  # of input and output
+Examples = Sequence[tuple[str, str]]  # pairs of input and output
 
 
 def shipped_hypernetwork() -> Path:
@@ -37,7 +37,7 @@ def shipped_hypernetwork() -> Path:
 
 
 def _name(hypernetwork: str | Path | None) -> str:
-    """What cards of adapters call a hypernetwork: a Hub id, or the name of a folder and a hash of its weights."""
+    """The name of a hypernetwork in model cards: a Hub id, or the folder name and a hash of the weights."""
     if hypernetwork is not None and is_hub_id(hypernetwork):
         return str(hypernetwork)
     folder = Path(hypernetwork) if hypernetwork else shipped_hypernetwork()
@@ -48,20 +48,20 @@ def _name(hypernetwork: str | Path | None) -> str:
 
 
 class PromptLoRA(AdaptedBase):
-    """A base, the hypernetwork that writes adapters for it, and the host that runs both together.
+    """A base, the hypernetwork that generates adapters for it, and the host that runs both.
 
-    Every call may come from any thread and waits its turn; every answer is what it is alone. Neither the model nor
-    the hypernetwork is changed: calls run without gradients and in evaluation mode, and training may go on
-    through both.
+    All methods are thread-safe: a call waits until the model is free. An answer does not depend on other calls. Calls
+    run without gradients and in evaluation mode, and they change neither the model nor the hypernetwork, so both can be
+    trained at the same time.
 
     Args:
         model: The frozen base.
         tokenizer: Its tokenizer.
-        hypernetwork: Trained for this base.
-        force: Take a hypernetwork that was trained for another base of the same shapes.
+        hypernetwork: A hypernetwork that was trained for this base.
+        force: Whether to accept a hypernetwork that was trained for another base with the same shapes.
 
     Raises:
-        CheckpointError: A hypernetwork of another base.
+        CheckpointError: The hypernetwork was trained for another base.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class PromptLoRA(AdaptedBase):
                 "force=True"
             )
         self.hypernetwork = hypernetwork
-        self.hypernetwork_name: str | None = None  # told by the cards of exports
+        self.hypernetwork_name: str | None = None  # appears in the cards of exports
         super().__init__(Host(model, tokenizer, hypernetwork.projections))
         try:
             expected = {} if force else hypernetwork.embedder
@@ -89,7 +89,7 @@ class PromptLoRA(AdaptedBase):
                     f"this hypernetwork reads states of width {hypernetwork.state_size}; the base has "
                     f"{self.states.state_size}; load the base that it was trained for"
                 )
-        except BaseException:  # no hook stays on the base
+        except BaseException:  # removes the hooks from the base
             self.close()
             raise
 
@@ -109,21 +109,21 @@ class PromptLoRA(AdaptedBase):
         """Load a base and a hypernetwork.
 
         Args:
-            hypernetwork: A folder written by ``HyperNetwork.save_pretrained``, or the Hub id of one (``owner/name``); by
-                default the one in the package.
+            hypernetwork: A folder written by ``HyperNetwork.save_pretrained``, or a Hub id (``owner/name``); by default
+                the hypernetwork in the package.
             base: A folder or a Hugging Face id; by default the embedded SmolLM2-135M-Instruct.
-            dtype: Of the base's weights, and of the adapters.
-            device: Where both go; ``auto`` is CUDA, else MPS, else the CPU.
-            attn_implementation: Passed on to transformers.
-            force: Take a hypernetwork that was trained for another base.
-            progress: Called with a line about each stage.
-            **model_kwargs: Passed on to transformers' ``from_pretrained`` for the base.
+            dtype: The dtype of the base's weights and of the adapters.
+            device: The device of both; ``auto`` is CUDA, else MPS, else the CPU.
+            attn_implementation: Passed to transformers.
+            force: Whether to accept a hypernetwork that was trained for another base.
+            progress: Called with one line per stage.
+            **model_kwargs: Passed to transformers' ``from_pretrained`` for the base.
 
         Raises:
-            ModelError: A base that cannot be loaded.
-            CheckpointError: A hypernetwork that cannot be read or belongs to another base.
+            ModelError: The base cannot be loaded.
+            CheckpointError: The hypernetwork cannot be read or belongs to another base.
         """
-        # The small file first: a wrong path is told at once.
+        # The small file is loaded first, so that a wrong path fails immediately.
         network = HyperNetwork.from_pretrained(hypernetwork or shipped_hypernetwork())
         model, tokenizer = load_base(
             base, dtype=dtype, device=device, attn_implementation=attn_implementation, progress=progress, **model_kwargs
@@ -152,26 +152,26 @@ class PromptLoRA(AdaptedBase):
         vectors: float | None = None,
         in_context: bool = False,
     ) -> LoRAWeights:
-        """Write one adapter for each prompt, in one forward of the hypernetwork.
+        """Generate one adapter per prompt, in one forward pass of the hypernetwork.
 
         Args:
             prompts: One prompt or several.
-            examples: Pairs of input and output that the hypernetwork reads with the prompt, in the format of training
-                (``text.with_examples``); for a list of prompts, a list of pairs for each.
-            generated: False gives the static part alone, which is the same for every prompt.
-            vectors: How much of each prompt's function vector is added, as one more rank of the middle o projections, for
-                which the base reads the prompt before a few neutral inputs; by default as the hypernetwork says, and
-                none for the static part.
+            examples: Pairs of input and output that the hypernetwork reads with the prompt, in the training format
+                (``text.with_examples``). For a list of prompts, one list of pairs per prompt.
+            generated: False returns only the static part, which is the same for every prompt.
+            vectors: The factor of each prompt's function vector, which is added as one more rank of the middle o
+                projections. To compute it, the base reads the prompt before a few neutral inputs. By default the
+                hypernetwork's setting is used, and 0 for the static part.
             in_context: Whether the base will also have the prompts in its context. It has no effect on a hypernetwork
                 without ``context_flag``.
 
         Returns:
-            As many adapters as prompts, in the base's dtype.
+            One adapter per prompt, in the base's dtype.
 
         Raises:
-            PromptError: No prompt, an empty one, or one longer than the encoder takes, examples included; examples that are
-                not pairs of texts, or not one list for each prompt.
-            ConfigError: A ``vectors`` that is not a finite number of 0 or more.
+            PromptError: There is no prompt, a prompt is empty, a prompt with its examples is longer than the encoder
+                supports, or the examples are not pairs of texts or not one list per prompt.
+            ConfigError: ``vectors`` is not a finite number of 0 or more.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
@@ -186,7 +186,7 @@ class PromptLoRA(AdaptedBase):
                     "[] for a prompt without examples."
                 )
             texts = [with_examples(text, pairs) for text, pairs in zip(texts, several, strict=True)]
-        states, mask = self.states.batch(texts)  # of the base, whatever is on outside
+        states, mask = self.states.batch(texts)  # states of the unadapted base, even inside apply
         weight = next(self.hypernetwork.parameters())
         lora: LoRAWeights = self.hypernetwork(
             states.to(weight.device),
@@ -211,19 +211,20 @@ class PromptLoRA(AdaptedBase):
 
     @torch.no_grad()
     def distances(self, prompts: str | Sequence[str]) -> list[PromptDistance] | None:
-        """How far each prompt is from the prompts that the hypernetwork was trained on.
+        """The distance of each prompt from the prompts that the hypernetwork was trained on.
 
-        A far prompt is unlike all that training showed, and its adapter should be checked before it is used. A near one is
-        no promise: over held-out tasks the distance hardly tells how much an adapter helps (docs/results.md).
+        A far prompt is unlike all training prompts; check its adapter before you use it. A near prompt does not
+        guarantee a good adapter: on held-out tasks, the distance hardly predicts how much an adapter helps
+        (docs/results.md).
 
         Args:
             prompts: One prompt or several, without examples.
 
         Returns:
-            One for each prompt; None where the hypernetwork's folder says nothing of its training prompts.
+            One distance per prompt; None if the hypernetwork's folder has no record of its training prompts.
 
         Raises:
-            PromptError: An empty prompt, or one longer than the encoder takes.
+            PromptError: A prompt is empty, or longer than the encoder supports.
         """
         known = self.hypernetwork.training_prompts
         if known is None:
@@ -244,34 +245,36 @@ class PromptLoRA(AdaptedBase):
         should_stop: Callable[[], bool] | None = None,
         **settings: Any,
     ) -> LoRAWeights:
-        """Take a few gradient steps from adapters, all of them together in one batch.
+        """Improve adapters with a few gradient steps, all adapters together in one batch.
 
-        Only the adapters move. Each has its own loss, gradient clip and best step, so that its result is the same alone and
-        beside others, to rounding. From 8 rows on a quarter of them is kept back: the step with the lowest loss on these is
-        returned, which is never worse than ``lora`` by this measure. Ctrl-C returns the best so far with a warning; so does a
-        loss that is not finite. Other threads use the model between two steps.
+        Only the adapters are trained. Each adapter has its own loss, gradient clipping and best step, so its result
+        does not depend on the others, up to rounding. With 8 or more rows, a quarter of them is held out, and the step
+        with the lowest held-out loss is returned; by this measure, the result is never worse than ``lora``. Ctrl-C, or
+        a loss that is not finite, returns the best adapters so far with a warning. Other threads can use the model
+        between two steps.
 
         Args:
-            lora: One adapter for each prompt, such as :meth:`adapt` writes.
-            prompts: Their prompts.
-            rows: What is learned: ``Row`` objects, dicts of ``input`` and ``outputs``, or pairs of input and output. Of
-                several prompts, each row names its ``prompt``.
-            inputs: Texts without labels: the base with the prompt in its context answers them, and the adapters learn its
-                distributions. One list for all prompts or one for each; a number has the base make so many up itself, which
-                is a makeshift. With ``rows`` as well, the rows only decide which step is best.
-            steps: Most steps; see ``RefineSettings``.
-            seed: The same seed gives the same adapters.
+            lora: One adapter per prompt, for example from :meth:`adapt`.
+            prompts: The prompts of the adapters.
+            rows: The training data: ``Row`` objects, dicts of ``input`` and ``outputs``, or pairs of input and output.
+                With several prompts, each row must have its ``prompt``.
+            inputs: Unlabelled texts. The base answers them with the prompt in its context, and the adapters learn its
+                distributions. One list for all prompts, or one list per prompt. A number n lets the base generate n
+                inputs, which is a stopgap for missing inputs. If ``rows`` is given too, the rows only select the best
+                step.
+            steps: The maximum number of steps; see ``RefineSettings``.
+            seed: The random seed; the same seed gives the same adapters.
             on_step: Called after each step.
-            should_stop: Asked before each step; True returns the best so far.
+            should_stop: Called before each step; if it returns True, the best adapters so far are returned.
             **settings: Further fields of ``RefineSettings``.
 
         Returns:
-            As many adapters, whose ``provenance`` records prompt, rows, steps, seed and losses.
+            The refined adapters; their ``provenance`` records prompt, rows, steps, seed and losses.
 
         Raises:
-            DataError: Rows or inputs that cannot be used, or fewer than two for a prompt.
-            LoRAError: Not one adapter for each prompt, or adapters of another base.
-            ConfigError: Neither rows nor inputs, or a setting out of range.
+            DataError: Rows or inputs cannot be used, or a prompt has fewer than two.
+            LoRAError: There is not one adapter per prompt, or the adapters belong to another base.
+            ConfigError: Neither rows nor inputs are given, or a setting is out of range.
         """
         chosen = {**settings, "seed": seed, **({} if steps is None else {"steps": steps})}
         if "starts" in chosen:

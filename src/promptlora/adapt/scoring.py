@@ -1,6 +1,6 @@
-"""How likely answers are: sums of log-probabilities of given tokens, many rows at once.
+"""Scores answers: sums of log-probabilities of given tokens, for many rows at once.
 
-It knows ``Host`` and token ids; nothing of text or hypernetworks.
+It knows ``Host`` and token ids; it knows nothing of text or hypernetworks.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ def score_rows(
     *,
     batch_size: int = 32,
 ) -> list[float]:
-    """The log-probability of each end after its start, in nats.
+    """The log-probability of each end given its start, in nats.
 
     Args:
-        host: The model.
-        starts: Token ids of what is read, one token at least.
-        ends: Token ids of what is scored.
-        lora: The adapters; None is the base.
+        host: The host that runs the model.
+        starts: Token ids of each context, at least one token.
+        ends: Token ids of each scored continuation.
+        lora: The adapters; None uses the base.
         adapter_index: Row i uses adapter ``adapter_index[i]``.
-        batch_size: Rows that run at once; rows of near length run together.
+        batch_size: The number of rows per batch; rows of similar length are batched together.
     """
     scores = [0.0] * len(starts)
     order = sorted(range(len(starts)), key=lambda i: len(starts[i]) + len(ends[i]))
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
-        if adapter_index is not None:  # rows of one adapter together: hooks then need no gather
+        if adapter_index is not None:  # sorted by adapter, so hooks need no gather
             chosen.sort(key=lambda i: adapter_index[i])
         ids, _ = pad_rows([[*starts[i], *ends[i]] for i in chosen], host.pad, device=host.device)
         with host.evaluating(lora, None if adapter_index is None else [adapter_index[i] for i in chosen]):

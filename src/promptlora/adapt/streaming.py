@@ -1,8 +1,8 @@
-"""Answers piece by piece: ids, text, or the text of many rows at once.
+"""Streams answers: ids, text, or the text of many rows at once.
 
-The model is held during a step and is free between two steps. So other calls come in between, several streams run
-beside each other, in one thread or in many, and a stream that is dropped holds nothing and needs no clean-up. It knows
-``Host`` and token ids; nothing of prompts or hypernetworks.
+The model is locked during a step and is free between two steps. Other calls can therefore run in between, several
+streams can run at the same time in one or more threads, and a stream that is dropped holds no resources and needs no
+clean-up. This file knows ``Host`` and token ids; it knows nothing of prompts or hypernetworks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from promptlora.text import pad_rows
 
 @dataclass(frozen=True)
 class Row:
-    """One answer as far as it is, and whether the model has ended it."""
+    """The text of one answer so far, and whether the model has finished it."""
 
     text: str
     ended: bool
@@ -39,17 +39,17 @@ def _decode(
     streamer: Any = None,
     **model_kwargs: Any,
 ) -> Iterator[Tensor]:
-    """The new ids ``[rows]`` of each step; rows that have ended get the padding id. Run every step without gradients.
+    """The new ids ``[rows]`` of each step; finished rows get the padding id. The caller must disable gradients.
 
     Args:
         model: The model.
         input_ids: ``[rows, tokens]``.
-        logits_processor: As transformers prepared it.
-        stopping_criteria: As transformers prepared them.
-        generation_config: As transformers prepared it.
-        synced_gpus: Not used: one process decodes.
-        streamer: Not used: the steps are the stream.
-        **model_kwargs: Inputs of the model, its cache among them.
+        logits_processor: The processors that transformers prepared.
+        stopping_criteria: The criteria that transformers prepared.
+        generation_config: The settings that transformers prepared.
+        synced_gpus: Not used, because a single process decodes.
+        streamer: Not used, because the yielded steps are the stream.
+        **model_kwargs: Inputs of the model, including its cache.
     """
     pad = generation_config._pad_token_tensor
     has_end = any(hasattr(criteria, "eos_token_id") for criteria in stopping_criteria)
@@ -58,7 +58,7 @@ def _decode(
     while True:
         model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs, is_encoder_decoder=False)
         logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=input_ids.device)
-        del outputs  # the logits of a whole prompt are large
+        del outputs  # frees the logits of the whole prompt, which are large
         scores = logits_processor(input_ids, logits)
         if generation_config.do_sample:
             tokens = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
@@ -84,19 +84,19 @@ def stream_ids(
     adapter_index: Sequence[int] | None = None,
     **options: Any,
 ) -> Iterator[Tensor]:
-    """The new ids ``[rows]`` of one step after the other.
+    """Yield the new ids ``[rows]`` of each step.
 
     Args:
-        host: The model.
+        host: The host that runs the model.
         rows: Token ids of each row, unpadded.
-        lora: The adapters; None is the base.
+        lora: The adapters; None uses the base.
         adapter_index: Row i uses adapter ``adapter_index[i]``.
-        **options: Go to ``model.generate``, which prepares cache, processors and stopping criteria from them.
+        **options: Passed to ``model.generate``, which prepares cache, processors and stopping criteria from them.
 
     Raises:
-        LoRAError: Adapters that do not fit the model.
-        PromptError: More than one sequence for each row (beams, returned sequences).
-        ConfigError: An option that transformers refuses.
+        LoRAError: The adapters do not match the model.
+        PromptError: More than one sequence per row is requested (beams, returned sequences).
+        ConfigError: transformers refuses an option.
     """
     prepared = host.injector.prepare(lora, adapter_index)
 
@@ -120,14 +120,14 @@ def stream_ids(
 
 
 class _Pieces(TextStreamer):
-    """Text that is ready to be shown: whole words, as transformers streams them."""
+    """Collects text that is ready to be shown: whole words, as transformers streams them."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer, skip_prompt=False, skip_special_tokens=True)
         self.ready: list[str] = []
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Keep a piece."""
+        """Store a piece."""
         if text:
             self.ready.append(text)
 
@@ -138,7 +138,7 @@ class _Pieces(TextStreamer):
 
 
 def stream_text(host: Host, steps: Iterator[Tensor]) -> Iterator[str]:
-    """The text of the steps of one row, piece by piece."""
+    """Yield the text of the steps of one row, piece by piece."""
     pieces: Any = _Pieces(host.tokenizer)
     for step in steps:
         pieces.put(step.cpu())
@@ -155,17 +155,17 @@ def stream_rows(
     *,
     max_new_tokens: int,
 ) -> Iterator[list[Row]]:
-    """Greedy answers of all rows as far as they are, after each step of the model.
+    """Yield the greedy answers of all rows so far, after each step of the model.
 
     Args:
-        host: The model.
+        host: The host that runs the model.
         rows: Token ids of each row, unpadded.
         lora: The adapters.
         adapter_index: Row i uses adapter ``adapter_index[i]``.
-        max_new_tokens: Longest answer.
+        max_new_tokens: The maximum answer length in tokens.
 
     Yields:
-        All rows; the last ones are whole.
+        All rows; the rows of the last step are complete.
     """
     found: Any = getattr(host.model.generation_config, "eos_token_id", None)
     ends = {int(i) for i in (found if isinstance(found, list) else [] if found is None else [found])}
@@ -181,5 +181,5 @@ def stream_rows(
             over[i] = over[i] or token in ends
             if not over[i]:
                 told[i].append(token)
-        yield answers("\ufffd")  # half a character waits for its other half
+        yield answers("\ufffd")  # an incomplete character is held back until it is complete
     yield answers("")

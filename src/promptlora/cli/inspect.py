@@ -273,7 +273,7 @@ def _inspect_token(
                 "next": next_tokens(lm, capture),
             }
         )
-    else:  # a page holds the tables
+    else:  # the page has the tables, so they are not printed
         print_life(lm, life, capture, tables=output is None)
     _write_page(output, token_page(life, capture, prompt) if output else "")
 

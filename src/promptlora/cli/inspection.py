@@ -64,7 +64,14 @@ def print_section(section: Section) -> None:
 
 
 def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture, *, tables: bool = True) -> None:
-    """One token's walk: every key, what the adapter adds, the steps from x to the new x, which ``tables`` leaves out; gains and losses."""
+    """Print one token's walk: every key, what the adapter adds, the steps from x to the new x, gains and losses.
+
+    Args:
+        lm: Decodes the next tokens.
+        life: The walk to print.
+        capture: The capture that it was taken from.
+        tables: False leaves out the tables.
+    """
     from promptlora.inspect.sections import token_sections
 
     out.print(
@@ -84,7 +91,7 @@ def print_life(lm: PromptLoRA, life: TokenLife, capture: AttentionCapture, *, ta
 
 
 def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: int, *, tables: bool = True) -> None:
-    """What a layer without softmax weights has to show for one token, and that it has none."""
+    """Print the values of a layer without softmax weights; ``tables`` False leaves out the tables."""
     from promptlora.inspect.sections import layer_sections
 
     out.print(f"token {token} [bold]{_shown(capture.tokens[token])}[/], layer {layer}", highlight=False)
@@ -95,7 +102,7 @@ def print_layer(lm: PromptLoRA, capture: AttentionCapture, layer: int, token: in
 
 
 def _print_end(lm: PromptLoRA, capture: AttentionCapture) -> None:
-    """The most probable next tokens, and the proof."""
+    """Print the most probable next tokens and the result of the verification."""
     for name, likely in next_tokens(lm, capture).items():
         words = ", ".join(f"{_shown(one['token'])} {one['probability']:.3f}" for one in likely)
         out.print(f"next token, {name}: {words}", highlight=False)

@@ -25,7 +25,7 @@ class DataConfig:
         paraphrases: A JSONL file of ``{task, prompts}`` with other wordings of each task's prompt, or a list of such
             files.
         paraphrase_share: Probability that a task with paraphrases uses one of them, from 0 to 1.
-        wordings: Generate wordings with ``data.wordings`` until each task has this many beside its own prompt.
+        wordings: Generate wordings with ``data.wordings`` until each task has this many in addition to its own prompt.
         exclude: Tasks that are left out of training, such as tasks that share a goal with a held-out task.
         exchange_labels: Whether classification tasks whose prompt names the labels are also trained with exchanged
             labels, in the prompt and in the answers.

@@ -1,4 +1,4 @@
-"""The hypernetwork: prompt states to a context, and a context to a LoRA for every projection."""
+"""The hypernetwork: it encodes prompt states into a context, and generates a LoRA for every projection from it."""
 
 from promptlora.hypernet.config import HyperNetworkConfig as HyperNetworkConfig
 from promptlora.hypernet.encoder import PromptEncoder as PromptEncoder

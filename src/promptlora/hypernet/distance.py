@@ -1,8 +1,8 @@
-"""How far a prompt is from those that a hypernetwork was trained on.
+"""The distance of a prompt from the prompts that a hypernetwork was trained on.
 
 A prompt is described by the mean of its states. All descriptions are standardised over the training prompts, and the
-distance of two prompts is one minus the cosine of their descriptions. What is a large distance is said by prompts of task
-categories that were held out of training. Only vectors are kept, no text. This file knows nothing of models.
+distance of two prompts is one minus the cosine of their descriptions. The distances of prompts from held-out task
+categories define which distances are large. Only vectors are stored, no text. This file knows nothing of models.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from promptlora.errors import CheckpointError, ConfigError
 from promptlora.reading import read_tensors
 
-FAR = 0.9  # share of the prompts of held-out categories that are nearer than a prompt that is called far
+FAR = 0.9  # a prompt is far if at least this share of the held-out prompts is nearer
 _FORMAT = "promptlora.training-prompts/1"
 _NAMES = ("prompts", "mean", "std", "heldout")
 
@@ -31,7 +31,7 @@ class PromptDistance:
 
     Attributes:
         distance: One minus the cosine to the nearest training prompt, from 0 (the same) to 2.
-        share: The share of prompts of held-out task categories that are nearer, from 0 to 1.
+        share: The share of prompts from held-out task categories that are nearer, from 0 to 1.
     """
 
     distance: float
@@ -39,7 +39,7 @@ class PromptDistance:
 
     @property
     def far(self) -> bool:
-        """Whether the prompt is farther than nine of ten prompts of held-out categories."""
+        """Whether the prompt is farther away than 90 % of the prompts from held-out categories."""
         return self.share >= FAR
 
     def __str__(self) -> str:
@@ -55,12 +55,12 @@ class PromptDistance:
 def describe(
     states: Float[Tensor, "prompts tokens *layers state"], mask: Bool[Tensor, "prompts tokens"], two_parts: bool
 ) -> Float[Tensor, "prompts width"]:
-    """The mean state of each prompt, from what ``PromptStates.batch`` gives; of two parts, that of the embedder.
+    """The mean state of each prompt, from the output of ``PromptStates.batch``; with two parts, that of the embedder.
 
     Args:
         states: The states of the prompts' tokens.
         mask: True where a token is real.
-        two_parts: Whether the last channel says which part a state is of.
+        two_parts: Whether the last channel marks the part that a state belongs to.
     """
     if two_parts:
         mask = mask & (states[..., -1] == 0)
@@ -72,13 +72,13 @@ def describe(
 
 
 class TrainingPrompts:
-    """The descriptions of training prompts, and the distances of prompts of held-out categories to them.
+    """The descriptions of training prompts, and the distances of held-out prompts from them.
 
     Args:
         prompts: Standardised descriptions of unit length.
-        mean: Of the descriptions, for standardising.
-        std: As ``mean``.
-        heldout: Distances of prompts of held-out categories.
+        mean: The mean of the descriptions, for standardising.
+        std: The standard deviation of the descriptions, for standardising.
+        heldout: The distances of prompts from held-out categories.
     """
 
     def __init__(
@@ -95,17 +95,17 @@ class TrainingPrompts:
     def fit(
         cls, descriptions: Float[Tensor, "prompts width"], heldout: Float[Tensor, "heldout width"]
     ) -> TrainingPrompts:
-        """Make one from the descriptions (:func:`describe`) of training prompts and of prompts of held-out categories.
+        """Fit to the descriptions (:func:`describe`) of training prompts and of prompts from held-out categories.
 
         Raises:
-            ConfigError: Fewer than two training prompts, or no held-out prompt.
+            ConfigError: There are fewer than two training prompts, or no held-out prompt.
         """
         if len(descriptions) < 2 or not len(heldout):
             raise ConfigError(
                 f"{len(descriptions)} training prompts and {len(heldout)} held-out ones. Expected at least 2 and 1. Fix: set "
                 "validation.tasks."
             )
-        # Of two parts the narrower one is padded with zeros on the right; they are not kept.
+        # With two parts, the narrower one is padded with zeros on the right; the zeros are removed.
         width = 1 + int(descriptions.abs().amax(0).nonzero()[-1])
         descriptions = descriptions[:, :width]
         mean, std = descriptions.mean(0), descriptions.std(0).clamp(min=1e-6)
@@ -121,7 +121,7 @@ class TrainingPrompts:
         return (1 - cosines.max(1).values).clamp(min=0)
 
     def distances(self, descriptions: Float[Tensor, "some width"]) -> list[PromptDistance]:
-        """How far prompts are, from their descriptions (:func:`describe`)."""
+        """The distances of prompts, given their descriptions (:func:`describe`)."""
         found = self._nearest(descriptions)
         shares = torch.searchsorted(self.heldout, found) / len(self.heldout)
         return [PromptDistance(d, s) for d, s in zip(found.tolist(), shares.tolist(), strict=True)]
@@ -136,7 +136,7 @@ class TrainingPrompts:
         """Read what :meth:`write` wrote.
 
         Raises:
-            CheckpointError: A file that is damaged or of another kind.
+            CheckpointError: The file is damaged or in another format.
         """
         tensors, metadata = read_tensors(file, CheckpointError, fix="fetch it again, or remove it")
         if metadata.get("format") != _FORMAT or set(tensors) != set(_NAMES) or not _fit(tensors):

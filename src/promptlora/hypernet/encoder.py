@@ -1,14 +1,14 @@
-"""``PromptEncoder``: prompt states ``[prompts, tokens, width]`` and their mask become a context ``[prompts, d]``.
+"""``PromptEncoder``: encodes prompt states ``[prompts, tokens, width]`` and their mask into a context ``[prompts, d]``.
 
-Two paths meet: a small transformer over the states with attention pooling by learned queries, and the
-plain mean of the states. Both see standardised states: the hidden states of a language model share a
-large common part (the means of two prompts are nearly parallel), and without this the contexts of
-different prompts start almost equal. There is no dropout, positions come from the mask and statistics
-are frozen, so neither padding nor the other prompts of a batch change a context.
+The encoder joins two paths: a small transformer over the states with attention pooling by learned queries, and the
+plain mean of the states. Both read standardised states. The hidden states of a language model share a large common
+component (the means of two prompts are nearly parallel), so without standardisation the contexts of different prompts
+would start almost equal. There is no dropout, positions come from the mask and statistics are frozen, so neither
+padding nor the other prompts of a batch change a context.
 
-Where a prompt's states come from two models, each of the two has its statistics, its projection and a learned
-vector; the transformer attends to both, and the plain mean is that of the first. It knows nothing of text,
-tokens or LoRA.
+If a prompt's states come from two models, each model has its own statistics, projection and learned vector. The
+transformer attends to the states of both, and the mean is taken over those of the first. This file knows nothing of
+text, tokens or LoRA.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def sinusoidal_positions(positions: Int[Tensor, "p t"], width: int) -> Float[Ten
 
 
 def _spread(values: Float[Tensor, "n ... state"]) -> Float[Tensor, "... state"]:
-    """Standard deviation of each channel, at least a tenth of the median one.
+    """Standard deviation of each channel, but at least a tenth of the median over channels.
 
-    MiniLM has a channel that is almost constant: divided by its own spread, the rounding of float16 or of another device
-    would become the largest number of the state.
+    MiniLM has an almost constant channel. Divided by its own standard deviation, the rounding errors of float16 or of
+    another device would become the largest value of the state.
     """
     std = values.std(0)
     median = std.masked_fill(std == 0, torch.nan).nanmedian(dim=-1, keepdim=True).values.nan_to_num(0.0)
@@ -45,7 +45,7 @@ def _spread(values: Float[Tensor, "n ... state"]) -> Float[Tensor, "... state"]:
 
 
 class Encoded(NamedTuple):
-    """Prompts as the generator takes them: a context each, and the encoded tokens with the mask of the real ones."""
+    """The generator's input: one context per prompt, the encoded tokens, and the mask of the real tokens."""
 
     context: Float[Tensor, "prompts *layers d"]
     tokens: Float[Tensor, "prompts tokens d"]
@@ -75,7 +75,7 @@ class _Block(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """Learned queries attend to the states; what they gather is joined and projected to one vector."""
+    """Learned queries attend to the states; their outputs are concatenated and projected to one vector."""
 
     def __init__(self, width: int, heads: int, queries: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class AttentionPooling(nn.Module):
         self.out = nn.Linear(queries * width, width)
 
     def forward(self, x: Float[Tensor, "p t d"], mask: Bool[Tensor, "p t"]) -> Float[Tensor, "p d"]:
-        """Gather; the mask is True where a state is real."""
+        """Pool the states; the mask is True where a state is real."""
         k, v = self.kv(self.norm(x)).unflatten(-1, (2, self.heads, -1)).unbind(2)
         q = self.queries.unflatten(-1, (self.heads, -1)).expand(x.shape[0], -1, -1, -1)
         gathered = F.scaled_dot_product_attention(
@@ -97,13 +97,13 @@ class AttentionPooling(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Prompt states and mask to a context, or to one for each of several layers.
+    """Encodes prompt states and their mask into one context, or into one context per layer.
 
     Args:
         config: Widths and depths.
-        state_size: Width of the prompt states; with ``config.two_parts`` the last channel says which part a state is of.
-        layers: With ``config.source = "layers"``: those that get a context; states are then those of all layers
-            ``[prompts, tokens, layers, state]``, and the layers share all but their statistics.
+        state_size: Width of the prompt states; with ``config.two_parts`` the last channel marks the part of a state.
+        layers: The layers that get a context, for ``config.source = "layers"``. The states then cover all layers,
+            ``[prompts, tokens, layers, state]``, and the layers share everything except their statistics.
     """
 
     token_mean: Tensor
@@ -137,14 +137,15 @@ class PromptEncoder(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, states: Sequence[Float[Tensor, "_ *layers state"]]) -> None:
-        """Take mean and spread, of tokens and of prompts' means, from the states of some prompts.
+        """Fit mean and standard deviation, of tokens and of the prompts' means, to the states of some prompts.
 
         Args:
-            states: Of each prompt ``[tokens, state]``, or ``[tokens, layers, state]``; two prompts or more. The first token is left out of
-                the token statistics: in many models it is an attention sink a hundred times as long.
+            states: For each of two or more prompts, ``[tokens, state]`` or ``[tokens, layers, state]``. The first token
+                is excluded from the token statistics, because in many models it is an attention sink whose state is a
+                hundred times as long as the others.
 
         Raises:
-            ConfigError: Fewer than two prompts.
+            ConfigError: There are fewer than two prompts.
         """
         if len(states) < 2:
             raise ConfigError(f"statistics of {len(states)} prompts; expected two or more; add tasks or paraphrases")
@@ -173,8 +174,8 @@ class PromptEncoder(nn.Module):
     def _embed(
         self, states: Float[Tensor, "p t state"], mask: Bool[Tensor, "p t"], part: int
     ) -> tuple[Float[Tensor, "p t d"], Float[Tensor, "p state"]]:
-        """What enters the transformer for the states of one part, and their mean."""
-        # What stands at a padded place, even a NaN, must not reach anything.
+        """The transformer's input for the states of one part, and the mean of these states."""
+        # Values at padded positions, even NaN, must not affect any result.
         states = states.masked_fill(~mask[..., None], 0.0)
         positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
         x = self.project_second(states) if part else self.project(states)
@@ -184,13 +185,13 @@ class PromptEncoder(nn.Module):
     def forward(
         self, prompt_states: Float[Tensor, "prompts tokens *layers state"], prompt_mask: Bool[Tensor, "prompts tokens"]
     ) -> Float[Tensor, "prompts *chosen d"]:
-        """The contexts alone; see :meth:`encode`."""
+        """Only the contexts; see :meth:`encode`."""
         return self.encode(prompt_states, prompt_mask).context
 
     def encode(
         self, prompt_states: Float[Tensor, "prompts tokens *layers state"], prompt_mask: Bool[Tensor, "prompts tokens"]
     ) -> Encoded:
-        """Encode; ``prompt_mask`` is True where a token is real, on either side of the padding."""
+        """Encode prompts; ``prompt_mask`` is True where a token is real. Padding may be on either side."""
         mean_of, std_of = self.prompt_mean, self.prompt_std
         if self.two_parts:
             values, second = prompt_states[..., :-1], prompt_mask & (prompt_states[..., -1] > 0)
@@ -200,7 +201,7 @@ class PromptEncoder(nn.Module):
             x = torch.where(second[..., None], y + self.parts[1], x + self.parts[0])
         else:
             states = self._standardize(self._chosen(prompt_states), 0)
-            if self.layers is not None:  # each layer as if it were a prompt of its own
+            if self.layers is not None:  # each layer is treated as a separate prompt
                 states = states.transpose(1, 2).flatten(0, 1)
                 prompt_mask = prompt_mask.repeat_interleave(len(self.layers), dim=0)
                 prompts = len(prompt_states)

@@ -1,6 +1,6 @@
-"""``ShapeGroupedLoRAGenerator``: context and one embedding per projection become a LoRA for every projection.
+"""``ShapeGroupedLoRAGenerator``: generates a LoRA for every projection from a context and one embedding per projection.
 
-It knows shapes of projections; nothing of prompts, files or the base.
+It knows shapes of projections; it knows nothing of prompts, files or the base.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FIRST_GATE = 0.9
 
 
 def context_layers(config: HyperNetworkConfig, projections: Sequence[Projection]) -> tuple[int, ...] | None:
-    """The layers that have a context of their own, counted from 0; None where all share one."""
+    """The layers with a separate context, counted from 0; None if all layers share one context."""
     return tuple(sorted({layer_of(projection) for projection in projections})) if config.source == "layers" else None
 
 
@@ -42,7 +42,7 @@ class _ResidualBlock(nn.Module):
 
 
 class _TokenReading(nn.Module):
-    """Projections attend to the encoded tokens of their prompt; what they gather is added."""
+    """Projections attend to the encoded tokens of their prompt; the attention output is added to their features."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _TokenReading(nn.Module):
 
 
 def _gate_map(width: int) -> nn.Sequential:
-    """Context to the logit of a gate, about ``logit(0.9)`` for every context at the start."""
+    """Maps a context to the logit of a gate; initially about ``logit(0.9)`` for every context."""
     inner = max(1, width // 4)
     first, last = nn.Linear(width, inner), nn.Linear(inner, 1)
     nn.init.normal_(last.weight, std=0.1 / math.sqrt(inner))
@@ -73,7 +73,7 @@ def _gate_map(width: int) -> nn.Sequential:
 
 
 def _added(part: Tensor | None, static: Tensor | None, prompts: int, dtype: torch.dtype | None) -> Tensor:
-    """The generated and the static part of all projections of a shape, ``[prompts, n, ...]``, rounded once."""
+    """Add the generated and the static part of all projections of a shape, ``[prompts, n, ...]``, with one rounding."""
     if part is None:
         assert static is not None
         return static.to(dtype or static.dtype).expand(prompts, *(-1,) * static.ndim)
@@ -82,26 +82,28 @@ def _added(part: Tensor | None, static: Tensor | None, prompts: int, dtype: torc
 
 
 class ShapeGroupedLoRAGenerator(nn.Module):
-    """Context and one learned embedding per projection to the LoRA of all projections.
+    """Generates the LoRA of all projections from a context and one learned embedding per projection.
 
-    The generated part comes from one head per shape, all projections of a shape in one matmul. With ``config.static`` a
-    learned LoRA, the same for every prompt, is added. The adapted model starts as the base, and alive:
+    The generated part comes from one head per shape, which handles all projections of that shape in one matmul. With
+    ``config.static``, a learned LoRA that is the same for every prompt is added. At initialisation the adapted model
+    equals the base, but gradients are not zero:
 
-    - Heads that write A and B: ``A = A0 + dA(context)``, ``B = B0 + dB(context)``. A0 is random, B0 and dB are zero.
-    - Heads that write cores: ``A @ (C0 + C(context)) @ B`` with A and B learned, common to all prompts. A and B are random,
-      A with the variance ``1 / in`` and B with ``1 / rank``, so that both keep unit variance and their columns and rows are
-      nearly orthogonal; C0 and C are zero. So the first gradient of C0 and of the head is not zero, while that of A
-      and B is until the first step. The other choice, C0 the identity and B zero, would leave the head without a gradient.
+    - Heads that generate A and B: ``A = A0 + dA(context)``, ``B = B0 + dB(context)``. A0 is random; B0 and dB are zero.
+    - Heads that generate cores: ``A @ (C0 + C(context)) @ B``, where A and B are learned and shared by all prompts. A
+      is random with variance ``1 / in`` and B with variance ``1 / rank``, so both preserve unit variance, and the
+      columns of A and the rows of B are nearly orthogonal. C0 and C are zero. The first gradient of C0 and of the head
+      is therefore not zero, while the gradient of A and B is zero until the first step. The alternative, an identity C0
+      and a zero B, would give the head no gradient.
 
-    ``config.bounds`` makes what a head writes ``tanh(x * exp(-s0)) * exp(s)`` with a learned s for each matrix that starts at
-    ``s0 = config.bound_start`` (Code2LoRA's ``tanh(x) * exp(s)``, with a constant inside of the tanh). It stays zero at the
-    start since x is, and it cannot grow beyond ``exp(s)``. The constant makes the slope at zero 1 at the start. Without it,
-    the head would learn ``exp(3.5) = 33`` times more slowly, since Adam's steps do not see the scale.
-    ``config.gates`` multiplies the result by :meth:`gate`.
+    With ``config.bounds``, a head's output x becomes ``tanh(x * exp(-s0)) * exp(s)``, with one learned s per matrix
+    that starts at ``s0 = config.bound_start`` (Code2LoRA's ``tanh(x) * exp(s)``, with a constant inside the tanh). The
+    result is zero at the start because x is zero, and it cannot exceed ``exp(s)``. The constant makes the initial slope
+    at zero equal to 1. Without it, the head would learn ``exp(3.5) = 33`` times more slowly, because Adam's steps do
+    not depend on the scale. With ``config.gates``, the result is multiplied by :meth:`gate`.
 
     Args:
         config: Widths, rank, kind of head.
-        projections: What to write for.
+        projections: The projections to generate a LoRA for.
     """
 
     def __init__(self, config: HyperNetworkConfig, projections: Sequence[Projection]) -> None:
@@ -119,13 +121,13 @@ class ShapeGroupedLoRAGenerator(nn.Module):
                 self.reading = nn.ModuleList(
                     _TokenReading(width, config.encoder_heads) for _ in range(config.trunk_layers)
                 )
-            nn.init.normal_(self.context.weight, std=1 / math.sqrt(width))  # as large as the embeddings
+            nn.init.normal_(self.context.weight, std=1 / math.sqrt(width))  # same magnitude as the embeddings
             self.gate_map = _gate_map(width) if config.gates else None
         layers = context_layers(config, self.projections) or ()
         grouped = [projection for group in self.groups.values() for projection in group]
         self._layer_index = [layers.index(layer_of(projection)) for projection in grouped] if layers else None
         self.heads = nn.ModuleDict()
-        self.scales = nn.ParameterDict()  # s, one for each matrix that a head writes
+        self.scales = nn.ParameterDict()  # s, one for each matrix that a head generates
         self.static_A, self.static_B = nn.ParameterDict(), nn.ParameterDict()
         self.factor_A, self.factor_B, self.static_C = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for (d_in, d_out), group in self.groups.items():
@@ -147,13 +149,13 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         self._cast_factors: dict[tuple[str, torch.dtype, bool], tuple[Tensor, Tensor]] = {}
 
     def features(self, prompts: Tensor | Encoded) -> Float[Tensor, "prompts n d"]:
-        """What enters the heads, for each prompt and projection; never zero, as it leaves a LayerNorm.
+        """The input of the heads for each prompt and projection; never zero, because it is the output of a LayerNorm.
 
         Args:
-            prompts: The contexts ``[prompts, *layers, d]``; with ``config.reads_tokens`` the encoded tokens too.
+            prompts: The contexts ``[prompts, *layers, d]``; with ``config.reads_tokens``, also the encoded tokens.
 
         Raises:
-            ConfigError: Contexts alone where tokens are read.
+            ConfigError: ``config.reads_tokens`` is set, but only contexts were given.
         """
         each: Tensor = self.context(prompts.context if isinstance(prompts, Encoded) else prompts)
         each = each[:, None, :] if self._layer_index is None else each[:, self._layer_index]
@@ -171,10 +173,10 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         return F.normalize(mixed, dim=-1) * math.sqrt(mixed.shape[-1]) if self.config.normalises else mixed
 
     def gate(self, context: Float[Tensor, "prompts *layers d"]) -> Float[Tensor, " prompts"]:
-        """How much of the generated part each prompt gets, in [0, 1]; about 0.9 for all at the start.
+        """The factor of the generated part for each prompt, in [0, 1]; initially about 0.9 for all prompts.
 
         Raises:
-            ConfigError: A hypernetwork without gate.
+            ConfigError: The hypernetwork has no gate.
         """
         if not self.config.generated or self.gate_map is None:
             raise ConfigError(f"gate: this hypernetwork (head={self.config.head}) has none. Expected gate=true")
@@ -183,7 +185,7 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         return gate
 
     def _generated(self, prompts: Tensor | Encoded) -> dict[str, tuple[Tensor, ...]]:
-        """What the heads write, by shape: A and B, or the cores, each ``[prompts, n, ...]``."""
+        """The outputs of the heads by shape: A and B, or the cores, each ``[prompts, n, ...]``."""
         context = prompts.context if isinstance(prompts, Encoded) else prompts
         gate = self.gate(context) if self.config.gates else None
         parts = self.features(prompts).split([len(group) for group in self.groups.values()], dim=1)
@@ -205,18 +207,18 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         generated: bool = True,
         dtype: torch.dtype | None = None,
     ) -> LoRAWeights:
-        """Write the LoRA of each prompt.
+        """Generate the LoRA of each prompt.
 
-        Shared factors are views of the parameters, not copies: of later training steps they see the result.
+        Shared factors are views of the parameters, not copies, so they change with later training steps.
 
         Args:
-            context: The contexts ``[prompts, d]``, with ``config.source = "layers"`` one for each layer; or what
-                :meth:`PromptEncoder.encode` gives.
-            generated: False leaves the static part alone: multi-task LoRA, the same for every prompt.
-            dtype: Dtype of the LoRA, by default that of the parameters; cast by shape, not by projection.
+            context: The contexts ``[prompts, d]`` (with ``config.source = "layers"``, one per layer), or the result of
+                :meth:`PromptEncoder.encode`.
+            generated: False returns only the static part, a multi-task LoRA that is the same for every prompt.
+            dtype: Dtype of the LoRA, by default that of the parameters. All projections of a shape are cast at once.
 
         Raises:
-            ConfigError: ``generated=False`` without a static part.
+            ConfigError: ``generated`` is False, but there is no static part.
         """
         if not generated and not self.config.static:
             raise ConfigError("generated=False needs a static part; this hypernetwork has static=False")
@@ -243,8 +245,9 @@ class ShapeGroupedLoRAGenerator(nn.Module):
     def _factors(self, key: str, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
         """The shared factors of a shape, ``[n, in, rank]`` and ``[n, rank, out]``.
 
-        Factors in another dtype are kept in evaluation mode, so that adapters that were written one after another share
-        them: by their identity ``LoRAWeights.stack`` sees that. :meth:`train` and :meth:`to` let go of them.
+        In evaluation mode, factors that were cast to another dtype are cached, so that adapters from separate calls
+        share the same tensors; ``LoRAWeights.stack`` detects shared factors by identity. :meth:`train` and :meth:`to`
+        clear the cache.
         """
         A, B = self.factor_A[key], self.factor_B[key]
         if dtype is None or dtype == A.dtype:
@@ -258,7 +261,7 @@ class ShapeGroupedLoRAGenerator(nn.Module):
 
     @torch.no_grad()
     def shared_factors(self, dtype: torch.dtype | None = None) -> dict[str, tuple[Tensor, Tensor]]:
-        """The factors that all adapters share, ``name -> (A [in, rank], B [rank, out])``; empty where each has its own."""
+        """The factors that all adapters share, ``name -> (A [in, rank], B [rank, out])``; empty in the free form."""
         if not self.config.shares_factors:
             return {}
         found: dict[str, tuple[Tensor, Tensor]] = {}
@@ -268,7 +271,7 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         return found
 
     def train(self, mode: bool = True) -> ShapeGroupedLoRAGenerator:
-        """Training or evaluation mode."""
+        """Set training or evaluation mode."""
         self._cast_factors.clear()
         return super().train(mode)
 
@@ -281,7 +284,7 @@ class ShapeGroupedLoRAGenerator(nn.Module):
         super()._load_from_state_dict(*args, **options)
 
     def head_parameter_count(self) -> int:
-        """Parameters of all heads, by arithmetic."""
+        """The number of parameters of all heads, computed from the sizes."""
         if not self.config.generated:
             return 0
         return sum(head_parameters(self.config, d_in, d_out) for d_in, d_out in self.groups)

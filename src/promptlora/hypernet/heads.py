@@ -1,17 +1,17 @@
-"""Weight heads: a feature vector per projection becomes A ``[in, rank]`` and B ``[rank, out]``, or a core between them.
+"""Weight heads: they map a feature vector per projection to A ``[in, rank]`` and B ``[rank, out]``, or to a core.
 
-One head serves all projections of one shape, in one matmul. What it writes last (B, or the core) is zero at the start
-and its gradient is not, since the feature that enters has left a LayerNorm. The kinds differ in what they share:
+One head handles all projections of one shape in one matmul. Its last output (B, or the core) is zero at initialisation.
+The gradient is not zero, because the input feature comes from a LayerNorm. The kinds differ in what they share:
 
 - ``full``: one linear map to all of A, one to all of B.
-- ``shared``: one linear map for both; an embedding says which of the two is asked for.
-- ``rankwise``: a rank embedding is added to the feature, and one rank is written at a time.
-- ``lowrank``: as ``full``, through a bottleneck.
-- ``core``: A and B are no output of the head but parameters of the generator; one linear map writes C ``[rank, rank]``.
-- ``diagonal``: as ``core``, the diagonal of C alone.
+- ``shared``: one linear map for both; an embedding selects A or B.
+- ``rankwise``: a rank embedding is added to the feature, and one rank is generated at a time.
+- ``lowrank``: like ``full``, through a bottleneck.
+- ``core``: A and B are parameters of the generator, not outputs of the head; one linear map gives C ``[rank, rank]``.
+- ``diagonal``: like ``core``, but only the diagonal of C.
 
-Every linear layer of a head has the attribute ``fan_in``, by which its learning rate is set; embeddings, gates and scales
-have none. It knows nothing of prompts or of where a projection lives.
+Every linear layer of a head has the attribute ``fan_in``, which determines its learning rate; embeddings, gates and
+scales do not have it. This file knows nothing of prompts or of the location of a projection.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Cores = Float[Tensor, "prompts n rank *rank"]
 
 
 def _small_(linear: nn.Linear, fan_out: int) -> None:
-    """Generated A starts at a tenth of the static A's size: ``0.1 / sqrt(fan_out)`` for unit features."""
+    """Initialise so that generated A is a tenth of the static A's size: ``0.1 / sqrt(fan_out)`` for unit features."""
     nn.init.normal_(linear.weight, std=0.1 / math.sqrt(fan_out * linear.in_features))
     nn.init.zeros_(linear.bias)
 
@@ -44,7 +44,7 @@ def _zero_(linear: nn.Linear) -> None:
 
 
 def _linear(d_in: int, d_out: int, bias: bool = True) -> nn.Linear:
-    """A linear layer that states its fan-in, by which its learning rate is set."""
+    """A linear layer with the attribute ``fan_in``, which determines its learning rate."""
     linear = nn.Linear(d_in, d_out, bias=bias)
     linear.fan_in = d_in  # type: ignore[assignment]
     return linear
@@ -62,33 +62,33 @@ class FullHead(nn.Module):
         _zero_(self.B)
 
     def forward(self, features: Features) -> tuple[MatricesA, MatricesB]:
-        """Write A and B of each feature."""
+        """Generate A and B from each feature."""
         return self.A(features).unflatten(-1, (-1, self.rank)), self.B(features).unflatten(-1, (self.rank, -1))
 
 
 class SharedHead(nn.Module):
-    """One linear map for A and B; a learned embedding says which is asked for, a gate starts B at zero."""
+    """One linear map for A and B; a learned embedding selects A or B, and a gate makes B zero at initialisation."""
 
     def __init__(self, width: int, d_in: int, d_out: int, rank: int) -> None:
         super().__init__()
         self.rank, self.d_in, self.d_out = rank, d_in, d_out
         self.which = nn.Parameter(torch.randn(2, width))
         self.map = _linear(width, rank * max(d_in, d_out))
-        self.gate = nn.Parameter(torch.zeros(rank))  # of B, one a rank
+        self.gate = nn.Parameter(torch.zeros(rank))  # for B, one value per rank
         _small_(self.map, d_in)
 
     def forward(self, features: Features) -> tuple[MatricesA, MatricesB]:
-        """Write A and B of each feature."""
+        """Generate A and B from each feature."""
         both = self.map(features[..., None, :] + self.which)  # [prompts, n, 2, rank * max]
         A, B = both.unflatten(-1, (self.rank, -1)).unbind(-3)
         return A[..., : self.d_in].transpose(-1, -2), B[..., : self.d_out] * self.gate[:, None]
 
 
 class RankwiseHead(nn.Module):
-    """One rank at a time: feature plus rank embedding, through a GELU, to one column of A and one row of B.
+    """One rank at a time: feature plus rank embedding, through a GELU, gives one column of A and one row of B.
 
-    Without the GELU the prompt would move all ranks alike, and the part of A @ B that depends on it would have
-    rank 2 at most.
+    Without the GELU, the prompt would change all ranks in the same way, and the prompt-dependent part of A @ B would
+    have a rank of at most 2.
     """
 
     def __init__(self, width: int, d_in: int, d_out: int, rank: int) -> None:
@@ -100,13 +100,13 @@ class RankwiseHead(nn.Module):
         _zero_(self.B)
 
     def forward(self, features: Features) -> tuple[MatricesA, MatricesB]:
-        """Write A and B of each feature."""
+        """Generate A and B from each feature."""
         each = F.gelu(features[..., None, :] + self.ranks)  # [prompts, n, rank, d]
         return self.A(each).transpose(-1, -2), self.B(each)
 
 
 class LowRankHead(nn.Module):
-    """As :class:`FullHead`, through a bottleneck of its own for A and for B."""
+    """Like :class:`FullHead`, with one bottleneck for A and another for B."""
 
     def __init__(self, width: int, d_in: int, d_out: int, rank: int, bottleneck: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class LowRankHead(nn.Module):
         _zero_(self.B)
 
     def forward(self, features: Features) -> tuple[MatricesA, MatricesB]:
-        """Write A and B of each feature."""
+        """Generate A and B from each feature."""
         A, B = self.A(self.A_down(features)), self.B(self.B_down(features))
         return A.unflatten(-1, (-1, self.rank)), B.unflatten(-1, (self.rank, -1))
 
@@ -129,8 +129,8 @@ class LowRankHead(nn.Module):
 class CoreHead(nn.Module):
     """One linear map to the core C ``[rank, rank]`` between factors that all prompts share, or to its diagonal.
 
-    The map is zero at the start, hence so is the core. The factors beside it are random then (:mod:`.generator`), so the
-    core's gradient ``A' x' dY B'``, and with it the map's, is not.
+    The map is zero at initialisation, so the core is zero too. The shared factors are random (:mod:`.generator`), so
+    the gradient ``A' x' dY B'`` of the core is not zero, and neither is the gradient of the map.
     """
 
     def __init__(self, width: int, rank: int, *, diagonal: bool = False) -> None:
@@ -140,12 +140,12 @@ class CoreHead(nn.Module):
         _zero_(self.C)
 
     def forward(self, features: Features) -> tuple[Cores]:
-        """Write the core of each feature."""
+        """Generate the core from each feature."""
         return (self.C(features).unflatten(-1, self.shape),)
 
 
 def make_head(config: HyperNetworkConfig, d_in: int, d_out: int) -> nn.Module:
-    """The head of one shape, of the kind that the configuration names: features to a tuple of what is written."""
+    """Make the head of one shape, of the configured kind; it maps features to a tuple of generated tensors."""
     width, rank = config.context_size, config.rank
     if config.shares_factors:
         return CoreHead(width, rank, diagonal=config.head == "diagonal")
@@ -159,9 +159,9 @@ def make_head(config: HyperNetworkConfig, d_in: int, d_out: int) -> nn.Module:
 
 
 def head_parameters(config: HyperNetworkConfig, d_in: int, d_out: int) -> int:
-    """How many parameters the head of one shape has, by arithmetic.
+    """The number of parameters of the head of one shape, computed from the sizes.
 
-    With D the context size, r the rank, k the bottleneck: full ``(D + 1) r (in + out)``; shared
+    With context size D, rank r and bottleneck k: full ``(D + 1) r (in + out)``; shared
     ``(D + 1) r max(in, out) + 2 D + r``; rankwise ``(D + 1)(in + out) + r D``; lowrank
     ``2 D k + (k + 1) r (in + out)``; core ``(D + 1) r²``; diagonal ``(D + 1) r``.
     """

@@ -1,6 +1,7 @@
-"""Hypernetworks on the Hugging Face Hub: fetch the files of one by its id, upload a folder, and write its card.
+"""Hypernetworks on the Hugging Face Hub: download their files, upload a folder, and write the model card.
 
-It knows ids, files and texts; nothing of tensors. ``HyperNetwork`` checks what is fetched as it checks every folder.
+This file knows ids, files and texts; it knows nothing of tensors. ``HyperNetwork`` checks downloaded files like those
+of any other folder.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _LONGEST_ID = 96  # characters, a limit of the Hub
 
 
 def is_hub_id(name: str | Path) -> bool:
-    """Whether a name is read as ``owner/name`` on the Hub: a text of that form that is no folder here.
+    """Whether a name means ``owner/name`` on the Hub: a string of that form that is not a local folder.
 
     A ``Path`` is always a folder.
     """
@@ -35,18 +36,18 @@ def is_hub_id(name: str | Path) -> bool:
 def local_folder(
     name: str | Path, files: Sequence[str], *, revision: str | None = None, token: str | bool | None = None
 ) -> Path:
-    """The folder of that name, or the folder that the files of a Hub id were fetched to.
+    """The local folder of that name, or the folder to which the files of a Hub id were downloaded.
 
-    Files in the Hub's local cache are used as they are where the Hub does not answer.
+    If the Hub does not answer, files in its local cache are used.
 
     Args:
         name: A folder, or ``owner/name``.
-        files: Names of the files to fetch; no other file of the repository is.
+        files: The names of the files to download; other files of the repository are ignored.
         revision: Branch, tag or commit on the Hub.
-        token: As in ``huggingface_hub``.
+        token: See ``huggingface_hub``.
 
     Raises:
-        CheckpointError: A Hub id that cannot be fetched.
+        CheckpointError: The files of a Hub id cannot be downloaded.
     """
     if not is_hub_id(name):
         return Path(name)
@@ -59,7 +60,7 @@ def local_folder(
             local_files_only=not hub_answers(str(name)),
             library_name="promptlora",
         )
-    except Exception as error:  # every kind of network and hub error ends here
+    except Exception as error:  # network and Hub errors of every kind
         raise CheckpointError(
             f"{name}: no such folder, and it cannot be fetched from the Hub ({one_line(error)}). Expected a folder written by "
             "HyperNetwork.save_pretrained, or the Hub id of one. Fix: check the name, the network and the token."
@@ -76,13 +77,13 @@ def upload(
     revision: str | None = None,
     message: str = "Upload a hypernetwork with promptlora",
 ) -> str:
-    """Upload a folder to a model repository, which is created if it does not exist, as one commit.
+    """Upload a folder to a model repository as one commit; the repository is created if it does not exist.
 
     Returns:
-        The address of the repository.
+        The URL of the repository.
 
     Raises:
-        CheckpointError: The Hub cannot be reached or refuses.
+        CheckpointError: The Hub cannot be reached or refuses the upload.
     """
     try:
         api = huggingface_hub.HfApi(library_name="promptlora", token=token)
@@ -108,11 +109,11 @@ def card(
     """The model card (README.md) of a hypernetwork: its base, its sizes, and how to load it.
 
     Args:
-        repo_id: Where it will be.
+        repo_id: The repository of the hypernetwork.
         base: Fingerprint of its base.
-        sizes: What its table says, by name.
-        base_model: Hub id of the base, for the metadata; a local path is left out.
-        embedder: Fingerprint of the text embedder that it reads prompts through, if any.
+        sizes: The rows of the size table, by name.
+        base_model: Hub id of the base, for the metadata; a local path is omitted.
+        embedder: Fingerprint of the text embedder that it uses, if any.
     """
     named = base_model if base_model and is_hub_id(base_model) else None
     metadata = huggingface_hub.ModelCardData(

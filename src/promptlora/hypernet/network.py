@@ -1,7 +1,7 @@
-"""``HyperNetwork``: an encoder and a generator that write a LoRA for every projection in one forward.
+"""``HyperNetwork``: an encoder and a generator that produce a LoRA for every projection in one forward pass.
 
-Persistence is safetensors and JSON. It knows shapes and names of projections, and the fingerprint of the
-base it was trained for; it never runs the base.
+It is stored as safetensors and JSON. It knows shapes and names of projections, and the fingerprint of the base it was
+trained for; it never runs the base.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ _STATIC = tuple(f"generator.{name}." for name in ("static_A", "static_B", "stati
 
 
 class HyperNetwork(nn.Module):
-    """Prompt states in, a LoRA for every projection out.
+    """Maps prompt states to a LoRA for every projection.
 
     Args:
-        config: Its shape.
-        projections: The projections of the base to write for.
+        config: The shape of the hypernetwork.
+        projections: The projections of the base to generate a LoRA for.
         state_size: Width of the prompt states; see ``PromptStates.state_size``.
         base: Fingerprint of the base it belongs to; see ``models.base_fingerprint``.
-        embedder: Fingerprint of the embedder that it reads through, if any; see ``PromptStates.fingerprint``.
+        embedder: Fingerprint of the text embedder that it uses, if any; see ``PromptStates.fingerprint``.
 
     Attributes:
-        training_prompts: What it was trained on, for the distance of other prompts; None where that is not known.
+        training_prompts: Descriptions of the training prompts, for measuring the distance of other prompts; None if
+            they are not known.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class HyperNetwork(nn.Module):
 
     @property
     def projections(self) -> tuple[Projection, ...]:
-        """The projections it writes for."""
+        """The projections that it generates a LoRA for."""
         return self.generator.projections
 
     def context(
@@ -86,7 +87,10 @@ class HyperNetwork(nn.Module):
         prompt_states: Float[Tensor, "prompts tokens *layers state"],
         prompt_mask: Bool[Tensor, "prompts tokens"],
     ) -> Float[Tensor, "prompts *chosen d"]:
-        """The contexts of prompts; with ``config.source = "layers"`` one for each layer, with ``generated = False`` of width 0."""
+        """The contexts of prompts; with ``config.source = "layers"`` one per layer.
+
+        With ``config.generated = False`` the contexts have width 0.
+        """
         return self.encode(prompt_states, prompt_mask).context
 
     def encode(
@@ -94,9 +98,9 @@ class HyperNetwork(nn.Module):
         prompt_states: Float[Tensor, "prompts tokens *layers state"],
         prompt_mask: Bool[Tensor, "prompts tokens"],
     ) -> Encoded:
-        """The contexts of prompts, and their encoded tokens for a generator that reads them."""
+        """The contexts of prompts, and their encoded tokens for generators that read them."""
         if self.encoder is None:
-            nothing = prompt_mask.new_zeros(len(prompt_mask), 0, dtype=torch.float32)  # only its length counts
+            nothing = prompt_mask.new_zeros(len(prompt_mask), 0, dtype=torch.float32)  # only its length is used
             return Encoded(nothing, nothing[:, None], prompt_mask)
         return self.encoder.encode(prompt_states, prompt_mask)
 
@@ -108,10 +112,10 @@ class HyperNetwork(nn.Module):
         generated: bool = True,
         dtype: torch.dtype | None = None,
     ) -> LoRAWeights:
-        """One adapter for each prompt of :meth:`encode`, or each context; the other arguments are those of :meth:`forward`."""
+        """One adapter per prompt of :meth:`encode`, or per context; for the other arguments see :meth:`forward`."""
         context = prompts.context if isinstance(prompts, Encoded) else prompts
         if self.config.context_flag and self.encoder is not None:
-            # A plain bool becomes no tensor: on an accelerator that would wait for the device.
+            # A plain bool is not converted to a tensor, because that would wait for the accelerator.
             flag = in_context if isinstance(in_context, bool) else in_context.reshape(-1, *[1] * (context.dim() - 1))
             context = context + flag * self.in_context
         given = prompts._replace(context=context) if isinstance(prompts, Encoded) else context
@@ -127,15 +131,16 @@ class HyperNetwork(nn.Module):
         generated: bool = True,
         dtype: torch.dtype | None = None,
     ) -> LoRAWeights:
-        """Write one adapter for each prompt.
+        """Generate one adapter per prompt.
 
         Args:
-            prompt_states: The states that ``PromptStates.batch`` gives, with an axis of all layers of the base where
-                ``config.source`` is ``layers``; or what :meth:`encode` gave for them.
+            prompt_states: The states from ``PromptStates.batch``, which have an axis for the layers of the base if
+                ``config.source`` is ``layers``; or the result of :meth:`encode` for these states.
             prompt_mask: True where a token is not padding; not needed with the result of :meth:`encode`.
             in_context: Whether the base also has each prompt in its context; no effect without ``config.context_flag``.
-            generated: False gives the static part alone.
-            dtype: Of the adapters, cast for all projections of a shape at once; by default that of the parameters.
+            generated: False returns only the static part.
+            dtype: Dtype of the adapters, by default that of the parameters. All projections of a shape are cast at
+                once.
         """
         if isinstance(prompt_states, Encoded):
             encoded = prompt_states
@@ -145,11 +150,11 @@ class HyperNetwork(nn.Module):
         return self.write(encoded, in_context, generated=generated, dtype=dtype)
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Parameters by how they should move.
+        """The parameters grouped by how their learning rate is set.
 
-        ``heads`` are the linear layers that write matrices, each with a rate by its :meth:`head_fan_in`; ``static`` is what
-        acts as it is: the static LoRA, shared factors, scales and the gates of ranks; ``trunk`` is all else, the
-        embeddings inside of heads and the gate of prompts included.
+        ``heads`` contains the linear layers that generate matrices; their learning rates depend on :meth:`head_fan_in`.
+        ``static`` contains the parameters that are used directly: the static LoRA, shared factors, scales and the gates
+        of ranks. ``trunk`` contains all others, including the embeddings inside heads and the gate of prompts.
         """
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {"trunk": [], "heads": [], "static": []}
         for name, parameter in self.named_parameters():
@@ -162,10 +167,10 @@ class HyperNetwork(nn.Module):
         return groups
 
     def head_fan_in(self, name: str) -> int:
-        """How many values enter the linear layer of a head whose weight or bias this is.
+        """The number of inputs of the head's linear layer that a weight or bias belongs to.
 
         Args:
-            name: A name of the group ``heads`` of :meth:`parameter_groups`.
+            name: The name of a parameter in the group ``heads`` of :meth:`parameter_groups`.
         """
         return int(self._owner(name).fan_in)  # type: ignore[arg-type]
 
@@ -175,7 +180,7 @@ class HyperNetwork(nn.Module):
     # --- persistence ---------------------------------------------------------------------------------
 
     def write_to(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write weights, config.json and what is known of training prompts into a folder that exists."""
+        """Write weights, config.json and, if known, the training prompts' descriptions into an existing folder."""
         tensors = {
             name: value.detach().to(dtype or value.dtype).contiguous().cpu()
             for name, value in self.state_dict().items()
@@ -194,15 +199,15 @@ class HyperNetwork(nn.Module):
         (folder / CONFIG_FILE).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
-        """Write ``model.safetensors``, ``config.json`` and perhaps ``prompts.safetensors`` to a folder, whole or not at all.
+        """Write ``model.safetensors``, ``config.json`` and, if known, ``prompts.safetensors`` to a folder, atomically.
 
         Args:
             path: The folder to create.
-            overwrite: Replace a folder that exists.
-            dtype: Store the weights in this dtype (they are read back as float32).
+            overwrite: Whether to replace an existing folder.
+            dtype: The dtype of the stored weights (they are always loaded as float32).
 
         Raises:
-            OutputError: The folder exists already or cannot be written.
+            OutputError: The folder already exists or cannot be written.
         """
         with creating_folder(Path(path), overwrite=overwrite) as temporary:
             self.write_to(temporary, dtype)
@@ -211,18 +216,17 @@ class HyperNetwork(nn.Module):
     def from_pretrained(
         cls, path: str | Path, *, revision: str | None = None, token: str | bool | None = None
     ) -> HyperNetwork:
-        """Read what :meth:`save_pretrained` or :meth:`push_to_hub` wrote, as float32, in evaluation mode.
+        """Load what :meth:`save_pretrained` or :meth:`push_to_hub` wrote, as float32, in evaluation mode.
 
-        Nothing is unpickled.
+        Loading never unpickles anything.
 
         Args:
-            path: A folder, or ``owner/name`` on the Hugging Face Hub; a folder of that name comes first.
+            path: A folder, or ``owner/name`` on the Hugging Face Hub; a local folder of that name takes precedence.
             revision: Branch, tag or commit on the Hub.
-            token: For a private repository; by default that of ``hf auth login``.
+            token: Access token for a private repository; by default that of ``hf auth login``.
 
         Raises:
-            CheckpointError: A folder that is missing, an id that cannot be fetched, or files that are truncated or do not
-                fit together.
+            CheckpointError: The folder is missing, the id cannot be downloaded, or files are truncated or inconsistent.
         """
         path = local_folder(path, (CONFIG_FILE, WEIGHTS_FILE, PROMPTS_FILE), revision=revision, token=token)
         if not is_file(path / WEIGHTS_FILE) and is_file(path / CONFIG_FILE):
@@ -233,7 +237,7 @@ class HyperNetwork(nn.Module):
             config = from_dict(HyperNetworkConfig, description["config"])
             projections = read_projections(description["projections"])
             state_size = whole("state_size", description["state_size"], high=_WIDEST)
-            with torch.device("meta"):  # no memory for sizes that the weights do not bear out, no random draws
+            with torch.device("meta"):  # no memory before the sizes are checked, no random draws
                 embedder = _read_base(description.get("embedder") or {})
                 hypernetwork = cls(config, projections, state_size, _read_base(description["base"]), embedder)
         hypernetwork.load_state_dict(hypernetwork._read_weights(path / WEIGHTS_FILE), assign=True)
@@ -242,10 +246,10 @@ class HyperNetwork(nn.Module):
         return hypernetwork.eval()
 
     def load_weights(self, file: Path) -> None:
-        """Read weights from a safetensors file into the parameters there are.
+        """Load weights from a safetensors file into the existing parameters.
 
         Raises:
-            CheckpointError: A truncated file, or tensors of other names, shapes or values that are not finite.
+            CheckpointError: The file is truncated, tensors have other names or shapes, or values are not finite.
         """
         self.load_state_dict(self._read_weights(file))
 
@@ -266,7 +270,7 @@ class HyperNetwork(nn.Module):
                     f"{file}: {name} is {value.dtype} {list(value.shape)}; expected floats "
                     f"{list(expected[name].shape)} as {CONFIG_FILE} says; fetch or train it again"
                 )
-            read[name] = value.to(expected[name].dtype, copy=True)  # no view of the file's memory
+            read[name] = value.to(expected[name].dtype, copy=True)  # not a view of the file's memory
         return read
 
     def push_to_hub(
@@ -284,16 +288,16 @@ class HyperNetwork(nn.Module):
         Args:
             repo_id: ``owner/name``; the repository is created if it does not exist.
             base_model: Hub id of the base, for the card.
-            private: Whether a new repository is private; by default as the owner's settings say.
-            token: By default that of ``hf auth login``.
+            private: Whether a new repository is private; by default the owner's settings decide.
+            token: Access token; by default that of ``hf auth login``.
             revision: The branch to commit to, created if it does not exist; by default ``main``.
-            dtype: Store the weights in this dtype (they are read back as float32).
+            dtype: The dtype of the stored weights (they are always loaded as float32).
 
         Returns:
-            The address of the repository.
+            The URL of the repository.
 
         Raises:
-            CheckpointError: The Hub cannot be reached or refuses.
+            CheckpointError: The Hub cannot be reached or refuses the upload.
         """
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
@@ -303,7 +307,7 @@ class HyperNetwork(nn.Module):
             return upload(folder, repo_id, private=private, token=token, revision=revision)
 
     def _sizes(self) -> dict[str, str]:
-        """What the card says of sizes."""
+        """The rows of the card's size table."""
         modules = len({projection.module for projection in self.projections})
         return {
             "parameters": f"{sum(p.numel() for p in self.parameters()):,}",
@@ -315,7 +319,7 @@ class HyperNetwork(nn.Module):
 
 @contextmanager
 def _configuration_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The values of a folder's config.json; what they cannot be used for inside is a CheckpointError."""
+    """Yield the values of a folder's config.json; errors from using them inside ``with`` become a CheckpointError."""
     file = path / CONFIG_FILE
     if not is_file(file):
         raise CheckpointError(f"{path}: no {CONFIG_FILE}; expected a folder written by HyperNetwork.save_pretrained")
@@ -331,20 +335,20 @@ def _configuration_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_config(path: str | Path) -> HyperNetworkConfig:
-    """The configuration of a hypernetwork's folder or Hub id, without its weights.
+    """The configuration of a hypernetwork in a folder or on the Hub; the weights are not loaded.
 
     Raises:
-        CheckpointError: A folder that is missing, an id that cannot be fetched, or a file that is damaged.
+        CheckpointError: The folder is missing, the id cannot be downloaded, or the file is damaged.
     """
     with _configuration_of(local_folder(path, (CONFIG_FILE,))) as description:
         return from_dict(HyperNetworkConfig, description["config"])
 
 
 def _check_memory(config: HyperNetworkConfig, projections: Sequence[Projection], state_size: int) -> None:
-    """Refuse parameters that this machine has no memory for, before any is made.
+    """Refuse parameters that do not fit in this machine's memory, before allocating any.
 
     Raises:
-        ConfigError: It says how many bytes there would be.
+        ConfigError: They do not fit; the message contains their size in bytes.
     """
     try:
         with torch.device("meta"):
@@ -363,7 +367,7 @@ def _check_memory(config: HyperNetworkConfig, projections: Sequence[Projection],
 
 
 def _read_base(values: Any) -> dict[str, str | int]:
-    """The fingerprint of a base: texts and whole numbers by name."""
+    """The fingerprint of a base: strings and integers by name."""
     if not isinstance(values, dict) or not all(type(value) in (str, int) for value in values.values()):
         raise CheckpointError(f"base={str(values)[:80]}; expected texts and whole numbers by name")
     return values

@@ -1,7 +1,7 @@
-"""The scale of a hypernetwork for a model on paper: parameters, bytes and operations, for each kind of head.
+"""Estimates the scale of a hypernetwork for a model: parameters, bytes and operations for each kind of head.
 
-Everything is counted on the meta device, so a model of 80 billion parameters takes no memory. It knows nothing of where
-models come from, of data or of time: an operation is counted, never run.
+Everything is counted on the meta device, so a model of 80 billion parameters takes no memory. Operations are counted
+but never run. This file knows nothing of the source of models, of data or of time.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ GIVES_UP = {
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPlan:
-    """One kind of head, with a hypernetwork around it.
+    """The estimate for one kind of head and a hypernetwork with this head.
 
     Attributes:
         kind: One of ``HEAD_KINDS``.
         heads: Parameters of the heads.
         generator: Parameters of heads, trunk, embeddings, gate, and the static LoRA or shared factors.
-        parameters: Parameters of the whole hypernetwork, its prompt encoder included.
-        bytes: Of those, in float32.
-        training_bytes: Weights, gradients and Adam's moments of those, in float32; the frozen base comes on top.
-        flops_per_adapter: Operations of the generator for one adapter (a multiply-add is two).
-        base_tokens: The same in tokens of the base's forward.
-        adapter_bytes: Bytes that one more adapter takes, in the dtype of the adapters.
+        parameters: Parameters of the whole hypernetwork, including its prompt encoder.
+        bytes: Bytes of these parameters in float32.
+        training_bytes: Bytes of their weights, gradients and Adam moments in float32, without the frozen base.
+        flops_per_adapter: Operations of the generator for one adapter (a multiply-add counts as two).
+        base_tokens: The number of tokens that the base processes with the same number of operations.
+        adapter_bytes: Bytes per additional adapter, in the dtype of the adapters.
         shared_bytes: Bytes of the factors that all adapters share.
-        injection_flops_per_token: Operations that an adapter adds to one token.
-        below_limit: Whether the heads stay below the limit.
-        whole_below_limit: Whether the whole hypernetwork does.
-        gives_up: What the kind cannot express that ``full`` can.
+        injection_flops_per_token: Operations that an adapter adds per token.
+        below_limit: Whether the parameters of the heads are below the limit.
+        whole_below_limit: Whether the parameters of the whole hypernetwork are below the limit.
+        gives_up: What this kind cannot express that ``full`` can.
     """
 
     kind: str
@@ -85,23 +85,23 @@ class HeadPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The scale of a hypernetwork for a model, on paper.
+    """The estimated scale of a hypernetwork for a model.
 
     Attributes:
-        targets: What it writes.
+        targets: The projections that the hypernetwork generates a LoRA for.
         base_parameters: Parameters of the base.
-        base_active_parameters: Those that one token uses in matrix products: experts by their share per token, and no
-            embedding table but one that is the output layer too.
-        base_flops_per_token: Twice those; attention over earlier tokens comes on top.
-        batch: How many adapters ``batch_bytes`` is for.
-        batch_bytes: Bytes of that many adapters with an A and a B each.
-        injection_flops_per_token: Operations that an adapter with an A and a B adds to one token.
-        injection_share: The same as a share of the base's.
-        prompt_tokens: Length of the prompt that ``encoder_flops`` is for.
+        base_active_parameters: Parameters that one token uses in matrix products. Experts count by the share used per
+            token; an embedding table counts only if it is also the output layer.
+        base_flops_per_token: Twice ``base_active_parameters``, without attention over earlier tokens.
+        batch: The number of adapters for ``batch_bytes``.
+        batch_bytes: Bytes of ``batch`` adapters in the free form.
+        injection_flops_per_token: Operations that an adapter in the free form adds per token.
+        injection_share: ``injection_flops_per_token`` relative to ``base_flops_per_token``.
+        prompt_tokens: Length of the prompt for ``encoder_flops``.
         encoder_flops: Operations of the prompt encoder for one prompt.
-        heads: One plan for each kind of head.
+        heads: One plan per kind of head.
         limit: The limit on the heads' parameters, for ``below_limit`` and ``verdict``.
-        verdict: Which kinds stay below the limit, and what they give up, in words.
+        verdict: A text that says which kinds stay below the limit, and what they cannot express.
     """
 
     targets: Targets
@@ -119,18 +119,18 @@ class Plan:
     verdict: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Convert to plain values for JSON."""
         return {**asdict(self), "targets": self.targets.to_dict()}
 
 
 def active_parameters(model: nn.Module) -> tuple[int, int]:
-    """All parameters of a base, and those that one token uses in matrix products.
+    """The number of all parameters of a base, and of those that one token uses in matrix products.
 
-    Experts count by their share per token. An embedding table is looked up, not multiplied, so it counts only where
-    it is the output layer too.
+    Experts count by the share used per token. An embedding table is looked up, not multiplied, so it counts only if it
+    is also the output layer.
 
     Raises:
-        ModelError: Experts in a model whose configuration does not say how many a token uses.
+        ModelError: The model has experts, but its configuration does not specify how many a token uses.
     """
     base: Any = model
     output = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
@@ -175,7 +175,7 @@ def _parameters(config: HyperNetworkConfig, targets: Targets) -> int:
 
 
 def _whole_below(configs: Sequence[HyperNetworkConfig], targets: Targets, limit: int) -> str:
-    """The deepest encoder, then trunk, with which a whole hypernetwork stays below the limit."""
+    """The deepest encoder, and then the deepest trunk, that keep the whole hypernetwork below the limit."""
     depths = [(e, t) for e in range(configs[0].encoder_layers, -1, -1) for t in range(configs[0].trunk_layers, -1, -1)]
     for encoder, trunk in depths:
         for config in configs:
@@ -219,7 +219,7 @@ def plan_targets(
     roles: Sequence[str] = ROLES,
     layouts: Sequence[Layout] = (),
 ) -> Plan:
-    """Count what a hypernetwork for a model takes, for each kind of head; nothing is run but on the meta device.
+    """Estimate the scale of a hypernetwork for a model, for each kind of head; everything runs on the meta device.
 
     Args:
         model: A causal language model of transformers; the meta device is enough.
@@ -229,16 +229,16 @@ def plan_targets(
         head_bottleneck: Inner width of a ``lowrank`` head.
         encoder_layers: Layers of the prompt encoder.
         trunk_layers: Layers of the generator's trunk.
-        batch: How many adapters are in use at a time.
+        batch: The number of adapters in use at the same time.
         prompt_tokens: Length of a prompt.
-        limit: The heads' parameters are held against this.
-        roles: As for ``find_projections``.
-        layouts: As for ``find_projections``.
+        limit: The limit that the heads' parameters are compared with.
+        roles: See ``find_projections``.
+        layouts: See ``find_projections``.
 
     Raises:
-        ProjectionError: As for :func:`describe_targets`.
-        ModelError: As for :func:`active_parameters`.
-        ConfigError: A size that is not above 0, or a context size that is no multiple of the encoder's heads.
+        ProjectionError: See :func:`describe_targets`.
+        ModelError: See :func:`active_parameters`.
+        ConfigError: A size is not above 0, or the context size is not a multiple of the number of encoder heads.
     """
     targets = describe_targets(
         model, rank, context_size, dtype=dtype, head_bottleneck=head_bottleneck, roles=roles, layouts=layouts

@@ -1,7 +1,7 @@
-"""What a hypernetwork would write for a model: its projections by shape, and what a search by module name would miss.
+"""The targets of a hypernetwork for a model: its projections by shape, and what a search by module name would miss.
 
 Everything is read on the meta device from names, shapes and the configuration, so a model of 80 billion parameters
-takes no memory. It knows nothing of where models come from, or of what a hypernetwork costs: that is in ``plan``.
+takes no memory. This file knows nothing of the source of models, or of the cost of a hypernetwork; see ``plan``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SCANNED = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeTargets:
-    """The projections of one shape: how many, and which (``"DeltaNet q, k"``)."""
+    """The projections of one shape: their number and kinds (``"DeltaNet q, k"``)."""
 
     in_features: int
     out_features: int
@@ -41,14 +41,15 @@ class ShapeTargets:
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What a search for ``nn.Linear`` modules named q_proj, k_proj, v_proj and o_proj finds.
+    """The result of a search for ``nn.Linear`` modules named q_proj, k_proj, v_proj and o_proj.
 
     Attributes:
-        found: Modules with such a name, in the whole model.
-        missed: Projections that live in none of them.
-        missed_which: The same by kind and role, with counts.
-        mixed: Modules found whose output holds something else too (a gate), which an adapter by name changes as well.
-        foreign: Modules found that are no part of the causal language model.
+        found: The number of modules with such a name in the whole model.
+        missed: The number of projections that are in none of these modules.
+        missed_which: The missed projections by kind and role, with counts.
+        mixed: The number of found modules whose output also holds something else, such as a gate. An adapter matched by
+            module name would change that too.
+        foreign: The number of found modules outside the causal language model.
     """
 
     found: int
@@ -60,23 +61,23 @@ class Scan:
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """The projections of a model that a hypernetwork writes for.
+    """The projections of a model that a hypernetwork generates a LoRA for.
 
     Attributes:
         model: Class of the model.
-        model_type: As its configuration names it.
+        model_type: The model type in its configuration.
         hidden_size: Width of its hidden states.
-        projections: All of them, in layer order.
-        shapes: The same by shape, in order of first appearance.
-        modules: Physical modules that they live in.
-        others: Other parts that can be asked for by role and are left alone otherwise, with their counts.
+        projections: All projections, in layer order.
+        shapes: The projections by shape, in order of first appearance.
+        modules: The number of physical modules that contain the projections.
+        others: Other parts, with their counts; they get an adapter only if their role is requested.
         rank: Rank of the adapters.
         context_size: Width of the features that enter the heads.
         dtype: Dtype of an adapter.
-        adapter_parameters: Values of one adapter.
+        adapter_parameters: The number of values of one adapter.
         adapter_bytes: Bytes of one adapter in ``dtype``.
         head_parameters: Parameters of all heads, by kind.
-        scan: What a search by module name finds.
+        scan: The result of a search by module name.
     """
 
     model: str
@@ -95,14 +96,14 @@ class Targets:
     scan: Scan
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the projections as their number and names."""
+        """Convert to plain values for JSON, with the number and names of the projections."""
         values = {**asdict(self), "count": len(self.projections)}
         values["projections"] = [p.name for p in self.projections]
         return values
 
 
 def _which(kinds: dict[str, str], projections: Sequence[Projection], *, counts: bool = False) -> str:
-    """``"DeltaNet v and attention q"``; with counts ``"DeltaNet q 36, k 36"``."""
+    """A text such as ``"DeltaNet v and attention q"``; with counts, ``"DeltaNet q 36, k 36"``."""
     roles: dict[str, dict[str, int]] = {}
     for p in projections:
         of_kind = roles.setdefault(kinds[p.name.rpartition(".")[0]], {})
@@ -140,7 +141,7 @@ def describe_targets(
     roles: Sequence[str] = ROLES,
     layouts: Sequence[Layout] = (),
 ) -> Targets:
-    """List what a hypernetwork would write for a model; the meta device is enough.
+    """List the projections that a hypernetwork would adapt in a model; the model may be on the meta device.
 
     Args:
         model: A causal language model of transformers.
@@ -148,12 +149,12 @@ def describe_targets(
         context_size: Width of the features that enter the heads.
         dtype: Dtype of an adapter.
         head_bottleneck: Inner width of a ``lowrank`` head.
-        roles: As for ``find_projections``.
-        layouts: As for ``find_projections``.
+        roles: See ``find_projections``.
+        layouts: See ``find_projections``.
 
     Raises:
-        ProjectionError: A role the model does not have, or an attention class that is not known.
-        ConfigError: A rank, width or bottleneck that is not above 0.
+        ProjectionError: The model does not have a role, or has an unknown attention class.
+        ConfigError: A rank, width or bottleneck is not above 0.
     """
     config = HyperNetworkConfig(rank=rank, context_size=context_size, head_bottleneck=head_bottleneck)
     projections = tuple(find_projections(model, roles, layouts))
@@ -191,10 +192,10 @@ def describe_targets(
 
 
 def text_config(model: nn.Module) -> Any:
-    """The configuration of the language model in a model.
+    """The configuration of a model's language model part.
 
     Raises:
-        ModelError: A model without a configuration.
+        ModelError: The model has no configuration.
     """
     config = getattr(model, "config", None)
     if config is None:

@@ -1,7 +1,8 @@
-"""Adding LoRA updates to a frozen model by forward hooks, and removing them again.
+"""Adds LoRA updates to a frozen model through forward hooks, and removes them again.
 
-``update`` is the arithmetic of one hook call, ``packed`` that of a batch that lies in one row, ``hooks`` the hooks,
-``injector`` and ``slots`` what they read, and ``owner`` who may fill it. It knows ``LoRAWeights`` and ``Projection``, and nothing of hypernetworks or prompts.
+``update`` holds the arithmetic of one hook call, ``packed`` the arithmetic for a batch packed into one row, and
+``hooks`` the hooks. ``injector`` and ``slots`` hold what the hooks read, and ``owner`` decides who may change it. The
+package knows ``LoRAWeights`` and ``Projection``; it knows nothing of hypernetworks or prompts.
 """
 
 from promptlora.injection.hooks import make_batched_lora_hook, make_lora_hook

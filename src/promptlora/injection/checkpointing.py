@@ -1,6 +1,6 @@
-"""Activation checkpointing of a hooked model, whose recomputation must see the LoRA of its own forward pass.
+"""Activation checkpointing of a hooked model. Recomputation must use the LoRA of the original forward pass.
 
-This file knows how transformers switches checkpointing on; nothing of slots.
+This file knows how transformers enables checkpointing; it knows nothing of slots.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ContextFn = Callable[[], Any]
 
 
 def _checkpointing_of(module: nn.Module) -> dict[str, Any]:
-    """The attributes of a module by which transformers switches activation checkpointing on."""
+    """The attributes of a module with which transformers enables activation checkpointing."""
     return {
         key: v for key, v in vars(module).items() if "gradient_checkpointing" in key or "_require_grads_hook" in key
     }
@@ -32,10 +32,10 @@ def _restore_checkpointing(before: list[tuple[nn.Module, dict[str, Any]]]) -> No
 
 
 def enable_checkpointing(model: nn.Module, context_fn: ContextFn) -> Callable[[], None]:
-    """Switch activation checkpointing on, non-reentrant, with a ``context_fn``; returns a function that restores the model.
+    """Enable non-reentrant activation checkpointing with a ``context_fn``; return a function that restores the model.
 
     Raises:
-        LoRAError: A model without activation checkpointing.
+        LoRAError: The model does not support activation checkpointing.
     """
     enable = getattr(model, "activation_checkpointing_enable", None) or getattr(
         model, "gradient_checkpointing_enable", None
@@ -52,10 +52,10 @@ def enable_checkpointing(model: nn.Module, context_fn: ContextFn) -> Callable[[]
 
 
 def refuse_foreign_checkpointing(model: nn.Module, context_fn: ContextFn) -> None:
-    """Refuse checkpointing with another ``context_fn``: its gradients can be wrong, or None, without an error.
+    """Refuse checkpointing with another ``context_fn``, because gradients could silently be wrong or None.
 
     Raises:
-        LoRAError: A module in training mode that would be recomputed so.
+        LoRAError: A module in training mode would be recomputed with another ``context_fn``.
     """
     if not torch.is_grad_enabled():
         return

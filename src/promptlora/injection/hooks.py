@@ -1,7 +1,7 @@
-"""The forward hooks: two that can be registered on any module, and the one that an injector installs.
+"""The forward hooks: two that can be registered on any module, and one that an injector installs.
 
-A hook adds updates to the output of its module. The hook of an injector reads them from a slot that the injector
-fills. This file knows modules and updates; nothing of whole models or of ``LoRAWeights``.
+A hook adds updates to the output of its module. The injector's hook reads them from a slot that the injector fills.
+This file knows modules and updates; it knows nothing of whole models or of ``LoRAWeights``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def make_lora_hook(A: Float[Tensor, "d_in rank"], B: Float[Tensor, "rank d_out"]
     Register it with ``module.register_forward_hook(hook)``.
 
     Raises:
-        LoRAError: A and B that are not ``[in, rank]`` and ``[rank, out]``.
+        LoRAError: A is not ``[in, rank]`` or B is not ``[rank, out]``.
     """
     if A.ndim != 2 or B.ndim != 2:
         raise LoRAError(f"A {list(A.shape)}, B {list(B.shape)}; expected A [in, rank] and B [rank, out]")
@@ -45,11 +45,11 @@ def make_batched_lora_hook(
 ) -> Hook:
     """A forward hook that adds a different LoRA to each row of the batch.
 
-    The same as ``output + einsum("bsi,bir,bro->bso", x, A, B) * scaling``; a batch that is a multiple of
-    ``adapters`` is grouped sample-major, as beam search lays it out.
+    The hook computes ``output + einsum("bsi,bir,bro->bso", x, A, B) * scaling``. A batch may be a multiple of
+    ``adapters``; its rows are then grouped sample-major, as in beam search.
 
     Raises:
-        LoRAError: A and B that do not fit together; in the hook, a batch that does not fit.
+        LoRAError: A and B are inconsistent. The hook raises it if the batch is not a multiple of ``adapters``.
     """
     if A.ndim != 3 or B.ndim != 3 or A.shape[0] != B.shape[0] or A.shape[2] != B.shape[1] or not A.shape[0]:
         raise LoRAError(
@@ -59,7 +59,7 @@ def make_batched_lora_hook(
     updates = (make_update("hook", A, B, scaling, plan_rows(range(A.shape[0]))),)
 
     def hook(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
-        kwargs = rest[0] if len(rest) == 2 else {}  # registered with_kwargs, or not
+        kwargs = rest[0] if len(rest) == 2 else {}  # registered with or without with_kwargs
         return _added(rest[-1], _input(args, kwargs, "hook"), updates, owned=False)
 
     return hook
@@ -92,24 +92,24 @@ def _added(output: Any, x: Tensor, updates: Updates, owned: bool) -> Any:
             output, owned = add_packed(output, x, update, owned=owned), True
             continue
         output = add_update(output, x, update, owned=owned)
-        owned = owned or update.spans is not None  # add_update has made a copy
+        owned = owned or update.spans is not None  # add_update made a copy
     return output
 
 
 def _several(update: Update | PackedUpdate) -> bool:
-    """Whether rows have different adapters. This is read from shapes, which a compiled model need not treat as constants."""
+    """Whether rows use different adapters. It is derived from shapes, which torch.compile can keep dynamic."""
     if isinstance(update, PackedUpdate):
         return True
     return update.A.ndim == 3 or (update.C is not None and update.C.shape[0] > 1)
 
 
 class Slot:
-    """What the hook of one module currently adds.
+    """The updates that the hook of one module currently adds.
 
     Attributes:
-        updates: None for the base model.
-        owner: Who switched them on; nobody else may run the module meanwhile.
-        plain: The module returns a new tensor that is its own, see :func:`is_plain`.
+        updates: The updates to add; None for the base model.
+        owner: The owner that enabled the updates; nobody else may run the module until they are disabled.
+        plain: Whether the module returns a new tensor without other references; see :func:`is_plain`.
     """
 
     __slots__ = ("owner", "plain", "updates")
@@ -120,22 +120,22 @@ class Slot:
         self.plain = False
 
 
-# Slots by number. A compiled model that reached a slot through the hook of its module would take the shapes of the
-# matrices for properties of the module, which torch.compile never makes dynamic, and compile again for each number of
-# adapters. A global is not a property of a module.
+# Slots by number. If a compiled model reached a slot through the hook of its module, torch.compile would treat the
+# shapes of the matrices as properties of the module. It never makes those dynamic, so it would recompile for each
+# number of adapters. A global dictionary is not a property of a module.
 _SLOTS: dict[int, Slot] = {}
 _numbers = count()
 
 
 class SlotHook:
-    """The permanent hook of one module. It belongs to the model that it was installed on; a copy of it adds nothing."""
+    """The permanent hook of one module. It works only on the model that it was installed on; copies do nothing."""
 
     def __init__(self, name: str) -> None:
         self.name, self.number, self.slot = name, next(_numbers), Slot()
         _SLOTS[self.number] = self.slot
 
     def close(self) -> None:
-        """Release the slot; calling it twice is harmless."""
+        """Release the slot; calling it twice is safe."""
         self.slot.updates = self.slot.owner = None
         _SLOTS.pop(self.number, None)
 
@@ -144,7 +144,7 @@ class SlotHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> Any:
         """Return the module's output with the slot's updates added."""
-        output = rest[-1]  # (kwargs, output), or (output) where a library has registered the hook again without kwargs
+        output = rest[-1]  # rest is (kwargs, output), or (output,) if a library re-registered the hook without kwargs
         if torch.compiler.is_compiling():
             slot = _SLOTS.get(self.number)
             updates, owned = None if slot is None else slot.updates, False
@@ -194,11 +194,11 @@ class InertHook:
     """Replaces an injector's hook in a copy or a pickle of a model; it does nothing."""
 
     def __call__(self, *_: Any) -> None:
-        """Leave the module's output as it is."""
+        """Leave the module's output unchanged."""
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a module's output is a new tensor without other references, as with a plain Linear or Conv1D."""
+    """Whether a module's output is a new tensor without other references, as that of a plain Linear or Conv1D is."""
     forward = type(module).forward
     plain = forward is _LINEAR_FORWARD or (
         type(module).__name__ == "Conv1D" and forward.__module__ == "transformers.pytorch_utils"

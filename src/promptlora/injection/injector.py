@@ -1,8 +1,8 @@
-"""Hooks on a frozen model, the slots that they read, and the control over who fills the slots.
+"""Installs hooks on a frozen model, fills the slots that they read, and controls who may fill the slots.
 
-Hooks are installed once and read a slot that says which LoRA is on, so that compiled models and activation
-checkpointing see what is meant. This file knows modules, ``LoRAWeights`` and ``Projection``; the hooks are in
-``hooks``, the arithmetic in ``update``, owners and turns in ``owner``.
+Hooks are installed once and read a slot that contains the active LoRA, so compiled models and activation checkpointing
+use the correct one. This file knows modules, ``LoRAWeights`` and ``Projection``; the hooks are in ``hooks``, the
+arithmetic in ``update``, owners and turns in ``owner``.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ _WEIGHT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  
 
 
 def _execution_device(module: nn.Module) -> torch.device | None:
-    """The device on which a module computes: the one chosen by Accelerate, otherwise that of its weights; None if it has no weights."""
+    """The device on which a module computes: Accelerate's choice, else that of its weights; None without weights."""
     hook = getattr(module, "_hf_hook", None)
     for one in (hook, *getattr(hook, "hooks", ())):
         device = getattr(one, "execution_device", None)
         if device is not None:
-            return torch.empty(0, device=device).device  # with its index: "cuda" is cuda:0
+            return torch.empty(0, device=device).device  # adds the index: "cuda" becomes cuda:0
     tensor = next(chain(module.parameters(), module.buffers()), None)
     return None if tensor is None else tensor.device
 
 
 def _links(model: nn.Module, paths: Iterable[str]) -> tuple[tuple[nn.Module, str, nn.Module], ...]:
-    """Every step (parent, name, child) on the paths from a model to its modules, once each."""
+    """Every distinct step (parent, name, child) on the paths from a model to its modules."""
     steps: dict[str, tuple[nn.Module, str, nn.Module]] = {}
     for path in paths:
         parent, walked = model, ""
         for name in path.split("."):
             walked = f"{walked}.{name}"
             child = parent._modules.get(name)
-            if child is None:  # a wrapper that forwards attributes; it is looked at as a whole
+            if child is None:  # a wrapper that forwards attributes; its inner modules are not followed
                 break
             steps[walked] = parent, name, child
             parent = child
@@ -60,7 +60,7 @@ def _links(model: nn.Module, paths: Iterable[str]) -> tuple[tuple[nn.Module, str
 
 
 def _forget_compiled_models() -> None:
-    """Drop everything that torch.compile has compiled, because a model that was compiled without hooks never checks for them again."""
+    """Drop all code compiled by torch.compile, because a model compiled without hooks never checks for new ones."""
     convert = sys.modules.get("torch._dynamo.convert_frame")
     if convert is not None and convert.input_codes.seen:
         torch._dynamo.reset()
@@ -68,10 +68,10 @@ def _forget_compiled_models() -> None:
 
 @dataclass(frozen=True, eq=False)
 class PreparedLoRA:
-    """A LoRA that was checked against an injector's model and can be switched on many times, for example once per token.
+    """A LoRA that was checked against an injector's model and can be applied many times, for example once per token.
 
     Attributes:
-        state: Module to what its hook adds; None is the base model.
+        state: For each module, the updates that its hook adds; None for the base model.
     """
 
     state: _State | None
@@ -80,26 +80,26 @@ class PreparedLoRA:
 class HookBasedLoRAInjector:
     """Installs hooks on a model once, and switches LoRAs on and off.
 
-    ``with injector.apply(lora): …`` works in forward, backward and generate; a nested use restores what was on
-    before; :meth:`remove` (or leaving ``with HookBasedLoRAInjector(model) as injector``) leaves the model bitwise
-    as found.
+    ``with injector.apply(lora): …`` works in forward, backward and generate. When a nested ``apply`` ends, the outer
+    LoRA is active again. :meth:`remove` (or leaving ``with HookBasedLoRAInjector(model) as injector``) restores the
+    model bitwise.
 
-    The slots belong to the model, so ``apply`` has one owner: a thread, and in an event loop one asyncio task. While a
-    LoRA is on, ``apply`` by anyone else is refused, and so is running the model; ``PromptLoRA`` and ``Host`` make
-    callers wait instead. The owner's uses must end in the reverse order of their beginning. Leaving one before a
-    use inside of it is an error; the use that was left is gone then, and the inner one stays on until it ends.
+    The slots belong to the model, so ``apply`` has one owner at a time: a thread or, in an event loop, an asyncio task.
+    While a LoRA is active, any other owner that calls ``apply`` or runs the model gets an error; ``PromptLoRA`` and
+    ``Host`` make callers wait instead. The owner must leave nested ``apply`` blocks in reverse order. Leaving an outer
+    block first raises an error; the outer LoRA is then off, and the inner one stays active until its block ends.
 
-    A generator that yields inside of ``apply`` shares the thread of whoever iterates it: its LoRA is on for that
-    caller too, until the generator ends or is dropped.
+    A generator that yields inside ``apply`` runs in the thread of its caller, so its LoRA is also active for the caller
+    until the generator ends or is dropped.
 
-    Models that were compiled before are compiled again at their next call, since they would not see the hooks.
+    Models that are already compiled are recompiled at their next call, because they would not see the hooks.
 
     Args:
-        model: The model; nothing of it is changed but the hooks.
-        projections: The projections to hook; all of :func:`find_projections` by default.
+        model: The model; only hooks are added to it.
+        projections: The projections to hook; by default all that :func:`find_projections` returns.
 
     Raises:
-        LoRAError: A projection that is not in the model, or does not fit its module.
+        LoRAError: A projection is not in the model or does not match its module.
     """
 
     def __init__(self, model: nn.Module, projections: Sequence[Projection] | None = None) -> None:
@@ -146,14 +146,14 @@ class HookBasedLoRAInjector:
         self.remove()
 
     def remove(self) -> None:
-        """Remove every hook from the model, and the checkpointing that it switched on; calling it twice is harmless.
+        """Remove all hooks and the activation checkpointing that this injector enabled; calling it twice is safe.
 
         Raises:
-            LoRAError: A LoRA of another thread or task is on; nothing is removed.
+            LoRAError: A LoRA of another thread or task is active. Nothing is removed.
         """
         self._uses.close()
         self._installed.close()
-        for parent, name, _ in self._links:  # a module that took the place of another may have taken its hook too
+        for parent, name, _ in self._links:  # a module that replaced another may carry its hook
             hooks = getattr(parent._modules.get(name), "_forward_hooks", {})
             for key in [key for key, hook in hooks.items() if hook in self._hooks.values()]:
                 del hooks[key]
@@ -162,7 +162,7 @@ class HookBasedLoRAInjector:
 
     @property
     def _state(self) -> _State | None:
-        """What is currently switched on."""
+        """The currently active updates."""
         return self._uses.state
 
     def _fill(self, state: _State | None, owner: Owner | None) -> None:
@@ -171,26 +171,26 @@ class HookBasedLoRAInjector:
             slot.owner = owner
 
     def prepare(self, lora: LoRAWeights | None, adapter_index: Sequence[int] | None = None) -> PreparedLoRA:
-        """Check a LoRA against the model and lay out its matrices, for an ``apply`` that is repeated.
+        """Check a LoRA against the model and lay out its matrices once, for repeated calls of :meth:`apply`.
 
         Args:
-            lora: As for :meth:`apply`.
-            adapter_index: As for :meth:`apply`.
+            lora: See :meth:`apply`.
+            adapter_index: See :meth:`apply`.
 
         Raises:
-            LoRAError: As for :meth:`apply`.
+            LoRAError: The LoRA does not match the model; see :meth:`apply`.
         """
         return PreparedLoRA(None if lora is None else self._updates(lora, adapter_index))
 
     def slots(self, like: LoRAWeights, count: int) -> AdapterSlots:
-        """Empty slots for adapters that look like the given one, for batches that are packed into one row of tokens.
+        """Create empty slots for adapters like the given one, for batches that are packed into one row of tokens.
 
         Args:
-            like: An adapter.
-            count: How many adapters fit in at once.
+            like: An adapter with the same projections, shapes, dtype and scaling.
+            count: The number of slots.
 
         Raises:
-            LoRAError: An adapter that does not fit the model.
+            LoRAError: The adapter does not match the model.
         """
 
         def place(name: str, form: Form) -> Place:
@@ -201,11 +201,11 @@ class HookBasedLoRAInjector:
         return AdapterSlots(like, count, place)
 
     def packed(self, parts: Sequence[tuple[AdapterSlots, PackedPlan]]) -> PreparedLoRA:
-        """What :meth:`apply` switches on for one packed batch.
+        """The updates for one packed batch, to pass to :meth:`apply`.
 
         Args:
-            parts: Slots of this injector, each with a plan of the same tokens; where a plan has slot 0, these slots add
-                nothing to a token.
+            parts: Pairs of slots of this injector and a plan. All plans describe the same tokens. A token with slot 0
+                gets no update from these slots.
         """
         state: dict[str, Updates] = {}
         for slots, plan in parts:
@@ -217,17 +217,17 @@ class HookBasedLoRAInjector:
     def apply(
         self, lora: LoRAWeights | PreparedLoRA | None, adapter_index: Sequence[int] | None = None
     ) -> Iterator[None]:
-        """Switch a LoRA on for what runs inside ``with``; None switches to the base model.
+        """Activate a LoRA inside ``with``; None activates the base model.
 
         Args:
-            lora: One adapter for all rows, or one for each row; or what :meth:`prepare` made of them.
+            lora: One adapter for all rows, one adapter per row, or the result of :meth:`prepare`.
             adapter_index: Row i of the batch uses adapter ``adapter_index[i]`` of ``lora``; by default row i
-                uses adapter i. A batch of a multiple of these rows is taken as sample-major.
+                uses adapter i. If the batch is a multiple of these rows, it is read as sample-major.
 
         Raises:
-            LoRAError: An unknown projection, a wrong shape, dtype or device, the message names it; a module that was
-                replaced; activation checkpointing that would not see the LoRA in backward; another owner; or, at the
-                end, a use that is left out of order.
+            LoRAError: A projection is unknown or has a wrong shape, dtype or device (the message names it); a hooked
+                module was replaced; activation checkpointing would not use the LoRA in backward; or another owner's
+                LoRA is active. On exit: the blocks were left out of order.
         """
         state = (lora if isinstance(lora, PreparedLoRA) else self.prepare(lora, adapter_index)).state
         if state is not None:
@@ -262,7 +262,7 @@ class HookBasedLoRAInjector:
         if not index:
             raise LoRAError("the LoRA has no adapter: expected at least one; select some rows")
         devices = {name: _execution_device(module) for name, module in self._modules.items()}
-        split = len(set(devices.values()) - {None}) > 1  # a base spread over devices: each module has its own
+        split = len(set(devices.values()) - {None}) > 1  # modules of the base are on different devices
         plans: dict[torch.device, RowPlan] = {}
         state: dict[str, list[Update]] = {}
         for name, form in lora.stored.items():
@@ -280,7 +280,7 @@ class HookBasedLoRAInjector:
         return {module: tuple(updates) for module, updates in state.items()}
 
     def _check(self, name: str, form: Form) -> Projection:
-        """The projection that A and B belong to, after checking that they fit it."""
+        """The projection that A and B belong to, after checking their shapes, dtype and device."""
         A, B = form.A, form.B
         projection = self._by_name.get(name)
         if projection is None:
@@ -302,7 +302,7 @@ class HookBasedLoRAInjector:
     # --- activation checkpointing ----------------------------------------------------------------------
 
     def checkpoint_context(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """The ``context_fn`` of ``torch.utils.checkpoint``: recomputation sees the LoRA of its own forward.
+        """The ``context_fn`` for ``torch.utils.checkpoint``: recomputation uses the LoRA of the original forward pass.
 
         Without it, a layer recomputed in backward would read whatever is in the slot at that time.
         """
@@ -310,19 +310,19 @@ class HookBasedLoRAInjector:
 
     @contextmanager
     def _recomputing(self, state: _State | None, owner: Owner) -> Iterator[None]:
-        """Restore what was on in a forward pass of ``owner`` while autograd recomputes it, in any thread."""
+        """Reactivate the state of a forward pass of ``owner`` while autograd recomputes it, in any thread."""
         waiting = owner if owner.alive else Owner.current()
         with turn_of(self.model).held(waiting), self._uses.use(state, recomputing=owner):
             yield
 
     def enable_checkpointing(self) -> None:
-        """Switch activation checkpointing on in the model, non-reentrant, with :meth:`checkpoint_context`.
+        """Enable non-reentrant activation checkpointing in the model, with :meth:`checkpoint_context`.
 
-        The model must be in training mode for checkpointing to have an effect. :meth:`remove` switches it
-        off, or back to what it was.
+        Checkpointing takes effect only while the model is in training mode. :meth:`remove` restores the previous
+        checkpointing setting.
 
         Raises:
-            LoRAError: A model without activation checkpointing.
+            LoRAError: The model does not support activation checkpointing.
         """
         restore = enable_checkpointing(self.model, self.checkpoint_context)
         if not self._checkpointed:

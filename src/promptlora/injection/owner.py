@@ -1,8 +1,8 @@
-"""Who may run a model: the owner of a use, and the lock that owners wait for.
+"""Controls who may run a model: owners, and the lock that owners wait for.
 
-The hooks of a model read slots that belong to the model, not to a caller. Two callers that ran it at the same time
-would get each other's adapters. An :class:`Owner` says who the caller is, and a :class:`Turn` lets one owner in at a
-time. This file knows threads and asyncio tasks; nothing of modules or LoRA.
+The hooks of a model read slots that belong to the model, not to a caller. If two callers ran the model at the same
+time, they would get each other's adapters. An :class:`Owner` identifies a caller, and a :class:`Turn` admits one owner
+at a time. This file knows threads and asyncio tasks; it knows nothing of modules or LoRA.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Owner:
 
     Attributes:
         thread: The thread.
-        task: The task; None outside of tasks.
+        task: The task; None outside a task.
     """
 
     thread: threading.Thread
@@ -41,7 +41,7 @@ class Owner:
 
     @classmethod
     def current(cls) -> Owner:
-        """The owner that is calling."""
+        """The owner that identifies the caller."""
         return cls(threading.current_thread(), _current_task())
 
     def covers(self, other: Owner) -> bool:
@@ -63,17 +63,18 @@ class Owner:
 
 
 class Turn:
-    """A fair, reentrant lock: owners get it in the order in which they asked.
+    """A fair, reentrant lock: owners acquire it in the order of their requests.
 
-    Unlike ``threading.RLock`` it is fair, it can be taken on behalf of another owner (autograd recomputes a layer in
-    a thread of its own while the caller of ``backward`` waits), and it is given back when the holder's thread ends.
+    Unlike ``threading.RLock``, it is fair, and it is released when the holder's thread ends. It can also be acquired on
+    behalf of another owner, because autograd recomputes a layer in a separate thread while the caller of ``backward``
+    waits.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.RLock())  # reentrant: a finalizer may run inside
         self._queue: deque[object] = deque()
         self._holder: Owner | None = None
-        self._tickets: list[object] = []  # one for each time that the holder has taken it
+        self._tickets: list[object] = []  # one per acquisition by the holder
 
     @property
     def holder(self) -> Owner | None:
@@ -85,17 +86,17 @@ class Turn:
         """Wait for the lock, and hold it inside ``with``.
 
         Args:
-            owner: On whose behalf; the caller's by default.
+            owner: The owner that acquires the lock; by default the caller.
 
         Raises:
-            LoRAError: Another task of this thread holds it, so that waiting would never end.
+            LoRAError: Another task of this thread holds the lock, so the wait would never end.
         """
         ticket = self._take(owner or Owner.current())
         try:
             yield
         finally:
             with self._changed:
-                if ticket in self._tickets:  # else the turn was taken over from a thread that had ended
+                if ticket in self._tickets:  # it is missing if another owner took over after this thread ended
                     self._tickets.remove(ticket)
                     self._changed.notify_all()
 
@@ -126,7 +127,7 @@ class Turn:
         return ticket
 
 
-# Keyed by model, so that all that run one model share its turn, whoever made them. Nothing is kept alive.
+# Keyed by model, so that all injectors and hosts of one model share its lock. The weak keys keep no model alive.
 _TURNS: WeakKeyDictionary[nn.Module, Turn] = WeakKeyDictionary()
 _TURNS_LOCK = threading.Lock()
 

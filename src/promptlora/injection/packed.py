@@ -1,9 +1,9 @@
-"""The arithmetic of one hook call in a packed batch: requests lie one after another in one row of tokens.
+"""The arithmetic of one hook call for a packed batch, in which all requests share one row of tokens.
 
-transformers' continuous batching runs the model on ``[1, tokens]``: first the newest token of each running answer, then the
-inputs of newcomers, each request as many tokens as it brings. Every request has an adapter, which stands in a numbered
-slot; slot 0 is the base. Adapters are copied into their slots when a request joins, so a step copies none of them. This
-file knows tensors and slots; nothing of modules, requests or ``LoRAWeights``.
+transformers' continuous batching runs the model on ``[1, tokens]``: first the newest token of each running answer, then
+the input tokens of each new request. Every request has an adapter in a numbered slot; slot 0 is the base. An adapter is
+copied into its slot when its request joins, so a step copies no adapters. This file knows tensors and slots; it knows
+nothing of modules, requests or ``LoRAWeights``.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from promptlora.injection.update import add_delta
 
 @dataclass(frozen=True)
 class Grid:
-    """Single tokens in lines of one slot each, so that a batched product reads the matrices where they are.
+    """Single tokens arranged in one line per slot, so that a batched product reads the matrices without copying them.
 
     Attributes:
-        lines: Slots ``1 … lines`` have a line each, those without a token too.
-        gather: For each cell of the grid, the token that goes there, int64 ``[lines * cells]``; some token where none does.
-        cells: For each token with an adapter, its cell, int64.
-        tokens: These tokens, int64.
+        lines: The number of lines; slots ``1 … lines`` have one line each, including slots without a token.
+        gather: For each cell of the grid, the index of its token, int64 ``[lines * cells]``; an arbitrary token for an
+            empty cell.
+        cells: For each token with an adapter, the index of its cell, int64.
+        tokens: The indices of these tokens, int64.
     """
 
     lines: int
@@ -37,14 +38,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class PackedPlan:
-    """Which slot each token of a packed batch uses.
+    """The slot of each token of a packed batch.
 
     Attributes:
-        tokens: How many tokens there are.
-        slots: The slots of the leading requests that bring one token each.
+        tokens: The number of tokens.
+        slots: The slots of the leading requests, which have one token each.
         spans: ``(start, stop, slot)`` of the tokens of each other request that has an adapter.
         slots_at: ``slots`` as a tensor.
-        grid: The leading tokens that have an adapter, for matrices of their own; None where there are none.
+        grid: The leading tokens that have an adapter, for adapters in the free form; None if there are none.
     """
 
     tokens: int
@@ -60,7 +61,7 @@ class PackedPlan:
 
 
 def plan_tokens(requests: Sequence[tuple[int, int]], device: torch.device | str = "cpu") -> PackedPlan:
-    """Plan a packed batch of ``(tokens, slot)``, in the order in which the requests lie."""
+    """Plan a packed batch from ``(tokens, slot)`` of each request, in the order of the requests."""
     singles = next((i for i, (count, _) in enumerate(requests) if count != 1), len(requests))
     slots = tuple(slot for _, slot in requests[:singles])
     spans, start = [], singles
@@ -93,17 +94,17 @@ def _grid(slots: tuple[int, ...], device: torch.device | str) -> Grid | None:
 
 @dataclass
 class Matrices:
-    """One projection's matrices in slots, the same object in every step.
+    """The matrices of one projection in all slots; every step uses the same object.
 
     Attributes:
         name: The projection, for messages.
-        A: ``[slots, in, rank]``, or ``[in, rank]`` of shared factors.
-        B: ``[slots, rank, out]``, or ``[rank, out]`` of shared factors.
+        A: ``[slots, in, rank]``, or ``[in, rank]`` for shared factors.
+        B: ``[slots, rank, out]``, or ``[rank, out]`` for shared factors.
         scaling: The factor of the update.
-        C: The cores between shared factors, ``[slots, rank, rank]`` or their diagonals ``[slots, rank]``, zeros in slot 0;
-            None of matrices of their own.
-        columns: The columns of a fused output that are this projection, in order; None for all of it.
-        period: As for ``Update``.
+        C: The cores between shared factors, ``[slots, rank, rank]``, or their diagonals ``[slots, rank]``, with zeros
+            in slot 0; None in the free form.
+        columns: The columns of a fused output that belong to this projection, in order; None for the whole output.
+        period: See ``Update``.
     """
 
     name: str
@@ -116,20 +117,20 @@ class Matrices:
     _cores: tuple[tuple[int, ...], Tensor] | None = field(default=None, repr=False)
 
     def cores(self, plan: PackedPlan) -> Tensor:
-        """The cores of the leading tokens, one each; gathered again only when the requests have changed."""
+        """One core per leading token; they are gathered again only after the requests have changed."""
         if self._cores is None or self._cores[0] != plan.slots:
             assert self.C is not None
             self._cores = plan.slots, self.C.index_select(0, plan.slots_at)
         return self._cores[1]
 
     def changed(self) -> None:
-        """Forget what was gathered: a slot has another adapter."""
+        """Discard the gathered cores, because a slot has a new adapter."""
         self._cores = None
 
 
 @dataclass(frozen=True)
 class PackedUpdate:
-    """One projection's share of a hook in one step."""
+    """The update that a hook adds for one projection in one step."""
 
     matrices: Matrices
     plan: PackedPlan
@@ -141,21 +142,21 @@ class PackedUpdate:
 
     @property
     def spans(self) -> tuple[tuple[int, int], ...] | None:
-        """The columns of a fused output, as of ``Update``."""
+        """The columns of a fused output; see ``Update``."""
         return self.matrices.columns
 
 
 def add_packed(output: Tensor, x: Tensor, update: PackedUpdate, *, owned: bool = False) -> Tensor:
-    """The output of a module with each token's own update added.
+    """The output of a module with the update of each token's adapter added.
 
     Args:
-        output: What the module computed, ``[…, out]``.
-        x: What it computed it from, ``[…, in]``; the tokens of the plan, whatever the shape before them.
-        update: What to add.
-        owned: Nobody else holds ``output``, and it is contiguous: it may be written to.
+        output: The module's output, ``[…, out]``.
+        x: The module's input, ``[…, in]``. The leading dimensions, flattened, are the tokens of the plan.
+        update: The update to add.
+        owned: Whether ``output`` may be written to, because it is contiguous and nobody else holds it.
 
     Raises:
-        LoRAError: Another number of tokens than planned, or another dtype.
+        LoRAError: The number of tokens differs from the plan, or the dtype differs from the adapters'.
     """
     own, plan = update.matrices, update.plan
     flat = x.reshape(-1, x.shape[-1])
@@ -169,7 +170,7 @@ def add_packed(output: Tensor, x: Tensor, update: PackedUpdate, *, owned: bool =
     one = own.columns is None or len(own.columns) == 1
     start, stop = own.columns[0] if own.columns is not None else (0, rows.shape[1])
     target = rows[:, start:stop] if one else rows.new_zeros(plan.tokens, own.B.shape[-1])
-    scaling = own.scaling if one else 1.0  # of several columns, the sum below has it
+    scaling = own.scaling if one else 1.0  # with several column spans, add_delta below applies it
     if own.C is None:
         _add_own(target, flat, own, plan, scaling)
     else:
@@ -180,7 +181,7 @@ def add_packed(output: Tensor, x: Tensor, update: PackedUpdate, *, owned: bool =
 
 
 def _add_own(target: Tensor, x: Tensor, own: Matrices, plan: PackedPlan, scaling: float) -> None:
-    """Add the updates of matrices of their own to ``target [tokens, out]``."""
+    """Add the updates of adapters in the free form to ``target [tokens, out]``."""
     grid = plan.grid
     if grid is not None:
         cells = x.index_select(0, grid.gather).view(grid.lines, -1, x.shape[1])
@@ -192,7 +193,7 @@ def _add_own(target: Tensor, x: Tensor, own: Matrices, plan: PackedPlan, scaling
 
 
 def _mixed(hidden: Tensor, C: Tensor, own: Matrices, plan: PackedPlan) -> Tensor:
-    """``x @ A @ C`` ``[tokens, rank]`` with each token's own core; 0 where a token has none."""
+    """``x @ A @ C`` ``[tokens, rank]`` with the core of each token; 0 for tokens without an adapter."""
     singles = len(plan.slots)
     leading = hidden[:singles]
     if singles:

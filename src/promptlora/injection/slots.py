@@ -1,7 +1,8 @@
 """``AdapterSlots``: the adapters of running requests in numbered slots, for packed batches.
 
-Adapters come and go at any token. A new one is copied into its slot, kilobytes of cores where factors are shared; the others
-stay where they are. This file knows ``LoRAWeights`` and what one of its projections needs; nothing of models or requests.
+Adapters can be added and removed at any token. A new adapter is copied into its slot (a few kilobytes of cores with
+shared factors); the others stay in place. This file knows ``LoRAWeights`` and the requirements of a projection; it
+knows nothing of models or requests.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Place:
     Attributes:
         projection: The projection.
         width: The output width of its module.
-        device: Where its module computes; None if it does not say.
+        device: The device on which its module computes; None if it is not known.
     """
 
     projection: Projection
@@ -35,19 +36,19 @@ class Place:
 
 
 class AdapterSlots:
-    """Slots for adapters that look alike: the same projections, ranks, scaling and, in shared form, factors.
+    """Slots for adapters with the same projections, ranks, scaling and, in shared form, the same factors.
 
     Slot 0 is the base and stays empty.
 
     Args:
-        like: One of these adapters; :meth:`put` copies it, this does not.
-        count: How many adapters fit in.
-        place: Where a projection of this name and form lives.
+        like: An adapter of this kind. Only :meth:`put` copies adapters into slots, so the new slots are empty.
+        count: The number of adapters that fit.
+        place: A function that returns the place of a projection from its name and form.
     """
 
     def __init__(self, like: LoRAWeights, count: int, place: Callable[[str, Form], Place]) -> None:
         self.scaling, self.count = like.scaling, count
-        self._forms: dict[str, Form] = {}  # what an adapter must look like; of shared forms, with the factors
+        self._forms: dict[str, Form] = {}  # the expected shapes; for shared forms, also the factors
         self._matrices: dict[str, tuple[str, Matrices]] = {}  # module and matrices of each projection
         for name, form in like.stored.items():
             at = place(name, form)
@@ -57,7 +58,7 @@ class AdapterSlots:
                 self._forms[name] = form
             else:
                 A, B, C = _slots(form.A, count, device), _slots(form.B, count, device), None
-                self._forms[name] = form.map(lambda matrix: matrix[:0])  # shapes alone
+                self._forms[name] = form.map(lambda matrix: matrix[:0])  # keeps only the shapes
             period = 0 if projection.rows is None else column_period(projection.rows, at.width)
             made = Matrices(name, A, B, self.scaling, C, projection.rows, period)
             self._matrices[name] = projection.module, made
@@ -68,7 +69,7 @@ class AdapterSlots:
         return sum(m.C.nbytes if m.C is not None else m.A.nbytes + m.B.nbytes for _, m in self._matrices.values())
 
     def takes(self, lora: LoRAWeights) -> bool:
-        """Whether an adapter looks like those in here."""
+        """Whether an adapter has the form of the adapters in these slots."""
         return (
             lora.scaling == self.scaling
             and lora.stored.keys() == self._forms.keys()
@@ -77,7 +78,7 @@ class AdapterSlots:
 
     @torch.no_grad()
     def put(self, slot: int, lora: LoRAWeights) -> None:
-        """Copy the one adapter of a LoRA that :meth:`takes` accepts into a slot, counted from 1."""
+        """Copy the single adapter of a LoRA that :meth:`takes` accepts into a slot, counted from 1."""
         (stored,) = lora.index
         for name, form in lora.stored.items():
             matrices = self._matrices[name][1]
@@ -90,7 +91,7 @@ class AdapterSlots:
                 matrices.B[slot].copy_(form.B[stored])
 
     def updates(self, plan: PackedPlan) -> Mapping[str, tuple[PackedUpdate, ...]]:
-        """What the hook of each module adds in a step."""
+        """The updates that the hook of each module adds in one step."""
         found: dict[str, tuple[PackedUpdate, ...]] = {}
         for module, matrices in self._matrices.values():
             found[module] = (*found.get(module, ()), PackedUpdate(matrices, plan))
@@ -98,7 +99,7 @@ class AdapterSlots:
 
 
 def _slots(stored: Tensor, count: int, device: torch.device) -> Tensor:
-    """Zeros for ``count`` adapters and the base."""
+    """Zeros for ``count`` adapters and for the base in slot 0."""
     return torch.zeros(count + 1, *stored.shape[1:], dtype=stored.dtype, device=device)
 
 
@@ -111,7 +112,7 @@ def _alike(form: Form, expected: Form) -> bool:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two factors are one tensor, or hold the same numbers."""
+    """Whether two factors are the same tensor or hold the same values."""
     if a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()):
         return True
     return a.shape == b.shape and a.device == b.device and torch.equal(a, b)

@@ -1,12 +1,12 @@
-"""The arithmetic of one hook call: ``output + x @ A @ B * scaling``, with each row's own A and B.
+"""The arithmetic of one hook call: ``output + x @ A @ B * scaling``, with one A and B per row.
 
-With factors that all adapters share it is ``output + x @ A @ C @ B * scaling``: ``x @ A`` and ``… @ B`` are one matrix
-product each over the whole batch, and only the products with a row's own C ``[rank, rank]`` are batched. ``C @ B`` is
-never formed.
+With shared factors the hook computes ``output + x @ A @ C @ B * scaling``. ``x @ A`` and ``… @ B`` are then one matrix
+product each over the whole batch, and only the products with the core C ``[rank, rank]`` of each row are batched.
+``C @ B`` is never formed.
 
-What can be settled once is settled in a :class:`RowPlan` and an :class:`Update` when a LoRA is switched on,
-so that a token of decoding costs two or three matrix products for each hook and little else. This file knows
-tensors; nothing of modules or slots.
+Everything that does not depend on the input is computed once, in a :class:`RowPlan` and an :class:`Update`, when a LoRA
+is activated. Decoding one token then costs two or three matrix products per hook and little else. This file knows
+tensors; it knows nothing of modules or slots.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from promptlora.lora.forms import take_rows
 
 @dataclass(frozen=True)
 class RowPlan:
-    """How the rows of a batch share adapters: a grid of lines, each line one adapter and some rows.
+    """How the rows of a batch share adapters: a grid of lines, where each line holds one adapter and some of its rows.
 
     Attributes:
-        rows: The number of rows that the batch is a multiple of. Hooks read it, and not ``index``: a compiled model would be
-            compiled again for every other index.
+        rows: The number of rows; the batch must be a multiple of it. Hooks read this number and not ``index``, because
+            a compiled model would be recompiled for every new index.
         index: For each of these rows, its stored adapter.
         lines: For each line of the grid, its stored adapter.
         index_at: ``index`` as a tensor.
         lines_at: ``lines`` as a tensor.
-        gather: For each cell of the grid, the row that goes there, int64 ``[lines * cells]``; None when the
-            rows lie in the order of the grid already and a reshape is enough.
-        scatter: For each row, its cell, int64 ``[rows]``; None with ``gather``.
+        gather: For each cell of the grid, the index of its row, int64 ``[lines * cells]``; None when the rows are
+            already in grid order and a reshape is enough.
+        scatter: For each row, the index of its cell, int64 ``[rows]``; None when ``gather`` is None.
     """
 
     rows: int
@@ -47,20 +47,21 @@ class RowPlan:
     scatter: Tensor | None = None
 
     def size(self) -> int:
-        """The number of rows. While a model is compiled it is a shape: an int would be a constant of the graph."""
+        """The number of rows. Under compilation it is read from a shape; an int would become a graph constant."""
         return self.index_at.shape[0] if torch.compiler.is_compiling() else self.rows
 
 
 def plan_rows(index: Sequence[int], device: torch.device | str = "cpu") -> RowPlan:
     """Plan a batch whose row i uses stored adapter ``index[i]``.
 
-    Rows grouped by adapter, equally many each, need no gather. Otherwise rows are gathered into a grid as
-    wide as the most used adapter; where that would waste more than half of the grid, an adapter with many
-    rows gets several lines, so that neither the grid nor the matrices grow beyond twice their size.
+    If rows are grouped by adapter, with the same number of rows per adapter, no gather is needed. Otherwise rows are
+    gathered into a grid whose width is the row count of the most used adapter. If that would waste more than half of
+    the grid, an adapter with many rows gets several lines, so neither the grid nor the matrices more than double in
+    size.
     """
     on_device = partial(torch.tensor, device=device)
     index = tuple(index)
-    own: dict[int, list[int]] = {}  # adapter to its rows, by first appearance
+    own: dict[int, list[int]] = {}  # the rows of each adapter, in order of first appearance
     for row, adapter in enumerate(index):
         own.setdefault(adapter, []).append(row)
     rows, cells = len(index), max(map(len, own.values()))
@@ -71,7 +72,7 @@ def plan_rows(index: Sequence[int], device: torch.device | str = "cpu") -> RowPl
     lines: list[int] = []
     gather: list[int] = []
     scatter = [0] * rows
-    for adapter in sorted(own):  # in stored order, so that all of them are taken as they are
+    for adapter in sorted(own):  # in stored order, so that selecting all adapters needs no copy
         for start in range(0, len(own[adapter]), cells):
             some = own[adapter][start : start + cells]
             for cell, row in enumerate(some):
@@ -91,7 +92,7 @@ def plan_rows(index: Sequence[int], device: torch.device | str = "cpu") -> RowPl
 
 @dataclass(frozen=True)
 class Update:
-    """One projection's share of a hook.
+    """The update that a hook adds for one projection.
 
     Attributes:
         name: The projection, for messages.
@@ -99,10 +100,10 @@ class Update:
         B: ``[lines, rank, out]``, or ``[rank, out]`` for a single line and for shared factors.
         scaling: The factor of the update.
         plan: Which rows use which line.
-        spans: The columns of a fused output that are this projection, in order; None for all of it.
-        period: The distance between the spans where they repeat evenly over the whole output, else 0.
-        C: The cores between shared factors, ``[n, rank, rank]`` or their diagonals ``[n, rank]``, where n equal parts of
-            the batch, in order, have one core each; None in the free form.
+        spans: The columns of a fused output that belong to this projection, in order; None for the whole output.
+        period: The distance between spans if they repeat evenly over the whole output, else 0.
+        C: The cores between shared factors, ``[n, rank, rank]``, or their diagonals ``[n, rank]``; None in the free
+            form. The batch is divided into n equal consecutive parts with one core each.
     """
 
     name: str
@@ -119,18 +120,19 @@ def make_update(
     name: str, A: Tensor, B: Tensor, scaling: float, plan: RowPlan, spans: tuple[tuple[int, int], ...] | None = None,
     width: int = 0, C: Tensor | None = None,
 ) -> Update:  # fmt: skip
-    """An :class:`Update` from the stored A ``[adapters, in, rank]`` and B ``[adapters, rank, out]``.
+    """Make an :class:`Update` from the stored A ``[adapters, in, rank]`` and B ``[adapters, rank, out]``.
 
-    Of shared factors it is A ``[in, rank]`` and B ``[rank, out]``, with the stored cores C. Where rows do not lie grouped
-    by adapter, each row gets its core: that is ``rank * rank`` values, less than rows that are gathered and scattered.
+    With shared factors the shapes are A ``[in, rank]`` and B ``[rank, out]``, and C holds the stored cores. If rows are
+    not grouped by adapter, one core is copied per row. Copying ``rank * rank`` values is cheaper than gathering and
+    scattering rows.
 
     Args:
         name: The projection.
-        A: Stored matrices.
-        B: Stored matrices.
+        A: The stored A matrices.
+        B: The stored B matrices.
         scaling: The factor of the update.
         plan: Which rows use which stored adapter.
-        spans: The columns of a fused output, None for all of it.
+        spans: The columns of a fused output; None for the whole output.
         width: The width of the fused output.
         C: Stored cores ``[adapters, rank, rank]`` or ``[adapters, rank]``.
     """
@@ -154,21 +156,21 @@ def column_period(spans: tuple[tuple[int, int], ...], width: int) -> int:
 
 
 def add_update(output: Tensor, x: Tensor, update: Update, *, owned: bool = False) -> Tensor:
-    """``output + x @ A @ B * scaling`` with each row's own adapter; ``x @ A @ C @ B`` with shared factors.
+    """``output + x @ A @ B * scaling`` with one adapter per row; ``x @ A @ C @ B`` with shared factors.
 
-    x is ``[batch, …, in]`` and output ``[batch, …, out]``; the batch must be a multiple of the rows of the
-    plan (beams and returned sequences are sample-major, and so are ``[batch * seq, in]`` tokens). For a whole
-    output the sum is one ``baddbmm`` whose alpha is the scaling; in a fused output the columns of the
-    projection are added to in place, after a copy unless ``owned``.
+    x is ``[batch, …, in]`` and output is ``[batch, …, out]``. The batch must be a multiple of the rows of the plan
+    (beams and returned sequences are sample-major, and so are ``[batch * seq, in]`` tokens). For a whole output, the
+    sum is one ``baddbmm`` whose alpha is the scaling. For a fused output, the update is added to the projection's
+    columns in place, after a copy unless ``owned``.
 
     Args:
-        output: What the module computed.
-        x: What it computed it from.
-        update: What to add.
-        owned: Nobody else holds ``output``, and it is contiguous: it may be written to.
+        output: The module's output.
+        x: The module's input.
+        update: The update to add.
+        owned: Whether ``output`` may be written to, because it is contiguous and nobody else holds it.
 
     Raises:
-        LoRAError: A batch that is no multiple of the rows, or an input of another dtype.
+        LoRAError: The batch is not a multiple of the rows, or the input has another dtype than the LoRA.
     """
     A, B, C = update.A, update.B, update.C
     if x.dtype != A.dtype or output.dtype != A.dtype:
@@ -189,9 +191,9 @@ def _add(output: Tensor, x: Tensor, A: Tensor, B: Tensor, C: Tensor | None, upda
             f"{update.name}: a batch of {batch} rows (input {list(x.shape)}) with {plan.rows} adapter rows; expected a "
             f"multiple of {plan.rows}; pass adapter_index with one adapter for each row"
         )
-    if spans is not None and not owned:  # the copy may be written to, with gradients too
+    if spans is not None and not owned:  # the copy may be written to, even when gradients are needed
         output, owned = output.clone(memory_format=torch.contiguous_format), True
-    if (plan.gather is None or A.ndim == 2) and (spans is None or len(spans) == 1):  # one product that adds
+    if (plan.gather is None or A.ndim == 2) and (spans is None or len(spans) == 1):  # product and sum in one call
         target = output if spans is None else output[..., spans[0][0] : spans[0][1]]
         if A.ndim == 2:
             hidden = _hidden(x, A, C)
@@ -217,12 +219,12 @@ def add_delta(
     """``output + delta * scaling`` in the columns of a projection.
 
     Args:
-        output: ``[…, out]``; with spans it is written to.
-        delta: As many elements as the projection's output, contiguous.
-        spans: The columns of a fused output; None for all of it.
-        period: As for :class:`Update`.
+        output: ``[…, out]``; it is modified in place if ``spans`` is given.
+        delta: The update, contiguous, with as many elements as the projection's output.
+        spans: The columns of a fused output; None for the whole output.
+        period: See :class:`Update`.
         scaling: The factor.
-        owned: An output without spans may be written to.
+        owned: Whether an output without spans may be modified in place.
     """
     if spans is None:
         delta = delta.view(output.shape)
@@ -241,7 +243,7 @@ def add_delta(
 
 
 def _hidden(x: Tensor, A: Tensor, C: Tensor | None) -> Tensor:
-    """``x @ A`` ``[tokens, rank]`` of one A, or ``x @ A @ C`` where equal parts of the batch have a C each."""
+    """``x @ A`` ``[tokens, rank]`` for a single A, or ``x @ A @ C`` with one C for each equal part of the batch."""
     hidden = x.reshape(-1, x.shape[-1]) @ A
     if C is None:
         return hidden
@@ -253,7 +255,7 @@ def _hidden(x: Tensor, A: Tensor, C: Tensor | None) -> Tensor:
 
 
 def _delta(x: Tensor, A: Tensor, B: Tensor, C: Tensor | None, plan: RowPlan) -> Tensor:
-    """The update of each row without its scaling, contiguous, with as many elements as the projection's output."""
+    """The unscaled update of each row, contiguous, with as many elements as the projection's output."""
     width = x.shape[-1]
     if A.ndim == 2:
         return _hidden(x, A, C) @ B

@@ -1,7 +1,7 @@
-"""The uses of one injector: what is on, who switched it on, and in which order uses may end.
+"""The uses of one injector: which state is active, who activated it, and in which order uses may end.
 
-A use begins when ``apply`` is entered and ends when it is left. Uses form a stack, and the innermost one says what is
-on. This file knows owners; what is switched on is opaque to it.
+A use begins when ``apply`` is entered and ends when it is left. Uses form a stack, and the innermost one determines the
+active state. This file knows owners; the states are opaque to it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Uses(Generic[_State]):
     """A stack of uses with one owner at a time.
 
     Args:
-        fill: Called with the state that is on now (None for none) and with its owner, whenever that changes.
+        fill: Called with the active state (None for none) and its owner, whenever either changes.
     """
 
     def __init__(self, fill: Callable[[_State | None, Owner | None], None]) -> None:
@@ -41,24 +41,24 @@ class Uses(Generic[_State]):
 
     @property
     def state(self) -> _State | None:
-        """What is on; None if nothing is."""
+        """The active state; None if there is none."""
         return self._stack[-1].state if self._stack else None
 
     @contextmanager
     def use(self, state: _State | None, recomputing: Owner | None = None) -> Iterator[None]:
-        """Switch a state on inside ``with``, and restore the previous one afterwards.
+        """Activate a state inside ``with``, and restore the previous one afterwards.
 
         Args:
-            state: The state; None for nothing.
-            recomputing: Whose forward pass is repeated here, perhaps in another thread.
+            state: The state; None for the base model.
+            recomputing: The owner whose forward pass is recomputed here, possibly in another thread.
 
         Raises:
-            LoRAError: A use of another owner, or after :meth:`close`; at the end, a use that is left out of order.
+            LoRAError: Another owner has a use, or :meth:`close` was called. On exit: the use is left out of order.
         """
         use = self._enter(state, recomputing)
         try:
             yield
-        except BaseException:  # of the body, or of a generator that is dropped: add no error of our own to it
+        except BaseException:  # from the body or from a dropped generator: raise no second error
             self._leave(use, failing=True)
             raise
         self._leave(use, failing=False)
@@ -67,7 +67,7 @@ class Uses(Generic[_State]):
         """End all uses, and refuse new ones.
 
         Raises:
-            LoRAError: A use of another owner; nothing is ended.
+            LoRAError: Another owner has a use. No use is ended.
         """
         with self._lock:
             self._drop_ended()
@@ -86,7 +86,7 @@ class Uses(Generic[_State]):
             self._fill_slots(None, None)
 
     def _drop_ended(self) -> None:
-        """End the uses of threads and tasks that have finished without ending them."""
+        """End the uses that finished threads and tasks left open."""
         if not all(use.owner.alive for use in self._stack):
             self._stack = [use for use in self._stack if use.owner.alive]
             self._fill()

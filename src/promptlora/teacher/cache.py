@@ -102,7 +102,7 @@ def read_index(folder: Path) -> list[Shard]:
 
 
 def write_index(folder: Path, shards: Iterable[Shard]) -> None:
-    """Write the index, whole or not at all."""
+    """Write the index atomically."""
     lines = ",\n".join(json.dumps(asdict(shard)) for shard in sorted(shards, key=_number))
     with replacing_file(folder / INDEX_FILE) as temporary:
         temporary.write_text(f"[{lines}]\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Text to token ids, and a prompt to its states in the frozen base and in a frozen text embedder."""
+"""Converts text to token ids, and prompts to their states in the frozen base and in a frozen text embedder."""
 
 from promptlora.text.base_states import decoder_layers as decoder_layers
 from promptlora.text.base_states import prompt_states as prompt_states

@@ -1,6 +1,6 @@
-"""Token ids to their states in the frozen base: embeddings, what leaves one layer, or what enters each.
+"""Computes the states of tokens in the frozen base: embeddings, the output of one layer, or the input of every layer.
 
-It knows the base's layers; nothing of text.
+It knows the base's layers; it knows nothing of text.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from promptlora.errors import ModelError
 
 
 class _Reached(Exception):  # noqa: N818 (not an error: it ends a forward that has what it came for)
-    """The layer was reached."""
+    """Raised when the layer was reached."""
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The list of transformer layers of a causal language model.
 
     Raises:
-        ModelError: A model whose layers are not in one list.
+        ModelError: The model's layers are not in a single list.
     """
     count = model.config.get_text_config().num_hidden_layers
     for _, module in model.get_decoder().named_modules():
@@ -35,18 +35,21 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 @torch.no_grad()
 def prompt_states(model: PreTrainedModel, ids: Tensor, source: str, layer: int, mask: Tensor | None = None) -> Tensor:
-    """States ``[prompts, tokens, hidden]`` of prompts ``[prompts, tokens]`` in the frozen base; of all layers ``[prompts, tokens, layers, hidden]``.
+    """The states of prompts in the frozen base, ``[prompts, tokens, hidden]``.
+
+    With ``source="layers"`` the shape is ``[prompts, tokens, layers, hidden]``.
 
     Args:
         model: The base.
-        ids: Token ids, padded on the right, so that a causal model sees the prompt at its own positions.
-        source: ``embeddings``, the token embeddings; ``hidden``, what leaves layer ``layer`` (of the last
-            one too, so before the base's final norm); or ``layers``, what enters each layer.
-        layer: Counted from 1.
-        mask: 1 where a token is real; None where nothing is padded.
+        ids: Token ids ``[prompts, tokens]``, padded on the right, so that padding does not change the positions of a
+            prompt's tokens.
+        source: ``embeddings``, the token embeddings; ``hidden``, the output of layer ``layer``, always before the
+            base's final norm; or ``layers``, the input of every layer.
+        layer: The layer, counted from 1.
+        mask: 1 where a token is real; None if nothing is padded.
 
     Raises:
-        ModelError: A layer that the base does not have.
+        ModelError: The base does not have the layer.
     """
     if source == "embeddings":
         embedded: Tensor = model.get_input_embeddings()(ids)
@@ -62,15 +65,15 @@ def prompt_states_in_pieces(
     size: int,
     guard: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[Tensor]:
-    """The states of one prompt as of :func:`prompt_states`, so many tokens at a time; equal to them but for rounding.
+    """The states of one prompt, computed in pieces of ``size`` tokens; equal to :func:`prompt_states` up to rounding.
 
     Args:
         model: The base.
         ids: ``[1, tokens]``.
-        source: As for :func:`prompt_states`.
-        layer: As for :func:`prompt_states`.
-        size: Tokens of one piece.
-        guard: Entered around each piece, and left before it is given out.
+        source: See :func:`prompt_states`.
+        layer: See :func:`prompt_states`.
+        size: The number of tokens per piece.
+        guard: A context manager that is entered for the computation of each piece and left before the piece is yielded.
     """
     past = DynamicCache(config=model.config.get_text_config())
     for start in range(0, ids.shape[1], size):
@@ -86,7 +89,7 @@ def prompt_states_in_pieces(
 
 
 def _caught(model: PreTrainedModel, source: str, layer: int, inputs: dict[str, Any]) -> Tensor:
-    """What leaves a layer, or enters each, when the base reads the inputs."""
+    """The output of a layer, or the input of every layer, when the base reads the inputs."""
     layers = decoder_layers(model)
     every = source == "layers"
     if every:
@@ -109,7 +112,7 @@ def _caught(model: PreTrainedModel, source: str, layer: int, inputs: dict[str, A
             stack.callback(one.register_forward_pre_hook(note, with_kwargs=True).remove)
         if not every:
             stack.callback(layers[layer - 1].register_forward_hook(catch).remove)
-        for module in [module for module in model.modules() if module.training]:  # no dropout meanwhile
+        for module in [module for module in model.modules() if module.training]:  # disables dropout
             module.training = False
             stack.callback(setattr, module, "training", True)
         with suppress(_Reached):

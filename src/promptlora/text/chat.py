@@ -1,6 +1,6 @@
 """Turns text and chats into token ids.
 
-It knows tokenizers and chat templates; nothing of models, LoRA or hypernetworks.
+It knows tokenizers and chat templates; it knows nothing of models, LoRA or hypernetworks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from promptlora.errors import PromptError, one_line
 
 PLACES = ("user", "system")
 SYSTEM_TURNS = ("empty", "default", "none")
-_CUT = "\ufdd0"  # a character that Unicode keeps out of texts; text on its two sides is encoded apart
+_CUT = "\ufdd0"  # a Unicode noncharacter; the text before it and after it is encoded separately
 _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 
@@ -27,24 +27,24 @@ def render_chat(
     place: str = "user",
     system_turn: str = "empty",
 ) -> str:
-    """One user turn, or a whole conversation, in the base's chat template, ready for the answer.
+    """Render one user turn, or a whole conversation, with the base's chat template, up to the start of the answer.
 
-    The system turn is written empty where the template has one, so that no default system prompt stands
-    beside the adapter. A template that refuses a system turn or leaves its text out gets that text before the
-    first user turn, and a tokenizer without a template gets the plain text.
+    If the template has a system turn, it is rendered empty, so that no default system prompt is added to the adapter.
+    If the template refuses a system turn or drops its text, the text is put before the first user turn. Without a
+    template, the plain text is returned.
 
     Args:
         tokenizer: The base's tokenizer.
-        text: What the user says, or messages ``{role, content}``.
+        text: The user's text, or messages ``{role, content}``.
         prompt: An instruction to put in the context, for the in-context control.
-        place: Where it goes: before the input in the ``user`` turn, or in the ``system`` turn (before what a
-            conversation has there).
-        system_turn: What stands for a system turn where there is nothing to say in it: ``empty``, a turn without text;
-            ``default``, what the template writes by itself; ``none``, no such turn.
+        place: Where the instruction goes: before the input in the ``user`` turn, or in the ``system`` turn (before the
+            conversation's own system text).
+        system_turn: What to render if there is no system text: ``empty``, a turn without text; ``default``, the
+            template's default; ``none``, no system turn.
 
     Raises:
-        PromptError: An unknown ``place`` or ``system_turn``, messages of no use, or a conversation that the template
-            refuses or does not write in full.
+        PromptError: ``place`` or ``system_turn`` is unknown, the messages are invalid, or the template refuses the
+            conversation or does not render it completely.
     """
     if place not in PLACES:
         raise PromptError(f"place={place!r}; expected one of {', '.join(PLACES)}")
@@ -73,7 +73,7 @@ def render_chat(
             rendered = _apply_template(tokenizer, messages)
             if not spoken and system_turn == "none" and number == 0:
                 rendered = _without_system(tokenizer, rendered)
-        except Exception as error:  # of the template's own code: a TypeError as well as a TemplateError
+        except Exception as error:  # the template's own code can raise any error, such as TypeError or TemplateError
             refused = one_line(error)
             continue
         if _holds(rendered, wanted):
@@ -85,10 +85,10 @@ def render_chat(
 
 
 def as_text(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """A user's text in which no special token of the tokenizer stands: ``<|im_end|>`` typed by a user ends no turn.
+    """Escape special tokens in a user's text, so that ``<|im_end|>`` typed by a user does not end a turn.
 
-    Such a string is cut after its first character by a mark at which :func:`encode_chat` splits, so that it becomes the
-    tokens of its characters. All other texts are returned as they are.
+    A mark is inserted after the first character of such a string. :func:`encode_chat` splits the text there, so the
+    string is encoded as ordinary text. All other texts are returned unchanged.
     """
     special = [str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
     text = text.replace(_CUT, "\ufffd")
@@ -99,16 +99,16 @@ def as_text(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 
 def _holds(rendered: str, wanted: Sequence[str]) -> bool:
-    """Whether a rendered chat contains every text as often as it was given, ignoring white space at the ends.
+    """Whether a rendered chat contains every given text, repeated texts as often as given; outer whitespace is ignored.
 
-    What the assistant said is not asked for: templates leave out the reasoning of earlier turns.
+    Assistant texts are not checked, because templates drop the reasoning of earlier turns.
     """
     parts = [text.strip() for text in wanted if text.strip()]
     return all(rendered.count(part) >= sum(other.count(part) for other in parts) for part in set(parts))
 
 
 def _messages(text: str | Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """A text as one user turn; messages unchanged, after a check."""
+    """A text becomes one user turn; messages are checked and returned unchanged."""
     if isinstance(text, str):
         return [{"role": "user", "content": text}]
     try:
@@ -124,14 +124,14 @@ def _messages(text: str | Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _before_user(turns: list[dict[str, str]], prompt: str) -> list[dict[str, str]]:
-    """The turns, with a prompt inserted before the text of the first user turn."""
+    """The turns with a prompt inserted before the text of the first user turn."""
     first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
     written = {**turns[first], "content": f"{prompt}\n\n{turns[first]['content']}"}
     return [*turns[:first], written, *turns[first + 1 :]]
 
 
 def _without_system(tokenizer: PreTrainedTokenizerBase, rendered: str) -> str:
-    """A rendered chat without its empty system turn; unchanged if the template does not render that turn on its own."""
+    """A rendered chat without its empty system turn; unchanged if the template cannot render that turn alone."""
     try:
         alone = str(
             tokenizer.apply_chat_template(
@@ -148,10 +148,10 @@ def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str,
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str]) -> list[list[int]]:
-    """Token ids of rendered chats; no special tokens are added, because the template has written them.
+    """Token ids of rendered chats; no special tokens are added, because the template already contains them.
 
     Raises:
-        PromptError: Text that is not Unicode.
+        PromptError: The text is not valid Unicode.
     """
     if not rendered:
         return []
@@ -169,7 +169,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[str]) -> 
 
 
 def _check_unicode(text: str) -> None:
-    """Refuse half of a surrogate pair, which no tokenizer accepts and which comes from bytes that are not UTF-8."""
+    """Refuse lone surrogates, which come from bytes that are not UTF-8; no tokenizer accepts them."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -181,7 +181,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: i
     """Token ids of a prompt for the encoder.
 
     Raises:
-        PromptError: An empty prompt, one longer than ``max_tokens``, or one that is not Unicode.
+        PromptError: The prompt is empty, longer than ``max_tokens``, or not valid Unicode.
     """
     if not isinstance(prompt, str) or not prompt.strip():
         raise PromptError(
@@ -204,9 +204,9 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: i
 
 
 def gibberish(prompt: str, seed: int, max_tokens: int) -> str:
-    """Random consonants instead of a prompt: a control that asks for nothing.
+    """Random consonants in place of a prompt: a control without an instruction.
 
-    It has as many words as the prompt, or as ``max_tokens`` hold where every letter is a token.
+    The text has as many words as the prompt, but at most as many as fit in ``max_tokens`` if every letter is a token.
     """
     rng = random.Random(f"gibberish/{seed}")
     words = max(1, min(len(prompt.split()), max_tokens // 8))  # seven letters and a space

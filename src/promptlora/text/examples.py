@@ -1,6 +1,6 @@
-"""A prompt with examples of its task: the one format in which a hypernetwork reads them.
+"""Formats a prompt with examples of its task: the only format in which hypernetworks read examples.
 
-It knows texts; nothing of tokens or models.
+It knows texts; it knows nothing of tokens or models.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from promptlora.errors import PromptError
 
 
 def with_examples(prompt: str, examples: Sequence[tuple[str, str]]) -> str:
-    """The prompt, then each example as ``Input: …`` and ``Output: …``, separated by blank lines.
+    """The prompt followed by each example as ``Input: …`` and ``Output: …``, separated by blank lines.
 
     Args:
         prompt: The instruction.
-        examples: Pairs of input and output; without any, the prompt is returned as it is.
+        examples: Pairs of input and output; without examples, the prompt is returned unchanged.
 
     Raises:
-        PromptError: An example that is not a pair of texts, or whose output is empty.
+        PromptError: An example is not a pair of texts, or its output is empty.
     """
     parts = [prompt.strip()] if examples else [prompt]
     for number, example in enumerate(examples):

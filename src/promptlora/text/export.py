@@ -1,8 +1,8 @@
-"""The chat format of a base for other programs: its tokenizer with a template that renders what ``render_chat`` renders.
+"""Exports a base's tokenizer with a chat template that renders the same text as ``render_chat``, for other programs.
 
-A base's own template may write a default system turn where ``render_chat`` writes an empty one, so an adapter would be
-asked in another format elsewhere than here. The exported template puts a few lines of Jinja before the base's own, and
-is compared with ``render_chat`` on several conversations before it is written.
+A base's own template may render a default system turn where ``render_chat`` renders an empty one. Other programs would
+then use an adapter with another chat format than promptlora does. The exported template is the base's template with a
+few lines of Jinja before it. It is compared with ``render_chat`` on several conversations before it is written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 _CONFIG_FILE = "tokenizer_config.json"
 _HERE_ONLY = ("is_local", "local_files_only")  # how this process loaded the tokenizer
 
-# The user's prompt before the first user turn, as render_chat puts it.
+# Puts the user's prompt before the first user turn, as render_chat does.
 _WITH_PROMPT = (
     "{% set ours = namespace(turns=[], placed=false) %}"
     "{% for message in messages %}{% if message['role'] == 'user' and not ours.placed %}"
@@ -33,7 +33,7 @@ _EMPTY_SYSTEM = (
     "{% if messages[0]['role'] != 'system' %}"
     "{% set messages = [{'role': 'system', 'content': ''}] + messages %}{% endif %}"
 )
-# For templates that refuse a system turn or leave its text out: it stands before the first user turn.
+# For templates that refuse a system turn or drop its text: puts the text before the first user turn.
 _SYSTEM_IN_USER = (
     "{% if messages[0]['role'] == 'system' %}"
     "{% set spoken = namespace(turns=[], left=messages[0]['content']) %}"
@@ -43,7 +43,7 @@ _SYSTEM_IN_USER = (
     "{% else %}{% set spoken.turns = spoken.turns + [message] %}{% endif %}{% endfor %}"
     "{% set messages = spoken.turns %}{% endif %}"
 )
-# What stands in for a template where the tokenizer has none.
+# The template for tokenizers that have none.
 _PLAIN = (
     "{{ START }}{% set texts = namespace(all=[]) %}"
     "{% for message in messages %}{% if message['content'] %}"
@@ -68,13 +68,13 @@ _PROBES = (
 
 
 def _literal(text: str) -> str:
-    """A text as a string of Jinja."""
+    """A text as a Jinja string literal."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
     return f'"{escaped}"'
 
 
 def _candidates(tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> list[str]:
-    """Templates that may render what ``render_chat`` does, the plainest first."""
+    """Templates that may render the same text as ``render_chat``, the simplest first."""
     first = "" if prompt is None else _WITH_PROMPT.replace("PROMPT", _literal(prompt))
     own = tokenizer.chat_template
     if isinstance(own, dict):  # named templates
@@ -87,21 +87,21 @@ def _candidates(tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> list[
 
 
 def export_template(tokenizer: PreTrainedTokenizerBase, prompt: str | None = None) -> tuple[str, bool]:
-    """A chat template with which ``apply_chat_template`` gives the token ids that ``PromptLoRA`` reads.
+    """A chat template with which ``apply_chat_template`` gives the same token ids as ``PromptLoRA``.
 
     Args:
         tokenizer: The base's tokenizer.
         prompt: A prompt that the template puts before the first user turn.
 
     Returns:
-        The template, and whether it agrees with ``render_chat`` on one user turn, the case of a single input. It is the
-        one that agrees on the most of a few conversations.
+        The candidate template that agrees with ``render_chat`` on the most test conversations, and whether it agrees on
+        a single user turn.
     """
 
     def ours(chat: _Chat) -> list[int] | None:
         try:
             return encode_chat(tokenizer, [render_chat(tokenizer, chat, prompt)])[0]
-        except Exception:  # a conversation that the base's template refuses: nothing to agree with
+        except Exception:  # the base's template refuses this conversation, so it is not compared
             return None
 
     def theirs(chat: _Chat, template: str) -> list[int] | None:
@@ -134,21 +134,21 @@ class ChatExport:
         self.tokenizer = tokenizer
 
     def write(self, folder: Path, prompt: str | None = None) -> tuple[str, bool]:
-        """Write the files of the tokenizer, with the template of :func:`export_template`.
+        """Write the files of the tokenizer with the template of :func:`export_template`.
 
         Args:
-            folder: A folder that exists.
+            folder: An existing folder.
             prompt: A prompt that the template puts before the first user turn.
 
         Returns:
-            The rendered chat of the input ``INPUT``, and whether the template renders it so.
+            The rendered chat of the input ``INPUT``, and whether the written template renders it identically.
         """
         template, exact = export_template(self.tokenizer, prompt)
         self.tokenizer.save_pretrained(folder)
         (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
         config = folder / _CONFIG_FILE
         values = json.loads(config.read_text(encoding="utf-8"))
-        for name in (*_HERE_ONLY, "chat_template"):  # older tokenizers keep a template there, which would win
+        for name in (*_HERE_ONLY, "chat_template"):  # a template from an older tokenizer would take precedence
             values.pop(name, None)
         config.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return render_chat(self.tokenizer, "INPUT", prompt), exact

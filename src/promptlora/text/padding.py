@@ -1,6 +1,6 @@
-"""Pads rows of different lengths to one tensor.
+"""Pads rows of different lengths and combines them into one tensor.
 
-It knows whole numbers; nothing of tokenizers, models or labels.
+It knows integers; it knows nothing of tokenizers, models or labels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def on_device(values: Sequence[Any], device: torch.device | None = None) -> Tensor:
-    """Integers as a tensor on a device, by default the CPU, without waiting for the device."""
+    """A tensor of integers on a device, by default the CPU, created without waiting for the device."""
     given = torch.tensor(values, dtype=torch.long)
     if device is None or device.type == "cpu":
         return given
@@ -27,10 +27,10 @@ def pad_rows(
 
     Args:
         rows: Token ids, or labels.
-        value: What stands in the padding.
-        left: Whether the padding stands before a row, as generation needs it. After a row it needs no mask in a causal
-            model: nothing real attends to it.
-        device: By default the CPU.
+        value: The padding value.
+        left: Whether to pad on the left, which generation needs. Padding on the right needs no mask in a causal model,
+            because no real token attends to it.
+        device: The device of the tensors, by default the CPU.
     """
     longest = max(map(len, rows), default=0)
     gaps = [longest - len(row) for row in rows]

@@ -1,6 +1,6 @@
-"""The states of a prompt in the frozen base, in a text embedder, or in both, computed once and cached.
+"""Computes and caches the states of prompts in the frozen base, in a text embedder, or in both.
 
-It knows the base's layers; nothing of LoRA or hypernetworks.
+It knows the base's layers; it knows nothing of LoRA or hypernetworks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LARGEST = torch.finfo(torch.float16).max
 
 @runtime_checkable
 class StatesConfig(Protocol):
-    """Which states are read: what :class:`PromptStates` takes from ``HyperNetworkConfig``."""
+    """The settings of ``HyperNetworkConfig`` that :class:`PromptStates` reads."""
 
     @property
     def source(self) -> str:
@@ -44,7 +44,7 @@ class StatesConfig(Protocol):
 
     @property
     def source_layer(self) -> int:
-        """The layer of ``hidden``, counted from 1."""
+        """The layer for ``hidden``, counted from 1."""
 
     @property
     def embedder(self) -> str:
@@ -52,11 +52,11 @@ class StatesConfig(Protocol):
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Longest prompt."""
+        """The maximum prompt length, in tokens of the base."""
 
 
 def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices of prompts that run together: similar lengths, at most ``tokens`` padded tokens, at least one prompt."""
+    """Batches of prompt indices: similar lengths, at most ``tokens`` padded tokens, but at least one prompt."""
     chosen: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if chosen and lengths[i] * (len(chosen) + 1) > tokens:
@@ -70,24 +70,24 @@ def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 class PromptStates:
     """The states of prompts, each computed once and cached; the least recently used are dropped first. Thread-safe.
 
-    With a ``source`` of two parts (``embedder+hidden``, ``embedder+embeddings``) a prompt has the states of its tokens in
-    the embedder and then those of its tokens in the base. Both are padded with zeros to the wider of the two, and one more
-    channel says whose states a row holds: 0 for the embedder, 1 for the base.
+    With a two-part ``source`` (``embedder+hidden``, ``embedder+embeddings``), the states of a prompt are those of its
+    tokens in the embedder, followed by those of its tokens in the base. Both are padded with zeros to the larger width.
+    One additional channel marks the part of each row: 0 for the embedder, 1 for the base.
 
     Args:
-        model: The base; no LoRA may be on while states are computed.
+        model: The base; no LoRA may be active while states are computed.
         tokenizer: Its tokenizer.
-        config: Source, layer, embedder and longest prompt.
-        capacity: How many prompts are kept at most, beside those of :meth:`preload`.
-        capacity_bytes: How much memory their states may take.
-        folder: Where states are kept between runs, one file per prompt; None keeps none.
-        base: What identifies the base, for the names of those files.
+        config: Source, layer, embedder and maximum prompt length.
+        capacity: The maximum number of cached prompts, not counting those of :meth:`preload`.
+        capacity_bytes: The maximum size of their states in bytes.
+        folder: A folder that stores states between runs, one file per prompt; None stores none.
+        base: Identifies the base in the names of these files.
         embedder: The fingerprint that the embedder must have; empty accepts any.
-        batch_tokens: How many tokens, padding included, are run together. By default each prompt is run by itself on a CPU,
-            so that other prompts change no bit of a state, and 16384 tokens on an accelerator, where they change a state by
-            rounding.
-        guard: Entered around each computation in the base. ``Host.prompt_states`` passes one that waits for the model's
-            turn and switches adapters off.
+        batch_tokens: The maximum number of tokens per batch, including padding. By default, each prompt runs separately
+            on a CPU, so that its states do not depend on other prompts, and batches have up to 16384 tokens on an
+            accelerator, where other prompts change a state by rounding.
+        guard: A context manager that is entered for each computation in the base. ``Host.prompt_states`` passes one
+            that waits for the model and disables adapters.
     """
 
     def __init__(
@@ -112,26 +112,26 @@ class PromptStates:
         self._batch_tokens = batch_tokens
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._bytes = 0
-        self._lock = Lock()  # of what is kept; not held while a state is computed, which may wait for the model
-        self._bank: Tensor | None = None  # states of all preloaded prompts, one after another
-        self._places: dict[str, tuple[int, int]] = {}  # where each starts in it, and how many tokens it has
+        self._lock = Lock()  # guards the cache; not held while states are computed, which may wait for the model
+        self._bank: Tensor | None = None  # states of all preloaded prompts, concatenated
+        self._places: dict[str, tuple[int, int]] = {}  # start in the bank and number of tokens
 
     def __len__(self) -> int:
         return len(self._kept)
 
     @property
     def device(self) -> torch.device:
-        """Where states are: the device of the base's embeddings."""
+        """The device of the states: that of the base's embeddings."""
         weight: Any = self.model.get_input_embeddings().weight
         return torch.device(weight.device)
 
     @cached_property
     def embedder(self) -> TextEmbedder:
-        """The text embedder, loaded when it is first needed.
+        """The text embedder, loaded on first use.
 
         Raises:
-            ModelError: An embedder that is not installed or cannot be loaded.
-            CheckpointError: One with another fingerprint than was asked for.
+            ModelError: The embedder is not installed or cannot be loaded.
+            CheckpointError: The embedder's fingerprint differs from the expected one.
         """
         loaded = TextEmbedder.load(self.config.embedder, self.device)
         mismatch = describe_mismatch(self._expected, loaded.fingerprint)
@@ -144,19 +144,19 @@ class PromptStates:
 
     @property
     def fingerprint(self) -> dict[str, str | int]:
-        """What identifies the embedder; empty where the source has none."""
+        """The fingerprint of the embedder; empty if the source has no embedder."""
         return dict(self.embedder.fingerprint) if self._embeds else {}
 
     @property
     def state_size(self) -> int:
-        """Width of a state, including, for two parts, the channel that marks the part."""
+        """Width of a state; with two parts, this includes the channel that marks the part."""
         base = int(self.model.config.get_text_config().hidden_size) if self._of_base else 0
         wider = max(base, self.embedder.hidden_size if self._embeds else 0)
         return wider + 1 if self._embeds and self._of_base else wider
 
     @cached_property
     def _key(self) -> str:
-        """What the states of a prompt depend on, besides its ids."""
+        """A key of everything that the states of a prompt depend on, except its ids."""
         layer = self.config.source_layer if self._of_base == "hidden" else 0
         key: list[Any] = [self._base, str(self.model.dtype), self.config.source, layer]
         if self._embeds:
@@ -173,16 +173,16 @@ class PromptStates:
     # --- prompts to states -------------------------------------------------------------------------------
 
     def encode(self, prompt: str) -> tuple[list[int], list[int]]:
-        """Token ids of a prompt in the embedder and in the base, each empty where the source has no such part.
+        """Token ids of a prompt in the embedder and in the base; each list is empty if the source lacks that part.
 
         Raises:
-            PromptError: An empty prompt, one that is not Unicode, or one that is too long; the tokens of the base count.
+            PromptError: The prompt is empty, not valid Unicode, or too long in tokens of the base.
         """
         of_base = encode_prompt(self.tokenizer, prompt, self.config.max_prompt_tokens)
         return self.embedder.encode(prompt) if self._embeds else [], of_base if self._of_base else []
 
     def _states_of_base(self, ids: Sequence[list[int]]) -> list[Tensor]:
-        """States in the base, in one forward."""
+        """States in the base, computed in one forward pass."""
         given, mask = pad_rows(ids, 0, device=self.device)
         with self._guard():
             states = prompt_states(
@@ -191,7 +191,7 @@ class PromptStates:
         return [one[: len(of)] for one, of in zip(states, ids, strict=True)]
 
     def _compute(self, ids: Sequence[tuple[list[int], list[int]]]) -> list[Tensor]:
-        """States of prompts, in batches of similar lengths."""
+        """States of prompts, computed in batches of similar lengths."""
         tokens = self._batch_tokens
         if tokens is None:
             tokens = 1 if self.device.type == "cpu" else _BATCH_TOKENS
@@ -207,9 +207,9 @@ class PromptStates:
         return computed
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """The states of one prompt as they are kept: in float16 with an embedder, which loses less than bfloat16."""
+        """The states of one prompt as they are cached: with an embedder in float16, which loses less than bfloat16."""
         if not self._embeds:
-            return parts[0].clone()  # no view of the batch, which would be kept with it
+            return parts[0].clone()  # a view would keep the whole batch in memory
         halves = [part.float().clamp(-_LARGEST, _LARGEST).half() for part in parts]
         if len(halves) == 1:
             return halves[0]
@@ -218,8 +218,8 @@ class PromptStates:
         return torch.cat(padded)
 
     def _load(self, prompts: Sequence[str]) -> list[Tensor]:
-        """States of prompts from their files; those without a file, or with a damaged one, are computed and written."""
-        ids = [self.encode(prompt) for prompt in prompts]  # all of them first: a bad prompt costs nothing
+        """States of prompts from their files; missing or damaged files are computed and written again."""
+        ids = [self.encode(prompt) for prompt in prompts]  # all prompts are checked before any computation
         paths = [self._path(one) for one in ids]
         found: dict[int, Tensor] = {}
         for i, path in enumerate(paths):
@@ -241,10 +241,12 @@ class PromptStates:
         return self.folder / name[:2] / f"{name[2:]}.safetensors"
 
     def several(self, prompts: Sequence[str]) -> list[Tensor]:
-        """States ``[tokens, state]`` of each prompt; of all layers ``[tokens, layers, state]``. The missing ones are computed together.
+        """States of each prompt, ``[tokens, state]``, or ``[tokens, layers, state]`` with ``source = "layers"``.
+
+        States that are not cached are computed together.
 
         Raises:
-            PromptError: A prompt that is empty or too long; nothing is computed then.
+            PromptError: A prompt is empty or too long. Nothing is computed.
         """
         found: dict[str, Tensor] = {}
         missing: list[str] = []
@@ -264,17 +266,17 @@ class PromptStates:
         return [found[prompt] for prompt in prompts]
 
     def in_pieces(self, prompt: str, size: int) -> Iterator[None]:
-        """Compute the states of one prompt in steps, so that others use the model in between, and keep them as the last step.
+        """Compute the states of one prompt in steps, so that other callers can use the model in between.
 
-        A prompt of at most ``size`` tokens, one that is kept, and states that are kept on disk take no steps: asking for
-        them afterwards computes or reads them at once.
+        The last step caches the states. There are no steps if the prompt has at most ``size`` tokens, if its states are
+        cached, or if states are stored on disk; a later request then computes or reads them at once.
 
         Args:
             prompt: The prompt.
-            size: Most tokens that the base reads in one step.
+            size: The maximum number of tokens that the base reads per step.
 
         Raises:
-            PromptError: A prompt that is empty or too long.
+            PromptError: The prompt is empty or too long.
         """
         ids = self.encode(prompt)
         with self._lock:
@@ -295,30 +297,30 @@ class PromptStates:
         self._keep({prompt: self._joined([*parts, torch.cat(pieces)])})
 
     def _keep(self, computed: Mapping[str, Tensor]) -> None:
-        """Cache states, and drop the least recently used if there are too many."""
+        """Cache states, and drop the least recently used ones if the cache is full."""
         with self._lock:
             for prompt, states in computed.items():
-                if prompt not in self._kept:  # another thread may have computed the same meanwhile
+                if prompt not in self._kept:  # another thread may have computed it in the meantime
                     self._kept[prompt] = states
                     self._bytes += states.nbytes
             while len(self._kept) > 1 and (len(self._kept) > self.capacity or self._bytes > self.capacity_bytes):
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def one(self, prompt: str) -> Tensor:
-        """States ``[tokens, state]`` of one prompt; of all layers ``[tokens, layers, state]``."""
+        """States of one prompt, ``[tokens, state]``, or ``[tokens, layers, state]`` with ``source = "layers"``."""
         return self.several([prompt])[0]
 
     def preload(self, prompts: Iterable[str], progress: Callable[[int, int], None] | None = None) -> None:
         """Compute or read the states of many prompts and keep them in one tensor on the device until :meth:`clear`.
 
-        A batch of such prompts is one index into that tensor.
+        A batch of preloaded prompts is then a single indexing operation.
 
         Args:
-            prompts: The prompts; those that were preloaded before stay.
-            progress: Called with the number of prompts done and their total.
+            prompts: The prompts; prompts that were preloaded earlier are kept.
+            progress: Called with the number of finished prompts and the total.
 
         Raises:
-            PromptError: A prompt that is empty or too long; nothing is computed then.
+            PromptError: A prompt is empty or too long. Nothing is computed.
         """
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._places]
         if not missing:
@@ -330,7 +332,7 @@ class PromptStates:
         for start in range(0, len(missing), _PRELOADED_TOGETHER):
             chosen = missing[start : start + _PRELOADED_TOGETHER]
             for prompt, states in zip(chosen, self._load(chosen), strict=True):
-                if bank is self._bank:  # the first prompt, which tells the shape; all lengths are known
+                if bank is self._bank:  # the first prompt gives the shape; all lengths are known
                     bank = states.new_zeros(end + sum(lengths.values()), *states.shape[1:])
                     if self._bank is not None:
                         bank[:end] = self._bank
@@ -343,10 +345,12 @@ class PromptStates:
         self._bank, self._places = bank, places
 
     def batch(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """States ``[prompts, longest, state]`` (of all layers ``[prompts, longest, layers, state]``) and their mask, True where a token is real.
+        """Padded states of prompts, ``[prompts, longest, state]``, and their mask, True where a token is real.
+
+        With ``source = "layers"``, the states are ``[prompts, longest, layers, state]``.
 
         Raises:
-            PromptError: No prompts, an empty one, or one that is too long.
+            PromptError: There are no prompts, or a prompt is empty or too long.
         """
         if not prompts or isinstance(prompts, str):
             raise PromptError(f"prompts={prompts!r}; expected a list of at least one prompt")
@@ -358,7 +362,7 @@ class PromptStates:
         return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
 
     def _indexed(self, bank: Tensor, places: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """The batch of preloaded prompts: one index into their states."""
+        """The batch of preloaded prompts, taken from the bank by a single index."""
         starts, lengths = on_device(places, bank.device).unbind(1)
         positions = torch.arange(max(tokens for _, tokens in places), device=bank.device)
         mask = positions < lengths[:, None]

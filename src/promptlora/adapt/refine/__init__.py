@@ -1,6 +1,6 @@
-"""Refinement: a few gradient steps on the adapters of prompts, many prompts in one batch.
+"""Refinement: a few gradient steps on the adapters of prompts, with many prompts in one batch.
 
-The base and the hypernetwork stay as they are. ``PromptLoRA.refine`` is the way in.
+The base and the hypernetwork are not changed. The entry point is ``PromptLoRA.refine``.
 """
 
 from promptlora.adapt.refine.loop import RefineStep as RefineStep

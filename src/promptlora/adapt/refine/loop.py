@@ -1,7 +1,7 @@
-"""The steps of a refinement: losses of many adapters in one batch, each with its own clip, moments and best step.
+"""The steps of a refinement: many adapters in one batch, each with its own loss, clipping, moments and best step.
 
-An adapter's result does not depend on what else is in the batch. It knows the host, items and adapters; nothing of
-prompts as text, of hypernetworks or of teachers.
+An adapter's result does not depend on the rest of the batch. This file knows the host, items and adapters; it knows
+nothing of prompt texts, hypernetworks or teachers.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from promptlora.schedule import learning_rate_factor
 
 _BETAS = (0.9, 0.98)
 _WARMUP, _FINAL = 0.1, 0.0
-_TOKENS = {"cpu": 1024}  # tokens, padding included, whose activations exist at one time
+_TOKENS = {"cpu": 1024}  # tokens per part, including padding, which limits the memory of activations
 _TOKENS_ELSEWHERE = 16384
 
-Drawn = tuple[int, Item, list[int]]  # which adapter, which row, which of its answers
+Drawn = tuple[int, Item, list[int]]  # adapter, row, and one of the row's answers
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefineStep:
-    """What a step of a refinement shows; a value for each prompt, in their order.
+    """The progress of a refinement after one step. Values per prompt are in the order of the prompts.
 
     Attributes:
-        step: Steps done, this one included.
-        steps: Steps in all; fewer may be needed.
-        loss: Mean loss of the rows of this step, before it, in nats; None for an adapter that has ended.
-        kept_back: Loss of the rows that are kept back, when it was last measured; None without such rows.
-        best: Step of the best adapter so far; 0 is the start.
-        active: How many adapters still move.
+        step: The number of finished steps, including this one.
+        steps: The total number of steps; a refinement may need fewer.
+        loss: Mean loss of this step's rows before the update, in nats; None for a finished adapter.
+        kept_back: The last measured loss of the held-out rows; None if there are none.
+        best: The step of the best adapter so far; 0 is the start.
+        active: The number of adapters that are still trained.
     """
 
     step: int
@@ -56,16 +56,16 @@ class Outcome:
     """The best adapter of a task so far.
 
     Attributes:
-        values: Its numbers.
-        start: Where it started.
-        step: After which step; 0 is the start.
-        first: Loss of the rows that are kept back with the given adapter; None without such rows.
-        score: The same with the best one.
-        last: The same when it was last measured.
+        values: The trainable values of the adapter.
+        start: The name of its start.
+        step: The step after which it was taken; 0 is the start.
+        first: Loss of the held-out rows with the given adapter; None if there are no held-out rows.
+        score: Loss of the held-out rows with the best adapter.
+        last: The last measured loss of the held-out rows.
         loss: Loss of the rows of the last step.
-        waited: Measurements without a better one.
-        note: What went wrong, in words.
-        before: Values, start and step of the one before it, whose loss is known to be finite.
+        waited: The number of measurements since the best one.
+        note: A description of what went wrong.
+        before: Values, start and step of the previous adapter, whose loss is known to be finite.
     """
 
     values: Tensor
@@ -80,20 +80,20 @@ class Outcome:
     before: tuple[Tensor, str, int] | None = None
 
     def undo(self) -> None:
-        """Go back to the one before, where there is one."""
+        """Go back to the previous adapter, if there is one."""
         if self.before is not None:
             (self.values, self.start, self.step), self.before = self.before, None
 
 
 class Refinement:
-    """Adapters on their way; several starts of a task run side by side until the best is chosen.
+    """A running refinement; several starts of a task are trained in parallel until the best one is chosen.
 
     Args:
-        host: The base.
-        tasks: What each adapter learns from.
-        movable: The adapters: all tasks from the first start, then all from the next one.
-        starts: Names of the starts; the first is what the caller gave.
-        settings: How.
+        host: The host that runs the base.
+        tasks: The training data of each adapter.
+        movable: The adapters: those of all tasks for the first start, then those of all tasks for the next start.
+        starts: The names of the starts; the first is the adapter that the caller gave.
+        settings: The settings.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Refinement:
         self._budget = _TOKENS.get(host.device.type, _TOKENS_ELSEWHERE)
 
     def run(self, on_step: Callable[[RefineStep], None] | None, stop: Callable[[], bool]) -> list[Outcome]:
-        """Take the steps; what is asked to stop ends after its step, with the best so far."""
+        """Run the steps. If ``stop`` returns True, the run ends after the current step with the best adapters."""
         steps = self.settings.steps
         self._measure(0)
         if self.racing and not self.settings.race_steps:
@@ -150,7 +150,7 @@ class Refinement:
                 if best.start == start or not self.racing:
                     best.loss = float(losses[at])
             elif number not in left:
-                best.undo()  # without rows that are kept back, the last step was taken unseen
+                best.undo()  # without held-out rows, the last step was taken without a measurement
                 best.note = (
                     f"step {step}: loss {float(losses[at]):g}, gradient norm {float(norms[at]):g}; expected finite numbers; "
                     f"the adapter of step {best.step} is returned; lower lr or look at the rows"
@@ -171,14 +171,14 @@ class Refinement:
                 self._take(number, at, step)
 
     def _take(self, number: int, at: int, step: int, score: float | None = None) -> None:
-        """The present adapter is the best of its task."""
+        """Record the current adapter as the best of its task."""
         best = self.best[number]
         best.before = None if self.tasks[number].kept else (best.values, best.start, best.step)
         best.values, best.start = self.values[at].detach().clone(), self.who[at][1]
         best.step, best.score, best.waited = step, score, 0
 
     def _keep(self, rows: Sequence[int]) -> None:
-        """Go on with some of the adapters, and their moments."""
+        """Continue with only some of the adapters and their optimizer moments."""
         index = torch.tensor(rows, dtype=torch.long, device=self.values.device)
         state = self.optimizer.state.get(self.values, {})
         self.who = [self.who[at] for at in rows]
@@ -192,10 +192,10 @@ class Refinement:
     # --- losses ------------------------------------------------------------------------------------------
 
     def _losses(self, rows: Sequence[Drawn], *, slopes: bool = False) -> tuple[Tensor, Tensor]:
-        """Mean loss ``[adapters]`` of each adapter's rows, and its slopes ``[adapters, numbers]``.
+        """The mean loss ``[adapters]`` of each adapter's rows, and its gradients ``[adapters, numbers]``.
 
-        Rows of near length run together, as many as fit: a row's loss does not depend on the others, so slopes of the
-        parts add up. Other threads use the base between two parts, and while slopes are taken.
+        Rows of similar length are batched together, as many as fit. A row's loss does not depend on the others, so the
+        gradients of the parts add up. Other threads can use the base between two parts and during backward passes.
         """
         counts = Counter(at for at, _, _ in rows)
         device = self.values.device
@@ -213,7 +213,7 @@ class Refinement:
         return losses, total
 
     def _parts(self, rows: Sequence[Drawn]) -> list[list[Drawn]]:
-        """Rows in parts of near length, rows of one adapter together, so that hooks need no gather."""
+        """Parts of rows of similar length, sorted by adapter within a part, so that hooks need no gather."""
         ordered = sorted(rows, key=lambda row: len(row[1].ids) + len(row[2]))
         parts: list[list[Drawn]] = []
         for row in ordered:
@@ -224,7 +224,7 @@ class Refinement:
         return [sorted(part, key=lambda row: row[0]) for part in parts]
 
     def _measure(self, step: int) -> None:
-        """The loss of the rows that are kept back; the best step is noted, and adapters without progress end."""
+        """Measure the loss of the held-out rows, record the best step, and stop adapters without progress."""
         rows: list[Drawn] = [
             (at, item, item.answers[0]) for at, (number, _) in enumerate(self.who) for item in self.tasks[number].kept
         ]
@@ -251,7 +251,7 @@ class Refinement:
             self._keep([at for at in range(len(self.who)) if at not in ended])
 
     def _confirm(self) -> None:
-        """Without rows that are kept back, an adapter whose last step led to a loss that is not finite goes back by it."""
+        """Undo the last step of adapters without held-out rows if it led to a loss that is not finite."""
         rows: list[Drawn] = [
             (at, item, item.answers[0])
             for at, (number, start) in enumerate(self.who)
@@ -268,7 +268,7 @@ class Refinement:
                 best.undo()
 
     def _choose(self) -> None:
-        """The best start of each task goes on: by the rows that are kept back, else by its own rows."""
+        """Continue with the best start of each task, by the loss of held-out rows or, without them, training rows."""
         rows: list[Drawn] = [
             (at, item, item.answers[0])
             for at, (number, _) in enumerate(self.who)
@@ -298,13 +298,13 @@ class Refinement:
 
 
 def row_losses(host: Host, rows: Sequence[tuple[Item, list[int]]], lora: object, index: Sequence[int]) -> Tensor:
-    """The loss of each row ``[rows]`` in nats a token: cross-entropy of the answer, or KL from the teacher.
+    """The loss of each row ``[rows]`` in nats per token: cross-entropy of the answer, or KL from the teacher.
 
     Args:
-        host: The base.
-        rows: Rows, each with the answer that counts; all have a teacher's distributions, or none has.
+        host: The host that runs the base.
+        rows: Rows with the answer to use for each; either all or none have a teacher's distributions.
         lora: The adapters.
-        index: Row to adapter.
+        index: Row i uses adapter ``index[i]``.
     """
     input_ids, labels = ids_and_labels([(item.ids, answer) for item, answer in rows], host.pad)
     hidden = host.hidden(input_ids, lora, index)  # type: ignore[arg-type]
@@ -315,7 +315,7 @@ def row_losses(host: Host, rows: Sequence[tuple[Item, list[int]]], lora: object,
 
 
 def teacher_of(items: Sequence[Item]) -> TeacherTargets | None:
-    """The teacher's distributions of some rows, one after the other; None for rows without."""
+    """The teacher's distributions of some rows, concatenated; None if the rows have none."""
     found = [item.targets for item in items if item.targets is not None]
     if not found:
         return None

@@ -1,6 +1,6 @@
-"""Adapters as one row of numbers each, so that losses, clipping, moments and the best step belong to one adapter.
+"""Represents each adapter as one row of numbers, so that clipping, moments and the best step are handled per adapter.
 
-It knows ``LoRAWeights``; nothing of losses or rows.
+It knows ``LoRAWeights``; it knows nothing of losses or rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from promptlora.lora.forms import Form, Free
 
 @dataclass(frozen=True)
 class _Part:
-    """Where a projection's numbers stand in a row: its name, shapes of what moves, and factors that stay."""
+    """A projection's part of a row: its name, the shapes of its trained tensors, and its fixed factors."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
@@ -25,11 +25,11 @@ class _Part:
 
 
 class Movable:
-    """What moves in some adapters: their cores between shared factors, else A and B.
+    """The trained values of some adapters: the cores between shared factors, or else A and B.
 
     Args:
         lora: The adapters.
-        free: Also factors that all adapters share become each adapter's own.
+        free: Whether to copy shared factors for each adapter and train them too.
     """
 
     def __init__(self, lora: LoRAWeights, *, free: bool = False) -> None:
@@ -49,17 +49,17 @@ class Movable:
             )
             pieces += [tensor.flatten(1) for tensor in moving]
         self._sizes = [piece.shape[1] for piece in pieces]
-        # Rounding a step away in half precision would leave small steps without effect.
+        # In half precision, small steps would be rounded away.
         fine = torch.promote_types(lora.dtype, torch.float32)
         self.start: Float[Tensor, "adapters numbers"] = torch.cat(pieces, dim=1).to(fine)
 
     @property
     def shared(self) -> bool:
-        """Whether cores alone move."""
+        """Whether only cores are trained."""
         return self.like.is_shared
 
     def lora(self, values: Float[Tensor, "adapters numbers"]) -> LoRAWeights:
-        """The adapters of these numbers, in the dtype that they were given in; differentiable."""
+        """The adapters with these values, in the dtype of the original adapters; differentiable."""
         split = iter(values.to(self.like.dtype).split(self._sizes, dim=1))
         forms: dict[str, Form] = {}
         for part in self.parts:

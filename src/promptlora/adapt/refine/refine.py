@@ -1,6 +1,6 @@
-"""From the adapters that one pass wrote to better ones: what ``PromptLoRA.refine`` does.
+"""Implements ``PromptLoRA.refine``, which improves adapters that were generated in one forward pass.
 
-It puts together prompts, rows or inputs, starts and steps, and records how each adapter came about.
+It combines prompts, rows or inputs, starts and steps, and records how each adapter was made.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from promptlora.signals import stopping
 if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA
 
-_LR = {True: 5e-3, False: 1e-3}  # of cores alone, and of A and B
+_LR = {True: 5e-3, False: 1e-3}  # for cores only, and for A and B
 _MOST_INVENTED = 512
 STOPPED = "it was stopped, and the best so far is returned"
 
@@ -50,7 +50,7 @@ def refine_adapters(
     if rows is None and inputs is None:
         raise ConfigError("refine: neither rows nor inputs. Expected one of them. Fix: pass rows=[(input, output), …].")
     longest = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
-    in_context = [record.get("in_context") is True for record in lora.provenance]  # the base reads those prompts too
+    in_context = [record.get("in_context") is True for record in lora.provenance]  # the base also reads these prompts
     labelled: list[list[Item]] | None = None
     notes = [""] * len(texts)
     if rows is not None:
@@ -79,7 +79,7 @@ def refine_adapters(
             taught = _taught(lm, texts, unlabelled, settings, stop, in_context)
             if taught is None:
                 tasks = []
-            elif labelled is not None:  # the rows decide which step is best
+            elif labelled is not None:  # the rows select the best step
                 tasks = [Task(t, i, judges) for t, i, judges in zip(texts, taught, labelled, strict=True)]
             else:
                 tasks = [Task(t, *keep_back(t, i, settings.seed)) for t, i in zip(texts, taught, strict=True)]
@@ -129,16 +129,16 @@ def refine_adapters(
 
 
 def _finite(value: float | None) -> float | None:
-    """A loss as JSON takes it: what is not finite is none."""
+    """A loss for JSON; None if it is not finite."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def _checked(lm: PromptLoRA, lora: LoRAWeights, prompts: str | Sequence[str]) -> list[str]:
-    """The prompts, one for each adapter, of adapters that fit the base.
+    """The prompts, one per adapter, after checking that the adapters match the base.
 
     Raises:
-        PromptError: A prompt that is empty or no text.
-        LoRAError: As many adapters as prompts are expected, for this base.
+        PromptError: A prompt is empty or is not a text.
+        LoRAError: The number of adapters differs from the number of prompts, or the adapters do not match the base.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     for text in texts:
@@ -157,14 +157,14 @@ def _checked(lm: PromptLoRA, lora: LoRAWeights, prompts: str | Sequence[str]) ->
             f"refine: the adapter was made for base {lora.base_model}. Expected one for {own}. Fix: load that base, or write "
             "the adapter with lm.adapt."
         )
-    lm.injector.prepare(lora.to(lm.model.dtype))  # names and shapes of this base
+    lm.injector.prepare(lora.to(lm.model.dtype))  # checks names and shapes against this base
     return texts
 
 
 def _starts(
     lm: PromptLoRA, lora: LoRAWeights, texts: Sequence[str], settings: RefineSettings, in_context: Sequence[bool]
 ) -> dict[str, LoRAWeights]:
-    """The adapters of each start, as many as prompts, in the base's dtype."""
+    """The adapters of each start, one per prompt, in the base's dtype."""
     lora = lora.detach().to(lm.model.dtype, lm.host.device)
     made: dict[str, Callable[[], LoRAWeights]] = {
         "given": lambda: lora,
@@ -186,7 +186,7 @@ def _starts(
 
 
 def _written(lm: PromptLoRA, texts: Sequence[str], in_context: Sequence[bool], *, generated: bool) -> LoRAWeights:
-    """New adapters, each for the use that the given one has."""
+    """Newly generated adapters, each with the same ``in_context`` as the given adapter."""
     if len(set(in_context)) == 1:
         return lm.adapt(texts, generated=generated, in_context=in_context[0])
     each = zip(texts, in_context, strict=True)
@@ -194,7 +194,7 @@ def _written(lm: PromptLoRA, texts: Sequence[str], in_context: Sequence[bool], *
 
 
 def _without_update(lora: LoRAWeights) -> LoRAWeights:
-    """Adapters that change nothing, with gradients that are not zero: cores of 0, or B of 0."""
+    """Adapters with a zero update but nonzero gradients: the cores, or B, are 0."""
     matrices: dict[str, Any] = {}
     for name in lora:
         form = lora.chosen(name)
@@ -209,7 +209,7 @@ def _inputs(
     inputs: Sequence[str] | Sequence[Sequence[str]] | int,
     settings: RefineSettings,
 ) -> list[list[str]]:
-    """The inputs of each prompt; a number of them is made up by the base."""
+    """The inputs of each prompt; if a number is given, the base generates that many."""
     if isinstance(inputs, int):
         whole("inputs", inputs, low=2, high=_MOST_INVENTED)
         inputs = invented_inputs(lm.host, texts, inputs, settings.seed)
@@ -233,7 +233,7 @@ def _taught(
 
 
 def _fall_back(lm: PromptLoRA, tasks: Sequence[Task], movable: Movable, outcomes: Sequence[Outcome]) -> None:
-    """Without labels, an adapter that agrees less with its teacher than the start did is not taken."""
+    """Without labels, return to the start for adapters that agree less with their teacher than the start does."""
     given = movable.lora(movable.start[: len(tasks)])
     found = movable.lora(torch.stack([outcome.values for outcome in outcomes]))
     judged = [task.kept or task.items for task in tasks]

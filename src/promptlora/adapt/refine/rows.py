@@ -1,6 +1,6 @@
-"""What a user gives, as what a step reads: rows grouped by prompt, token ids, and the part that is kept back.
+"""Converts a user's data for the training steps: it groups rows by prompt, tokenizes them, and holds a part out.
 
-It knows rows and tokenizers; nothing of adapters or of the base.
+It knows rows and tokenizers; it knows nothing of adapters or of the base.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from promptlora.errors import DataError
 from promptlora.losses import TeacherTargets
 
 LEAST_ROWS = 2
-KEEP_FROM = 8  # rows from which on a part is kept back
+KEEP_FROM = 8  # minimum number of rows for holding a part out
 _MOST_KEPT = 16
 _INPUT_TOKENS, _ANSWER_TOKENS = 512, 256
 
 
 @dataclass(frozen=True)
 class Item:
-    """A row as token ids: what is read, the possible answers, and a teacher's distributions of the only answer."""
+    """A row as token ids: the input, the possible answers, and, if the answer is a teacher's, its distributions."""
 
     ids: list[int]
     answers: list[list[int]]
@@ -33,16 +33,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Task:
-    """What one adapter learns from: its prompt, the rows of the steps, and the rows that are only measured."""
+    """The data of one adapter: its prompt, the training rows, and the held-out rows."""
 
     prompt: str
     items: list[Item]
     kept: list[Item]
 
     def drawn(self, step: int, count: int, seed: int) -> list[tuple[Item, list[int]]]:
-        """The rows of a step, counted from 0, each with one of its answers; each row comes up once in an epoch.
+        """The rows of a step, counted from 0, each with one of its answers; each row is drawn once per epoch.
 
-        They depend on seed, prompt and step, and not on what else is in the batch.
+        The rows depend on seed, prompt and step, but not on the rest of the batch.
         """
         count = min(count, len(self.items))
         chosen = []
@@ -56,10 +56,10 @@ class Task:
 
 
 def keep_back(prompt: str, items: Sequence[Item], seed: int) -> tuple[list[Item], list[Item]]:
-    """The rows to learn from and those that are kept back: a quarter, at most 16; none of fewer than 8 rows.
+    """Split rows into training rows and held-out rows: a quarter, at most 16, and none of fewer than 8 rows.
 
-    Rows of one input stay together, since a row that was learned says nothing of what the adapter does with new inputs. Where
-    that leaves no rows to keep back, there are none.
+    Rows with the same input stay on the same side of the split, because held-out rows must have new inputs. If that
+    leaves no rows to hold out, none are held out.
     """
     if len(items) < KEEP_FROM:
         return list(items), []
@@ -70,7 +70,7 @@ def keep_back(prompt: str, items: Sequence[Item], seed: int) -> tuple[list[Item]
         same.setdefault(tuple(items[i].ids), []).append(i)
     most = min(_MOST_KEPT, len(items) // 4)
     kept = set[int]()
-    for group in same.values():  # in the order of the shuffle
+    for group in same.values():  # in shuffled order
         if len(kept) + len(group) <= most:
             kept.update(group)
     return [items[i] for i in range(len(items)) if i not in kept], [items[i] for i in sorted(kept)]
@@ -81,11 +81,11 @@ def group_rows(prompts: Sequence[str], rows: Sequence[Any]) -> list[list[Row]]:
 
     Args:
         prompts: The prompts of the adapters.
-        rows: ``Row`` objects, dicts of ``input`` and ``outputs``, or pairs of input and output; of several prompts, each
-            names its ``prompt``.
+        rows: ``Row`` objects, dicts of ``input`` and ``outputs``, or pairs of input and output. With several prompts,
+            each row must have its ``prompt``.
 
     Raises:
-        DataError: A row that cannot be used or belongs to no prompt, or a prompt with fewer than two rows.
+        DataError: A row cannot be used or belongs to no prompt, or a prompt has fewer than two rows.
     """
     if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Sequence):
         raise DataError(
@@ -135,20 +135,20 @@ def _as_row(values: Any, prompt: str | None, where: str) -> Row:
 def items_of_rows(
     tokenizer: PreTrainedTokenizerBase, prompt: str, rows: Sequence[Row], longest: int | None, in_context: bool = False
 ) -> tuple[list[Item], int]:
-    """Token ids of the rows of a prompt; nothing is cut: rows that are too long are left out.
+    """Tokenize the rows of a prompt; rows that are too long are dropped, not truncated.
 
     Args:
-        tokenizer: The base's.
+        tokenizer: The base's tokenizer.
         prompt: The prompt.
         rows: The rows.
-        longest: Most tokens that the base takes.
-        in_context: Whether the base reads the prompt before each input, as it does where the adapter is used.
+        longest: The maximum number of tokens that the base supports.
+        in_context: Whether the base reads the prompt before each input, both here and when the adapter is used.
 
     Returns:
-        The rows, and how many were left out.
+        The items, and the number of dropped rows.
 
     Raises:
-        DataError: Fewer than two are left.
+        DataError: Fewer than two rows are left.
     """
     config = row_limits(longest)
     examples, left_out = tokenize_rows(tokenizer, rows, config, [prompt] * len(rows) if in_context else None)
@@ -162,7 +162,7 @@ def items_of_rows(
 
 
 def row_limits(longest: int | None) -> DataConfig:
-    """The longest input and answer, for a base that takes ``longest`` tokens."""
+    """The maximum lengths of input and answer for a base that supports ``longest`` tokens."""
     answer = _ANSWER_TOKENS if longest is None else max(1, min(_ANSWER_TOKENS, longest // 2))
     text = _INPUT_TOKENS if longest is None else max(1, min(_INPUT_TOKENS, longest - answer))
     return DataConfig(train="rows", max_input_tokens=text, max_answer_tokens=answer)

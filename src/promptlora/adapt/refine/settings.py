@@ -1,4 +1,4 @@
-"""``RefineSettings``: how adapters are refined. The defaults were chosen on training tasks; see docs/log.md."""
+"""``RefineSettings``: the settings of a refinement. The defaults were chosen on training tasks; see docs/log.md."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ STARTS = ("given", "generated", "static", "zero")
 
 @dataclass(frozen=True, kw_only=True)
 class RefineSettings:
-    """How adapters are refined.
+    """The settings of a refinement.
 
     Attributes:
-        steps: Optimizer steps of each adapter.
-        seed: Of the order of rows, the rows that are kept back, and inputs that are made up.
-        lr: Step size of Adam at its top; 0 takes the default of what moves.
-        rows_per_step: Rows of each adapter in a step.
-        moves: What moves in an adapter with shared factors: ``cores``, its core alone, or ``all``, a core and factors of
-            its own. An adapter in the free form moves A and B.
-        starts: Where each adapter starts: some of ``given``, ``generated``, ``static`` and ``zero``. Several run side by
-            side for ``race_steps``, and the best of them goes on. Empty: ``given`` alone.
-        race_steps: Steps before the best start is chosen.
-        clip: Largest gradient norm of an adapter.
-        measure_every: Steps between two measurements of the rows that are kept back.
-        patience: An adapter ends after this many measurements without a better one.
-        teacher: Who answers inputs that have no label: ``base``, the base with the prompt in its context, or ``adapter``,
-            the same with the adapter that the hypernetwork writes for this use.
-        answer_tokens: Longest answer of the teacher.
-        top_k: Tokens of a teacher's distribution that are learned one by one; the others are one more outcome.
+        steps: The number of optimizer steps per adapter.
+        seed: The random seed for the order of rows, the held-out rows, and generated inputs.
+        lr: The peak learning rate of Adam; 0 selects the default for the trained tensors.
+        rows_per_step: The number of rows per adapter and step.
+        moves: The tensors that are trained in an adapter with shared factors: ``cores``, only its core, or ``all``, its
+            core and its own copy of the factors. In the free form, A and B are always trained.
+        starts: The starting points: some of ``given``, ``generated``, ``static`` and ``zero``. Several starts are
+            trained in parallel for ``race_steps``, and the best one continues. If empty, only ``given`` is used.
+        race_steps: The number of steps before the best start is chosen.
+        clip: The maximum gradient norm per adapter.
+        measure_every: The number of steps between two measurements of the held-out rows.
+        patience: The number of measurements without improvement after which an adapter stops.
+        teacher: The model that answers unlabelled inputs: ``base``, the base with the prompt in its context, or
+            ``adapter``, the same with the adapter that the hypernetwork generates for a prompt in the context.
+        answer_tokens: The maximum length of the teacher's answers, in tokens.
+        top_k: The number of tokens of a teacher's distribution that are learned individually; all others are combined
+            into one additional outcome.
     """
 
     steps: int = 24

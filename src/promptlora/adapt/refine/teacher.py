@@ -1,6 +1,6 @@
-"""Inputs without labels: a teacher that reads the prompt answers them, and its distributions are what is learned.
+"""Labels inputs with a teacher: a model with the prompt in its context, whose distributions become the targets.
 
-It knows the host and texts; the adapters that learn are not its matter.
+It knows the host and texts; it knows nothing of the trained adapters.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from promptlora.losses import TeacherTargets, answer_positions
 from promptlora.teacher import teacher_targets
 from promptlora.text import pad_rows
 
-_ROWS = 16  # inputs that are answered at once
+_ROWS = 16  # inputs per batch
 _INVENT = "Here is an instruction:\n{prompt}\n\nWrite one short text that this instruction could be applied to. Write the text alone."
 
 
 def group_inputs(prompts: Sequence[str], inputs: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
-    """The inputs of each prompt: one list of texts serves all prompts, or there is one list for each.
+    """The inputs of each prompt, from one list of texts for all prompts or one list per prompt.
 
     Raises:
-        DataError: Inputs that are not texts, or fewer than two of them.
+        DataError: The inputs are not texts, or there are fewer than two.
     """
     given: list[Any] | None = None
     if not isinstance(inputs, (str, bytes)) and isinstance(inputs, Sequence):
@@ -56,7 +56,7 @@ def group_inputs(prompts: Sequence[str], inputs: Sequence[str] | Sequence[Sequen
 
 
 def invented_inputs(host: Host, prompts: Sequence[str], count: int, seed: int) -> list[list[str]]:
-    """Inputs that the base makes up for each prompt, sampled at a temperature of 1; they are only as good as the base."""
+    """Inputs that the base generates for each prompt, at a temperature of 1; their quality depends on the base."""
     found = []
     for prompt in prompts:
         ids, mask = pad_rows([host.render(_INVENT.format(prompt=prompt.strip()))] * count, host.pad, left=True)
@@ -81,26 +81,26 @@ def taught_items(
     stop: Callable[[], bool],
     in_context: Sequence[bool] = (),
 ) -> list[list[Item]] | None:
-    """Each input with the teacher's greedy answer and its distributions; None where it was asked to stop.
+    """Each input with the teacher's greedy answer and its distributions; None if ``stop`` returned True.
 
-    An answer that does not end within ``answer_tokens`` is cut there: its tokens are as good to learn from as others.
+    An answer that does not end within ``answer_tokens`` is truncated; the remaining tokens are still valid targets.
 
     Args:
-        host: The base.
-        prompts: What stands in the teacher's context.
-        inputs: Texts of each prompt.
-        lora: The teacher's adapters, one for each prompt; None is the base.
-        answer_tokens: Longest answer.
-        top_k: Likeliest tokens that are kept.
-        stop: Asked between batches.
-        in_context: For each prompt, whether the student reads it too; empty for none.
+        host: The host that runs the base.
+        prompts: The prompts in the teacher's context.
+        inputs: The texts of each prompt.
+        lora: The teacher's adapters, one per prompt; None uses the base.
+        answer_tokens: The maximum answer length in tokens.
+        top_k: The number of most likely tokens to keep.
+        stop: Called between batches; True ends the work.
+        in_context: For each prompt, whether the student also reads it; empty if it reads none.
 
     Raises:
-        DataError: Inputs that are all too long.
+        DataError: All inputs are too long.
     """
     longest = getattr(host.model.config.get_text_config(), "max_position_embeddings", None)
     most = row_limits(longest).max_input_tokens
-    rows: list[tuple[int, list[int], list[int]]] = []  # prompt, what the student reads, what the teacher reads
+    rows: list[tuple[int, list[int], list[int]]] = []  # prompt, student's context, teacher's context
     for number, (prompt, texts) in enumerate(zip(prompts, inputs, strict=True)):
         teacher = render_inputs(host.tokenizer, texts, [prompt] * len(texts))
         student = teacher if in_context and in_context[number] else render_inputs(host.tokenizer, texts)
@@ -161,11 +161,11 @@ def _answered(
 
 @torch.no_grad()
 def agreement(host: Host, items: Sequence[Sequence[Item]], lora: LoRAWeights) -> list[float]:
-    """For each adapter, the share of the teacher's answer tokens that it would have said too, each after those before.
+    """For each adapter, the share of the teacher's answer tokens that it also predicts, given the tokens before them.
 
     Args:
-        host: The base.
-        items: Rows of each adapter, with a teacher's distributions.
+        host: The host that runs the base.
+        items: The rows of each adapter, with a teacher's distributions.
         lora: The adapters.
     """
     shares = []

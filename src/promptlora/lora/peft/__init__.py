@@ -1,8 +1,8 @@
-"""``LoRAWeights`` to and from PEFT folders, and merging into the weights of a model.
+"""Converts ``LoRAWeights`` to and from PEFT folders, and merges adapters into the weights of a model.
 
-``physical`` turns logical projections into the modules that PEFT sees and back; ``writing`` and ``reading`` know
-PEFT's files; ``merging`` knows weights. PEFT itself is never imported. PEFT's transposes (``lora_A.weight`` is
-``[rank, in]``, ``lora_B.weight`` is ``[out, rank]``) live in this folder alone.
+``physical`` converts logical projections to the modules that PEFT sees, and back; ``writing`` and ``reading`` know
+PEFT's files; ``merging`` knows weights. PEFT itself is never imported. Only this package handles PEFT's transposed
+shapes (``lora_A.weight`` is ``[rank, in]``, ``lora_B.weight`` is ``[out, rank]``).
 """
 
 from promptlora.lora.peft.merging import merge_lora

@@ -1,6 +1,6 @@
 """The model card (README.md) of an exported adapter: its prompt, its base, how to load it, and the chat format.
 
-It knows texts; nothing of tensors, tokenizers or files.
+It knows texts; it knows nothing of tensors, tokenizers or files.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def adapter_card(
             foreign file may contain, are treated as missing.
         name: The name of the folder, which becomes the title and the adapter's name in vLLM.
         base_model: Hub id or path of the base.
-        rank: The ``--max-lora-rank`` of vLLM that takes the adapter.
-        dtype: The dtype of the base that it was written for.
-        chat: A rendered chat, and whether the template in the folder renders it; None where no template is in the folder.
+        rank: The ``--max-lora-rank`` with which vLLM accepts the adapter.
+        dtype: The dtype of the base that the adapter was generated for.
+        chat: A rendered chat, and whether the template in the folder renders it; None if the folder has no template.
     """
     named = base_model if base_model and _HUB_ID.fullmatch(base_model) else None
     metadata = huggingface_hub.ModelCardData(
@@ -61,7 +61,7 @@ def adapter_card(
 
 
 def _fenced(text: str, kind: str = "text") -> str:
-    """A text as a block of code, whatever backticks it holds."""
+    """A text as a fenced code block; the text may contain backticks."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{kind}\n{text}\n{fence}"

@@ -1,6 +1,6 @@
-"""Merging one adapter into the weights of a model, so that it costs nothing at run time.
+"""Merges one adapter into the weights of a model, so that it costs nothing at run time.
 
-It knows weights and projections; nothing of files or hooks.
+It knows weights and projections; it knows nothing of files or hooks.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ Model = TypeVar("Model", bound=nn.Module)
 def merge_lora(model: Model, lora: LoRAWeights, projections: Sequence[Projection] | None = None) -> Model:
     """Add ``A @ B * scaling`` of one adapter to the weights of ``model``, in place.
 
-    Every check comes before the first change, so an error leaves the model as it was. Weights narrower than float32
-    are summed in float32 and rounded once. There is no unmerge: subtracting does not give the old bits back; keep a
-    copy (``copy.deepcopy(model)``) or load the base again.
+    All checks run before the first change, so an error leaves the model unchanged. Weights narrower than float32 are
+    summed in float32 and rounded once. There is no unmerge, because subtracting the update does not restore the
+    original bits. Keep a copy (``copy.deepcopy(model)``) or load the base again.
 
     Args:
-        model: The base model; not quantised, not on the meta device.
+        model: The base model; not quantised and not on the meta device.
         lora: A selection of exactly one adapter, in the dtype and on the device of the weights.
-        projections: Where the names live; ``lora.projections``, else those of the model, by default.
+        projections: The location of the names; by default ``lora.projections``, else the projections of the model.
 
     Returns:
         The same model.
 
     Raises:
-        LoRAError: Not exactly one adapter, an unknown or misfit name, another dtype or device, or weights that
-            cannot be added to (quantised, sharded, on the meta device, computed, shared by two modules).
+        LoRAError: There is not exactly one adapter, a name is unknown or does not match its module, the dtype or device
+            differs, or the weights cannot be changed (quantised, sharded, on the meta device, computed, or shared by
+            two modules).
     """
     if lora.adapters != 1:
         raise LoRAError(f"{lora.adapters} adapters; expected exactly one to merge; choose one with lora.select(i)")
@@ -75,7 +76,7 @@ def merge_lora(model: Model, lora: LoRAWeights, projections: Sequence[Projection
 
 
 def _weight(module: nn.Module, projection: Projection, A: Tensor, B: Tensor) -> Tensor:
-    """The weight of a module as a view ``[out, in]``, or an error that says why it cannot take the update."""
+    """The weight of a module as a view ``[out, in]``; raises an error if the update cannot be added to it."""
     where = projection.module
     weight = dict(module.named_parameters(recurse=False)).get("weight")
     if weight is None or not weight.is_floating_point() or type(weight.data) is not Tensor:

@@ -1,8 +1,8 @@
-"""Logical projections to physical modules and back, for one adapter.
+"""Converts logical projections to physical modules and back, for one adapter.
 
-A module that computes one projection takes its A and B as they are. A fused module (q, k and v in one output) takes
-the A of its projections side by side along rank, and their B scattered to the rows that they own; nothing is lost,
-and the rank is the sum. It knows nothing of files or models.
+A module that computes one projection uses the projection's A and B unchanged. For a fused module (q, k and v in one
+output), the A matrices of its projections are concatenated along the rank, and their B matrices are scattered to the
+rows of each projection. The conversion is exact, and the ranks add up. This file knows nothing of files or models.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Block:
 
 @dataclass(frozen=True)
 class ModuleLoRA:
-    """The LoRA of one physical module: A ``[in, rank]``, B ``[rank, out]``, and what the rank axis holds."""
+    """The LoRA of one physical module: A ``[in, rank]``, B ``[rank, out]``, and the blocks of the rank axis."""
 
     module: str
     A: Tensor
@@ -44,7 +44,7 @@ class ModuleLoRA:
 def join(module: str, parts: Sequence[tuple[Projection, Tensor, Tensor]], width: int) -> ModuleLoRA:
     """Combine the LoRA of a module's projections into the LoRA of the module, exactly.
 
-    Projections that share one A (as after a compressed export) keep it once: the rank does not grow.
+    If projections share one A (as after a compressed export), it is stored once, and the rank does not grow.
 
     Args:
         module: Dotted name of the module.
@@ -68,7 +68,7 @@ def join(module: str, parts: Sequence[tuple[Projection, Tensor, Tensor]], width:
 
 
 def split(lora: ModuleLoRA) -> list[tuple[Projection, Tensor, Tensor]] | None:
-    """The inverse of :func:`join`, by ``lora.blocks``; None if B is not zero outside of the blocks."""
+    """The inverse of :func:`join`, according to ``lora.blocks``; None if B is not zero outside the blocks."""
     rest, parts = lora.B.clone(), []
     for block in lora.blocks:
         ranks, rows = slice(block.start, block.start + block.rank), block.projection.row_index()
@@ -80,15 +80,15 @@ def split(lora: ModuleLoRA) -> list[tuple[Projection, Tensor, Tensor]] | None:
 def recover(lora: ModuleLoRA, projections: Sequence[Projection]) -> list[tuple[Projection, Tensor, Tensor]]:
     """Recover A and B of each projection from those of the module, by trying the three forms in turn.
 
-    First the blocks that the file states, then equal blocks side by side (the stacked form), then one A that all
-    projections share, with the rows of B that each owns; the last is exact for any LoRA on such a module.
+    The forms are: the blocks recorded in the file; equal adjacent blocks (the stacked form); and a single A shared by
+    all projections, where each projection takes its rows of B. The last form is exact for any LoRA on such a module.
 
     Args:
         lora: The module's A and B; ``blocks`` may be empty.
-        projections: Every projection that the module computes.
+        projections: All projections that the module computes.
 
     Raises:
-        LoRAError: The LoRA changes rows of the output that belong to none of the projections.
+        LoRAError: The LoRA changes rows of the output that do not belong to any projection.
     """
     count, rank = len(projections), lora.rank
     equal = (
@@ -107,7 +107,7 @@ def recover(lora: ModuleLoRA, projections: Sequence[Projection]) -> list[tuple[P
 
 
 def pad(lora: ModuleLoRA, rank: int) -> ModuleLoRA:
-    """The same update, padded with zeros up to ``rank``; exact."""
+    """The same update, padded with zeros to ``rank``; exact."""
     more = rank - lora.rank
     if not more:
         return lora
@@ -117,9 +117,9 @@ def pad(lora: ModuleLoRA, rank: int) -> ModuleLoRA:
 
 
 def truncate(lora: ModuleLoRA, rank: int) -> ModuleLoRA:
-    """The best approximation of ``A @ B`` in the Frobenius norm with this rank; unchanged if its rank is not larger.
+    """The best approximation of ``A @ B`` with this rank, in the Frobenius norm; unchanged if its rank is not larger.
 
-    With ``A = Qa Ra`` and ``Bᵀ = Qb Rb``, the SVD of the small ``Ra Rbᵀ`` is that of ``A @ B``, so the dense
+    With ``A = Qa Ra`` and ``Bᵀ = Qb Rb``, the SVD of the small ``Ra Rbᵀ`` gives that of ``A @ B``, so the dense
     ``in x out`` product is never formed. All projections of the module share the new A.
     """
     if lora.rank <= rank:

@@ -1,7 +1,7 @@
 """Reads a LoRA from a PEFT folder that PEFT, this package or another program wrote.
 
-Anything that is more than ``x @ A @ B * scaling`` on attention projections is refused with a line that says what.
-It reads JSON and safetensors, never a pickle.
+Adapters with more than ``x @ A @ B * scaling`` on attention projections are refused; the error names the unsupported
+part. Only JSON and safetensors files are read, never a pickle.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from promptlora.settings import whole
 
 _LONGEST_PATTERN = 1000  # characters
 _SECONDS = 2.0
-# Repeats by count make a short pattern a huge program; look-around and back-references are nothing that names need.
+# Counted repeats can make a short pattern very expensive; module names need neither look-around nor back-references.
 _CHARACTERS = re.compile(r"(?:(?!\(\?(?!:))[^{}])*")
 _KEY = re.compile(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight")
 
-# Fields of a PEFT config that say what the weights already show, or how they were trained.
+# Fields of a PEFT config that repeat what the weights already show, or that only affect training.
 _HARMLESS = frozenset(
     {
         "alpha_pattern", "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
@@ -42,26 +42,26 @@ _HARMLESS = frozenset(
         "target_modules", "task_type", "use_rslora", "velora_config",
     }
 )  # fmt: skip
-# Initialisations that leave the base weights as they are; the others subtract something from them.
+# Initialisations that leave the base weights unchanged; the others subtract something from them.
 _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
 def load_peft(path: str | Path, *, projections: Sequence[Projection] | None = None) -> LoRAWeights:
     """Read a PEFT folder as a LoRA with one adapter.
 
-    What ``save_peft`` wrote comes back as it was: bitwise where it was neither compressed, cast, nor had its scaling
-    folded into B. An adapter on a fused module comes back as its projections' own matrices where it is in stacked
-    form, else as matrices that share one A, which is exact too. Where modules differ in scaling (rank and alpha
-    patterns), it is folded into B.
+    An adapter that ``save_peft`` wrote is restored bitwise, unless it was compressed or cast, or its scaling was folded
+    into B. For a fused module, the matrices of each projection are restored if the adapter has the stacked form;
+    otherwise all projections share one A. Both are exact. If modules differ in scaling (rank and alpha patterns), the
+    scaling is folded into B.
 
     Args:
         path: The folder.
-        projections: Where the base model keeps its projections (``find_projections(model)``); needed for an adapter
-            of another writer on modules that are fused or not named q_proj, k_proj, v_proj, o_proj.
+        projections: The projections of the base model (``find_projections(model)``). They are needed for adapters that
+            another program wrote for modules that are fused or not named q_proj, k_proj, v_proj or o_proj.
 
     Raises:
-        LoRAError: A missing, truncated or foreign file; DoRA, biases, embeddings, modules to save; a module that is
-            no attention projection.
+        LoRAError: A file is missing, truncated or in another format; the adapter has DoRA, biases, embeddings or
+            ``modules_to_save``; or a module is not an attention projection.
     """
     folder = Path(path)
     config = _read_config(folder)
@@ -99,10 +99,10 @@ def load_peft(path: str | Path, *, projections: Sequence[Projection] | None = No
 
 
 def named_base(path: str | Path) -> str | None:
-    """The base that a PEFT folder names, without reading the weights; None where it names none.
+    """The name of the base in a PEFT folder, read without the weights; None if the folder has none.
 
     Raises:
-        LoRAError: A folder without a usable adapter_config.json.
+        LoRAError: The folder has no usable adapter_config.json.
     """
     named = _read_config(Path(path)).get("base_model_name_or_path")
     return named if isinstance(named, str) and named else None
@@ -152,7 +152,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _number(path: Path, key: str, value: Any) -> float:
-    """A rank (a whole number above 0) or an alpha (any number); reading the JSON has already refused numbers that are not finite."""
+    """A rank (an integer above 0) or an alpha (any number); the JSON reader has already refused non-finite numbers."""
     rank = key in ("r", "rank_pattern")
     if isinstance(value, bool) or not isinstance(value, int if rank else (int, float)) or (rank and value < 1):
         raise LoRAError(f"{path}: {key} is {repr(value)[:80]}; expected a {'positive whole ' if rank else ''}number")
@@ -160,9 +160,9 @@ def _number(path: Path, key: str, value: Any) -> float:
 
 
 class _Patterns:
-    """``rank_pattern`` and ``alpha_pattern`` of a config; all matching together ends within ``_SECONDS``.
+    """``rank_pattern`` and ``alpha_pattern`` of a config; all matching together is limited to ``_SECONDS``.
 
-    A pattern is a regular expression out of a file, and some of them take for ever: ``(a+)+$``.
+    The patterns are regular expressions from a file, and some, such as ``(a+)+$``, would run practically forever.
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
@@ -187,7 +187,7 @@ class _Patterns:
             raise LoRAError(f"{self.path}: {key} has {pattern!r} ({error}); expected a regular expression") from error
 
     def value(self, key: str, module: str, default: float) -> float:
-        """The number of the first pattern that matches the end of a module's name, otherwise the default."""
+        """The number of the first pattern that matches the end of a module's name, or else the default."""
         for compiled, value in self.patterns[key]:
             try:
                 if compiled.match(module, timeout=max(self.until - time.monotonic(), 0.01)):
@@ -214,7 +214,7 @@ def _scale(folder: Path, config: dict[str, Any], patterns: _Patterns, module: st
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
-    """Module to A ``[in, rank]`` and B ``[rank, out]``, and the metadata of the file."""
+    """A ``[in, rank]`` and B ``[rank, out]`` of each module, and the metadata of the file."""
     path = folder / WEIGHTS_FILE
     if not is_file(path):
         if is_file(folder / "adapter_model.bin"):
@@ -245,7 +245,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[
 
 
 def _read_note(folder: Path, note: str | None) -> list[Block]:
-    """Where each projection is, as recorded by ``save_peft``; empty for files of other programs."""
+    """The location of each projection, as recorded by ``save_peft``; empty for files of other programs."""
     if note is None:
         return []
     where = f"{folder / WEIGHTS_FILE}: its note {METADATA}"
@@ -288,5 +288,5 @@ def _projections_of(
                 f"{folder}: {module} is {width_in} x {width_out} (in x out); expected in {p.in_features} and out {top}; "
                 "was this adapter made for another model?"
             )
-    # The width is noted, so that a later export needs no model.
+    # The width is recorded, so that a later export needs no model.
     return [replace(p, module_out_features=width_out) if p.module_out_features is None else p for p in mine]

@@ -1,8 +1,8 @@
-"""Writing one adapter as a PEFT folder: ``adapter_config.json``, ``adapter_model.safetensors``, a card and a tokenizer.
+"""Writes one adapter as a PEFT folder: ``adapter_config.json``, ``adapter_model.safetensors``, a card and a tokenizer.
 
-Every module is written with the same rank, the smaller ones padded with zeros, and one ``lora_alpha``: PEFT's
-``rank_pattern`` and ``alpha_pattern`` stay empty, because readers exist that ignore them (vLLM scales every module
-by the global ``lora_alpha / r``). It knows PEFT's files, not PEFT.
+All modules are written with the same rank (smaller ones are padded with zeros) and one ``lora_alpha``. PEFT's
+``rank_pattern`` and ``alpha_pattern`` stay empty, because some readers ignore them (vLLM scales every module by the
+global ``lora_alpha / r``). This file knows PEFT's file format; it does not use PEFT.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 @dataclass(frozen=True, kw_only=True)
 class PeftReport:
-    """Describes what :func:`save_peft` wrote.
+    """A report on what :func:`save_peft` wrote.
 
     Attributes:
-        rank: The one rank of all modules.
+        rank: The common rank of all modules.
         alpha: ``lora_alpha``; readers scale by ``alpha / rank``.
         modules: The number of physical modules.
         bytes: Size of the folder's files.
-        relative_error: Frobenius norm of what was lost over that of the update, all modules together; 0.0 where
-            the export is exact.
+        relative_error: Frobenius norm of the lost part divided by that of the update, over all modules; 0.0 if the
+            export is exact.
     """
 
     rank: int
@@ -69,38 +69,40 @@ def save_peft(
     chat: ChatFiles | None = None,
     card: bool = True,
 ) -> PeftReport:
-    """Write the one adapter of ``lora`` as a PEFT folder, whole or not at all.
+    """Write the single adapter of ``lora`` as a PEFT folder, atomically.
 
-    Beside the two files that PEFT reads, the folder gets a model card (README.md), and the base's tokenizer with a chat
-    template that renders what ``PromptLoRA.generate`` reads. The prompt and its hash are in the metadata of the weights.
+    In addition to the two files that PEFT reads, the folder gets a model card (README.md) and the base's tokenizer,
+    with a chat template that renders the same text as ``PromptLoRA.generate`` uses. The prompt and its hash are in the
+    metadata of the weights.
 
-    A fused module (q, k and v in one) gets a rank that is the sum of its projections' ranks; nothing is lost. Without
-    ``projections``, each name is taken as a module of its own, as it is in models that keep q_proj, k_proj, v_proj
-    and o_proj apart.
+    The rank of a fused module (q, k and v in one) is the sum of its projections' ranks, so the export is exact. Without
+    ``projections``, each name is treated as a separate module, as in models with separate q_proj, k_proj, v_proj and
+    o_proj.
 
     Args:
         lora: A selection of exactly one adapter.
         path: The folder to create.
         base_model_name: Hub id or path of the base, which PEFT's auto classes load. By default ``lora.base_model``
-            (``PromptLoRA.adapt`` sets it), or the name that ``model`` was loaded by.
-        overwrite: Replace a folder that exists already.
-        pad_rank: Pad with zeros to this rank, or with ``"auto"`` to the next that vLLM takes as ``max_lora_rank``.
+            (``PromptLoRA.adapt`` sets it), or the name from which ``model`` was loaded.
+        overwrite: Whether to replace an existing folder.
+        pad_rank: Pad with zeros to this rank; ``"auto"`` pads to the next ``max_lora_rank`` that vLLM supports.
         compress: Truncate each module's update to this rank (SVD); see ``relative_error`` of the report.
-        dtype: Write in this dtype instead of the LoRA's.
-        projections: Where the names live; ``lora.projections`` by default.
-        model: The base model (the meta device is enough): its projections are the default, its module widths and
-            orientation (GPT-2's Conv1D) go into the export, and the adapter is checked against it. Without it a
-            Conv1D still loads right; PEFT corrects the flag and warns.
-        chat: What writes the tokenizer and its template; by default that of ``PromptLoRA.adapt``. An adapter that was read
-            from a file has none: pass ``PromptLoRA.chat_export``, or the folder gets no tokenizer.
-        card: False writes the two files that PEFT reads, and no card and no tokenizer.
+        dtype: The dtype of the written tensors; by default that of the LoRA.
+        projections: The location of the names; by default ``lora.projections``.
+        model: The base model, which may be on the meta device. Its projections are used by default, its module widths
+            and orientation (GPT-2's Conv1D) are exported, and the adapter is checked against it. Without it, a Conv1D
+            adapter still loads correctly; PEFT corrects the flag and warns.
+        chat: Writes the tokenizer and its template; by default the one from ``PromptLoRA.adapt``. An adapter that was
+            loaded from a file has none; pass ``PromptLoRA.chat_export``, or the folder gets no tokenizer.
+        card: If False, only the two files that PEFT reads are written, without card and tokenizer.
 
     Returns:
         Rank, alpha, number of modules, bytes, and the relative error.
 
     Raises:
-        LoRAError: Not exactly one adapter, an unknown or misfit projection, or a rank that cannot be had.
-        OutputError: The folder exists already or cannot be written.
+        LoRAError: There is not exactly one adapter, a projection is unknown or does not match, or the requested rank is
+            not possible.
+        OutputError: The folder already exists or cannot be written.
     """
     written, report = _export(lora, pad_rank, compress, dtype, projections, model)
     tensors, metadata = _tensors(written)
@@ -127,25 +129,25 @@ def peft_state_dict(
     projections: Sequence[Projection] | None = None,
     model: nn.Module | None = None,
 ) -> dict[str, Tensor]:
-    """The one adapter of ``lora`` as the tensors of a PEFT folder, in memory and on the CPU.
+    """The single adapter of ``lora`` as the tensors of a PEFT folder, in memory and on the CPU.
 
     ``peft.set_peft_model_state_dict(peft_model, lora.peft_state_dict())`` loads them into a model that was wrapped with
-    ``peft.LoraConfig(**lora.peft_config())``; pass the same arguments to both. Another ``lora_alpha`` would scale the
-    update differently. An adapter of the same base and rank can replace it there at any time.
+    ``peft.LoraConfig(**lora.peft_config())``. Pass the same arguments to both methods, because another ``lora_alpha``
+    would change the scaling of the update. Later, any adapter of the same base and rank can be loaded in its place.
 
     Args:
         lora: A selection of exactly one adapter.
-        pad_rank: As for :func:`save_peft`.
-        compress: As for :func:`save_peft`.
-        dtype: As for :func:`save_peft`.
-        projections: As for :func:`save_peft`.
-        model: As for :func:`save_peft`.
+        pad_rank: See :func:`save_peft`.
+        compress: See :func:`save_peft`.
+        dtype: See :func:`save_peft`.
+        projections: See :func:`save_peft`.
+        model: See :func:`save_peft`.
 
     Returns:
         ``lora_A.weight [rank, in]`` and ``lora_B.weight [out, rank]`` of each module, by PEFT's names.
 
     Raises:
-        LoRAError: As for :func:`save_peft`.
+        LoRAError: See :func:`save_peft`.
     """
     written, _ = _export(lora, pad_rank, compress, dtype, projections, model)
     return _tensors(written)[0]
@@ -160,18 +162,18 @@ def peft_config(
     projections: Sequence[Projection] | None = None,
     model: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """The arguments of the ``peft.LoraConfig`` that fits :func:`peft_state_dict`, and the content of adapter_config.json.
+    """The arguments of the ``peft.LoraConfig`` for :func:`peft_state_dict`; also the content of adapter_config.json.
 
     Args:
         lora: A selection of exactly one adapter.
-        base_model_name: As for :func:`save_peft`.
-        pad_rank: As for :func:`save_peft`.
-        compress: As for :func:`save_peft`.
-        projections: As for :func:`save_peft`.
-        model: As for :func:`save_peft`.
+        base_model_name: See :func:`save_peft`.
+        pad_rank: See :func:`save_peft`.
+        compress: See :func:`save_peft`.
+        projections: See :func:`save_peft`.
+        model: See :func:`save_peft`.
 
     Raises:
-        LoRAError: As for :func:`save_peft`.
+        LoRAError: See :func:`save_peft`.
     """
     written, report = _export(lora, pad_rank, compress, None, projections, model)
     return _config(report, written, _base_name(lora, base_model_name, model), model)
@@ -185,7 +187,7 @@ def _export(
     projections: Sequence[Projection] | None,
     model: nn.Module | None,
 ) -> tuple[list[ModuleLoRA], PeftReport]:
-    """The adapter by physical module, with one rank and one alpha for all modules; the report has no size yet."""
+    """The adapter by physical module, with one rank and one alpha for all modules; the report lacks the size."""
     if lora.adapters != 1:
         raise LoRAError(
             f"{lora.adapters} adapters; expected exactly one in a PEFT folder; choose one with lora.select(i)"
@@ -207,7 +209,7 @@ def _export(
 
 
 def _base_name(lora: LoRAWeights, given: str | None, model: nn.Module | None) -> str | None:
-    """The name of the base for the config: the given name, the LoRA's, or that of the loaded model; None if none of them has one."""
+    """The base name for the config: the given name, else the LoRA's, else the loaded model's; None without any."""
     return given or lora.base_model or getattr(getattr(model, "config", None), "name_or_path", None) or None
 
 
@@ -217,7 +219,7 @@ def _base_name(lora: LoRAWeights, given: str | None, model: nn.Module | None) ->
 def _known_projections(
     lora: LoRAWeights, given: Sequence[Projection] | None, model: nn.Module | None
 ) -> dict[str, Projection]:
-    """Name to projection, for every name of the LoRA."""
+    """The projection of every name of the LoRA."""
     known: Sequence[Projection] | None = given or lora.projections
     if known is None and model is not None:
         known = find_projections(model)
@@ -237,7 +239,7 @@ def _known_projections(
 
 
 def _plain(name: str, A: Tensor, B: Tensor) -> Projection:
-    """The projection that a name without a record stands for: a whole module."""
+    """The projection for a name without a record: a whole module."""
     role = name.rpartition(".")[2].removesuffix("_proj")
     if role not in ROLES or not name.endswith("_proj"):
         raise LoRAError(
@@ -259,7 +261,7 @@ def _modules(lora: LoRAWeights, known: dict[str, Projection], model: nn.Module |
 
 
 def _width(module: str, group: list[tuple[Projection, Tensor, Tensor]], model: nn.Module | None) -> int:
-    """Width of the module's output, which does not follow from the rows of its projections (a gate may come after them)."""
+    """The width of the module's output. It cannot be derived from the projections' rows, as a gate may follow them."""
     first = group[0][0]
     needed = max(first.out_features if p.rows is None else max(stop for _, stop in p.rows) for p, _, _ in group)
     width: int | None = first.out_features if first.rows is None else first.module_out_features
@@ -298,9 +300,10 @@ def _rank(rank: int, pad_rank: int | str | None) -> int:
 
 
 def _alpha(scaling: float, rank: int) -> tuple[float, float]:
-    """``lora_alpha`` and what B is multiplied by, so that ``alpha / rank * factor`` is the scaling.
+    """``lora_alpha`` and a factor for B, so that ``alpha / rank * factor`` is the scaling.
 
-    The factor is 1 where some float alpha gives the scaling exactly; else alpha is the rank and B takes it all.
+    The factor is 1 if some float alpha gives the scaling exactly. Otherwise alpha is the rank, and the factor is the
+    scaling.
     """
     near = scaling * rank
     for alpha in (near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf)):
@@ -335,11 +338,11 @@ def _write_card(
 
 
 def _tensors(modules: list[ModuleLoRA]) -> tuple[dict[str, Tensor], str]:
-    """PEFT's tensors, and our own record of where each projection is, which other readers ignore."""
+    """PEFT's tensors, and our own record of the location of each projection, which other readers ignore."""
     tensors, note = {}, []
     own = partial(
         torch.clone, memory_format=torch.contiguous_format
-    )  # of rank 1, contiguous() is the caller's own memory
+    )  # at rank 1, contiguous() would return the caller's own memory
     for lora in modules:
         tensors[f"{PREFIX}{lora.module}.lora_A.weight"] = own(lora.A.T)  # [rank, in]
         tensors[f"{PREFIX}{lora.module}.lora_B.weight"] = own(lora.B.T)  # [out, rank]
@@ -350,7 +353,7 @@ def _tensors(modules: list[ModuleLoRA]) -> tuple[dict[str, Tensor], str]:
 def _config(
     report: PeftReport, modules: list[ModuleLoRA], base_model_name: str | None, model: nn.Module | None
 ) -> dict[str, Any]:
-    """PEFT's ``adapter_config.json``; target modules by full dotted name, so that nothing else matches."""
+    """PEFT's ``adapter_config.json``; target modules have full dotted names, so that no other module matches."""
     transposed = False
     if model is not None:
         found = dict(model.named_modules())

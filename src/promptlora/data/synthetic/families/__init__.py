@@ -1,4 +1,4 @@
-"""All families, by file; the order is part of what a seed gives."""
+"""All families, by file. The result of a seed depends on their order."""
 
 from __future__ import annotations
 

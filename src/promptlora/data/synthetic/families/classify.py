@@ -17,7 +17,7 @@ _WORN = ("clothing",)
 
 
 def one_of(kind: str, yes: tuple[str, ...], no: tuple[str, ...]) -> str | None:
-    """Yes or no by the kind of a thing; None for kinds that are doubtful."""
+    """Yes or no, depending on the kind of a thing; None for ambiguous kinds."""
     return "yes" if kind in yes else "no" if kind in no else None
 
 

@@ -1,4 +1,4 @@
-"""Conditions, and questions of which only some are answered."""
+"""Conditional answers, and questions of which only some are to be answered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COMMAS = "Separate list items with commas.|Use commas between items."
 
 
 def digit_runs(text: str) -> list[int]:
-    """The numbers that stand in a text."""
+    """The numbers in a text."""
     return [int(run) for run in re.findall(r"\d+", text)]
 
 
@@ -88,7 +88,7 @@ _TOPICS = {"fruit": "questions about fruit", "geography": "questions about capit
 
 
 def _on_topic(name: str, only: bool) -> Family:
-    """A family that answers or refuses questions by their topic."""
+    """A family that answers or refuses questions, depending on their topic."""
 
     def draw(rng: Random) -> Goal:
         topic, about = rng.choice(list(_TOPICS.items()))

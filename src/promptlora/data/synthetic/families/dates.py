@@ -17,22 +17,22 @@ _SEASONS = ("winter", "winter", "spring", "spring", "spring", "summer", "summer"
 
 
 def leap(year: int) -> bool:
-    """Whether a year of the Gregorian calendar is a leap year."""
+    """Whether a year is a leap year in the Gregorian calendar."""
     return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
 
 
 def days_in_month(day: date) -> int:
-    """Days of the month of a date."""
+    """Number of days in the month of a date."""
     return (date(day.year + day.month // 12, day.month % 12 + 1, 1) - date(day.year, day.month, 1)).days
 
 
 def part_of_day(minutes: int) -> str:
-    """Morning from 6:00, afternoon from 12:00, evening from 18:00, night from 0:00."""
+    """The time of day: morning from 6:00, afternoon from 12:00, evening from 18:00, night from 0:00."""
     return ("night", "morning", "afternoon", "evening")[minutes // 360]
 
 
 def lasting(minutes: int) -> str:
-    """Minutes as 1 h 30 min."""
+    """Format minutes as 1 h 30 min."""
     return f"{minutes // 60} h {minutes % 60} min"
 
 

@@ -1,4 +1,4 @@
-"""What can be copied or read out of texts: people, orders, addresses, logs, records, tables, file paths."""
+"""Extraction from texts: people, orders, addresses, logs, records, tables, file paths."""
 
 from __future__ import annotations
 

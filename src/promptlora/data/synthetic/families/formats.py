@@ -1,4 +1,4 @@
-"""Output formats that are put on tasks of other families."""
+"""Output formats that are applied to tasks of other families."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _GROUPS = (
     KNOWLEDGE,
 )
 _ALL = {made.name: made for group in (*_GROUPS, QUESTIONS) for made in group}
-#: Families with short answers in letters.
+#: Families with short answers that consist of letters.
 _LETTERED = tuple(
     _ALL[name]
     for name in words("""
@@ -46,7 +46,7 @@ spam register politeness sentence-type language country-or-city kind-of-thing ca
 even-odd tense odd-one-out last-word
 """)
 )
-#: Families with short answers that an output format can be put on.
+#: Families with short answers to which an output format can be applied.
 _SHORT = _LETTERED + tuple(
     _ALL[name]
     for name in words("""
@@ -69,14 +69,14 @@ translate-noun translate-word digit-sum add multiply even-odd kth-letter count-v
 def formatted(
     name: str, bases: Sequence[Family], change: Callable[..., str | None], note: str, **parameters: Sequence[Any]
 ) -> Family:
-    """A family that asks for answers of other families in another form.
+    """A family that asks for the answers of other families in another form.
 
     Args:
-        name: Its name.
-        bases: Families with short answers, of which a task takes one.
-        change: Called with the input, the plain answer and the parameters by name.
+        name: Name of the family.
+        bases: Families with short answers; each task uses one of them.
+        change: Called with the input, the plain answer, and the parameters by name.
         note: Sentences that ask for the form, separated by ``|``.
-        parameters: As in ``family``.
+        parameters: See ``family``.
     """
 
     def draw(rng: Random) -> Goal:

@@ -13,7 +13,7 @@ _COMPARED = {row[0]: row for row in words.ADJECTIVES}
 
 
 def article(noun: str) -> str:
-    """A noun with its indefinite article (no noun of the vocabulary has a silent h or a spoken y at the start)."""
+    """A noun with its indefinite article (no noun in the vocabulary starts with a silent h or a y sound)."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 

@@ -1,4 +1,4 @@
-"""Facts from the small tables in the vocabulary, and translation of its closed word lists."""
+"""Facts from the small tables in the vocabulary, and translations of its word lists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def in_language(row: Cells, language: str) -> str:
 
 
 def where(row: Cells, language: str) -> str:
-    """The question where the thing is."""
+    """A question that asks where the thing is."""
     thing = definite(*noun(row, language), language)
     if language == "Spanish":
         return f"¿Dónde está {thing}?"
@@ -29,7 +29,7 @@ def where(row: Cells, language: str) -> str:
 
 
 def it_is(row: Cells, language: str) -> str:
-    """The statement that it is such a thing."""
+    """A statement of what kind of thing it is."""
     word, gender = noun(row, language)
     start = {"French": "C'est", "German": "Es ist", "Italian": "È", "Spanish": "Es"}[language]
     return f"{start} {indefinite(word, gender, language)}."

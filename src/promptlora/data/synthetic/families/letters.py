@@ -15,7 +15,7 @@ _VOWELS = "aeiou"
 
 
 def place(letter: str) -> int:
-    """Place of a letter in the alphabet, from 1."""
+    """Position of a letter in the alphabet, from 1."""
     return alphabet.index(letter.lower()) + 1
 
 

@@ -15,25 +15,25 @@ _COMMAS = "Separate them with commas.|Use commas between the words.|Write them w
 
 
 def by_length(v: tuple[str, ...], down: bool) -> list[str] | None:
-    """The words by length, if no two are of one length."""
+    """The words sorted by length, if all lengths differ."""
     return sorted(v, key=len, reverse=down) if len({len(w) for w in v}) == len(v) else None
 
 
 def extreme(v: tuple[str, ...], pick: Any) -> str | None:
-    """The longest or shortest word, if there is one alone."""
+    """The longest or shortest word, if it is unique."""
     best = pick(len(w) for w in v)
     found = [w for w in v if len(w) == best]
     return found[0] if len(found) == 1 else None
 
 
 def commonest(v: tuple[str, ...]) -> str | None:
-    """The word that stands most often, if there is one alone."""
+    """The most frequent word, if it is unique."""
     (first, n), *rest = Counter(v).most_common()
     return first if not rest or rest[0][1] < n else None
 
 
 def first_again(v: tuple[str, ...]) -> str | None:
-    """The first word that has stood before."""
+    """The first word that occurred before."""
     return next((w for at, w in enumerate(v) if w in v[:at]), None)
 
 

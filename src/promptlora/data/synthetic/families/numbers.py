@@ -15,7 +15,7 @@ _c = partial(choice, "number questions")
 
 
 def rounded(number: int, unit: int) -> int | None:
-    """The nearest multiple of the unit; a number in the middle between two has none."""
+    """The nearest multiple of the unit; None for a number halfway between two multiples."""
     return None if number % unit * 2 == unit else (number + unit // 2) // unit * unit
 
 

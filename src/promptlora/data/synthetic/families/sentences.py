@@ -1,4 +1,4 @@
-"""Sentences that rules can rewrite exactly, and their parts."""
+"""Sentences that rules can rewrite exactly, and parts of sentences."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Parts = Mapping[str, str]
 
 
 def passive(v: Parts) -> str:
-    """The action in the passive, simple past, without a place."""
+    """The action in the passive, in the simple past, without its place."""
     be = "were" if v["object"].endswith(("dishes", "tickets")) else "was"
     return capital(f"{v['object']} {be} {v['participle']} by {v['subject']}.")
 
 
 def told(v: Parts, before: str, after: str = "") -> str:
-    """The action with words put before its verb in the base form."""
+    """The action with words before its verb, which is in the base form."""
     return capital(f"{v['subject']} {before} {v['base']} {v['object']}{v['place']}{after}.")
 
 

@@ -1,4 +1,4 @@
-"""Tasks of two steps, one after the other."""
+"""Tasks of two consecutive steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from promptlora.data.synthetic.family import Family, Goal, as_text
 
 Step = tuple[str, str, Callable[[Any], Any]]
 
-#: Steps by what they take: what is asked for, the same for the second step ("it"), and the function.
+#: Steps by input type: the request, the request as a second step ("it"), and the function.
 _WORD_STEPS: tuple[Step, ...] = (
     ("reverse-letters", "reverse the letters of {}", lambda v: v[::-1]),
     ("double-letters", "double the last letter of {}", lambda v: v + v[-1]),
@@ -124,7 +124,7 @@ _PLAIN_ENDS: tuple[Step, ...] = (
 
 
 def two_steps(name: str, pools: str, first: Sequence[Step], second: Sequence[Step]) -> Family:
-    """A family of tasks that do one step after another."""
+    """A family of tasks with two consecutive steps."""
 
     def draw(rng: Random) -> Goal:
         (one, text, change), (two, then, finish) = rng.choice(first), rng.choice(second)

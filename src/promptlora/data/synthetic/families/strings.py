@@ -1,4 +1,4 @@
-"""Edits of texts: case, order, spaces, prefixes, words put in or taken out."""
+"""Edits of texts: case, order, spaces, prefixes, inserted or removed words."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def camel(text: str) -> str:
 
 
 def swap_ends(text: str) -> str | None:
-    """The text with its first and last word exchanged."""
+    """The text with its first and last word swapped."""
     first, *middle, last = text.split() if " " in text else ("", "")
     return " ".join((last, *middle, first)) if first else None
 
 
 def replaced(text: str, at: int, new: str) -> str | None:
-    """The text with a word replaced, counted from 1."""
+    """The text with one word replaced; words are counted from 1."""
     parts = text.split()
     if at > len(parts) or parts[at - 1] == new:
         return None

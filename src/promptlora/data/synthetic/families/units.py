@@ -12,7 +12,7 @@ from promptlora.data.synthetic.pools_numbers import UNITS, in_words, money
 _u = partial(family, "units")
 _m = partial(family, "money")
 
-#: The larger unit, the smaller unit, how many of the smaller make the larger.
+#: The larger unit, the smaller unit, and how many smaller units make one larger unit.
 _PAIRS = (
     ("kilometres", "metres", 1000), ("metres", "centimetres", 100), ("centimetres", "millimetres", 10), ("kilograms", "grams", 1000),
     ("tonnes", "kilograms", 1000), ("litres", "millilitres", 1000), ("minutes", "seconds", 60), ("hours", "minutes", 60), ("days", "hours", 24),
@@ -24,7 +24,7 @@ _SMALLER = {"km": "m", "m": "cm", "cm": "mm", "kg": "g", "t": "kg", "l": "ml", "
 
 
 def fahrenheit(celsius: int) -> int | None:
-    """Degrees Fahrenheit, where they are whole."""
+    """Degrees Fahrenheit, if they are a whole number."""
     return celsius * 9 // 5 + 32 if celsius % 5 == 0 else None
 
 
@@ -42,7 +42,7 @@ def in_smallest(v: tuple[int, str]) -> int:
 
 
 def shown(v: tuple[int, str]) -> str:
-    """A quantity as it is written."""
+    """A quantity as text."""
     return f"{v[0]} {v[1]}"
 
 

@@ -1,1 +1,1 @@
-"""Words, names, facts and sentence parts that the generator puts together; written for it, no other source."""
+"""Words, names, facts and sentence parts that the generator combines; written for it, without other sources."""

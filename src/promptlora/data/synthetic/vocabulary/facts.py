@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from promptlora.data.synthetic.vocabulary.tables import pairs, table, words
 
-#: Kind to its things. No word stands under two kinds.
+#: Maps each kind to its things. No word belongs to two kinds.
 THINGS = {
     "animal": words("ant bear cat cow deer dog eagle elephant fox frog goat horse lion monkey mouse owl penguin pig rabbit shark sheep snake tiger whale wolf zebra"),
     "fruit": words("apple apricot banana blueberry cherry fig grape kiwi lemon lime mango melon papaya peach pear pineapple plum raspberry strawberry"),
@@ -131,12 +131,12 @@ boots: shoe shop; sandals: shoe shop; slippers: shoe shop; sneakers: shoe shop; 
 earrings: jeweller; bracelet: jeweller; doll: toy shop; puzzle: toy shop; teddy bear: toy shop; building blocks: toy shop
 """)
 
-#: Word of the radio alphabet by letter, and Morse code by letter.
+#: Maps each letter to its word in the radio alphabet, and to its Morse code.
 RADIO = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", words("Alfa Bravo Charlie Delta Echo Foxtrot Golf Hotel India Juliett Kilo Lima Mike November Oscar Papa Quebec Romeo Sierra Tango Uniform Victor Whiskey X-ray Yankee Zulu"), strict=True))  # fmt: skip
 MORSE = dict(zip("abcdefghijklmnopqrstuvwxyz", words(".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --.."), strict=True))  # fmt: skip
 
 MONTHS = words("January February March April May June July August September October November December")
 WEEKDAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 
-#: Things from small to large; two that stand at least three places apart are compared.
+#: Things ordered from small to large; only two things that are at least three positions apart are compared.
 SIZES = words("ant bee mouse rat cat dog sheep pig cow elephant whale")

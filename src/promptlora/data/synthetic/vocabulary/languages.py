@@ -29,7 +29,7 @@ nose: nariz f: nez m: Nase f: naso m; day: día m: jour m: Tag m: giorno m; nigh
 kitchen: cocina f: cuisine f: Küche f: cucina f; hospital: hospital m: hôpital m: Krankenhaus n: ospedale m
 """)
 
-#: English word, then the four languages; no word of these changes with gender here (the base form stands).
+#: English word, then the four languages; none of these forms depends on gender (adjectives are in the base form).
 COLOURS = table("""
 red: rojo: rouge: rot: rosso; blue: azul: bleu: blau: blu; green: verde: vert: grün: verde; yellow: amarillo: jaune: gelb: giallo
 black: negro: noir: schwarz: nero; white: blanco: blanc: weiß: bianco; brown: marrón: marron: braun: marrone
@@ -68,13 +68,13 @@ NUMBERS = {
 
 
 def noun(row: tuple[str, ...], language: str) -> tuple[str, str]:
-    """A noun of the table in a language: the word and its gender (m, f or n)."""
+    """The table's noun in a language: the word and its gender (m, f or n)."""
     word, gender = row[1 + LANGUAGES.index(language)].rsplit(" ", 1)
     return word, gender
 
 
 def _vowel(word: str) -> bool:
-    return word[0].lower() in "aeiouàáâéèêíìîóòôúùœh"  # h is silent in all nouns of the table that this is asked for
+    return word[0].lower() in "aeiouàáâéèêíìîóòôúùœh"  # h is silent in all nouns of the table for which this is called
 
 
 def definite(word: str, gender: str, language: str) -> str:

@@ -1,4 +1,4 @@
-"""Reading of the tables in this folder: plain texts with one entry per cell, so that they stay readable."""
+"""Parses the tables in this folder, which are plain texts with one entry per cell so that they stay readable."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""Parts of sentences, reviews, tickets, headlines and chats, with the labels that they carry."""
+"""Parts of sentences, reviews, tickets, headlines and chats, with their labels."""
 
 from __future__ import annotations
 
 from promptlora.data.synthetic.vocabulary.tables import lines, table, words
 
-#: Subjects in the third person singular whose pronoun is plain, with it.
+#: Subjects in the third person singular with an unambiguous pronoun, and that pronoun.
 SUBJECTS = table("""
 the boy: he; the girl: she; my sister: she; my brother: he; the princess: she; the old man: he; the queen: she; our uncle: he
 the prince: he; my aunt: she; the young woman: she; the king: he; my father: he; her mother: she; his grandfather: he
 """)
-#: Base form, objects that suit it.
+#: Base form of a verb, and objects that suit it.
 ACTIONS = table("""
 open: the door, the window, the box, a letter; clean: the kitchen, the car, the table, the garage; paint: the fence, the wall, a picture
 write: a letter, a poem, the report; build: a house, a boat, the bridge; buy: a lamp, the tickets, a new coat
@@ -74,7 +74,7 @@ it is made of plastic
 it was delivered on Monday
 """)
 
-#: Department to things that a customer writes to it about.
+#: Department, and subjects that a customer writes to it about.
 TICKETS = {
     "billing": lines("""
 I was charged twice this month

@@ -63,7 +63,7 @@ shake: shakes: shook: shaken: shaking; wake: wakes: woke: woken: waking; freeze:
 cut: cuts: cut: cut: cutting; put: puts: put: put: putting; hit: hits: hit: hit: hitting; shut: shuts: shut: shut: shutting
 """)
 
-#: Verb to the one who does it.
+#: Verb to the person who does it.
 AGENTS = pairs("""
 teach: teacher; bake: baker; paint: painter; write: writer; sing: singer; drive: driver; build: builder; farm: farmer
 run: runner; swim: swimmer; dance: dancer; play: player; read: reader; sell: seller; buy: buyer; help: helper
@@ -123,9 +123,9 @@ good: goodness; bright: brightness; soft: softness; lonely: loneliness; cold: co
 rude: rudeness; polite: politeness; great: greatness; sharp: sharpness; thick: thickness; ugly: ugliness; empty: emptiness
 busy: business; heavy: heaviness; fair: fairness; sweet: sweetness; shy: shyness; calm: calmness; careless: carelessness
 """)
-del NESS["busy"]  # business is another word today
+del NESS["busy"]  # "business" is a different word
 
-#: Word to the same word with a prefix that negates it.
+#: Word to its negation with a prefix.
 NEGATED = pairs("""
 happy: unhappy; fair: unfair; kind: unkind; able: unable; lucky: unlucky; known: unknown; safe: unsafe; usual: unusual
 clear: unclear; true: untrue; tidy: untidy; healthy: unhealthy; certain: uncertain; common: uncommon; possible: impossible
@@ -144,7 +144,7 @@ I will: I'll; you will: you'll; he will: he'll; she will: she'll; we will: we'll
 you have: you've; we have: we've; they have: they've; let us: let's
 """)
 
-#: Plain words of four to ten letters for edits of letters and lists.
+#: Common words of four to ten letters, for edits of letters and lists.
 PLAIN = words("""
 anchor animal arrow artist autumn bakery balance banana basket battle bedroom bicycle blanket border bottle branch bread
 breeze brother bucket butter cabin camera candle carbon castle ceiling cellar cherry circle citizen climate clock coffee
