@@ -62,7 +62,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def packed(lm) -> bytes:
-    return peft_zip(lm.adapt("w1 w2 w3"), None)
+    return peft_zip(lm.adapt("w1 w2 w3"), "adapter", None, None)
 
 
 def store_in(folder: Path, **options: Any) -> Store:
@@ -217,6 +217,11 @@ def archive(**files: bytes) -> bytes:
         for name, content in files.items():
             opened.writestr(name.replace("__", "/").replace("_DOT_", "."), content)
     return made.getvalue()
+
+
+def test_of_an_archive_with_card_and_tokenizer_the_two_files_are_kept(tmp_path, lm):
+    path = store_in(tmp_path).put(KEY, peft_zip(lm.adapt("w1 w2 w3"), "adapter", None, lm.chat_export))
+    assert sorted(file.name for file in path.iterdir()) == [CONFIG, WEIGHTS]
 
 
 def test_an_archive_that_is_no_adapter_is_refused_and_leaves_nothing(tmp_path, packed):
