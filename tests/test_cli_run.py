@@ -180,3 +180,6 @@ def test_how_far_the_prompt_is_from_training_is_said(capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out)["training_prompts"]["far"] is True
     assert main(["run", "-p", "blorp fnarg zzt qwop", "hello", "--max-new-tokens", "1"]) == 0
     assert "far from all training prompts" in " ".join(capsys.readouterr().err.split())
+    assert main(["demo", "--max-new-tokens", "1", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert all(row["training_prompts"]["far"] is False for row in rows)

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,6 +92,7 @@ def demo(
         beside = lm.adapt(prompts, in_context=True)
         both = lm.generate(inputs, beside, in_context=prompts, max_new_tokens=max_new_tokens)
         with_prompt, without = lm.count_tokens(inputs, prompts), lm.count_tokens(inputs)
+        distances = lm.distances(prompts)
     rows = [
         {
             "prompt": prompts[i],
@@ -104,12 +106,13 @@ def demo(
                 "adapted": without[i],
                 "adapted_in_context": with_prompt[i],
             },
+            "training_prompts": None if distances is None else {**asdict(distances[i]), "far": distances[i].far},
         }
         for i in range(len(inputs))
     ]
     written = {"seconds": seconds, "bytes": lora.nbytes, "projections": len(lora), "rank": lora.rank}
     if not json:
-        for row in rows:
+        for i, row in enumerate(rows):
             table = Table(title=f"[bold]{escape(str(row['prompt']))}[/]", title_justify="left", show_lines=True)
             table.add_column("input", ratio=2, overflow="fold")
             table.add_column("base", ratio=3, overflow="fold")
@@ -119,6 +122,8 @@ def demo(
             shown = ("input", "base", "in_context", "adapted", "adapted_in_context")
             table.add_row(*(escape(str(row[key])) for key in shown))
             out.print(table)
+            if distances is not None:
+                out.print(str(distances[i]), style="yellow" if distances[i].far else None, highlight=False)
         out.print(
             f"{len(prompts)} adapters (rank {lora.rank}, {len(lora)} projections each) written in {seconds:.2f} s, "
             f"{size(lora.nbytes // len(prompts))} each; tokens read: {sum(without)} adapted, {sum(with_prompt)} with the prompts in context",
