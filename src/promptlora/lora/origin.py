@@ -13,11 +13,12 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 _LONGEST_SLUG = 48  # characters of a folder name, without the hash
 
 
+@runtime_checkable
 class ChatFiles(Protocol):
     """An object that writes a tokenizer and its chat template into a folder; ``text.ChatExport`` implements it."""
 
