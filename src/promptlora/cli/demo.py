@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,7 +105,7 @@ def demo(
                 "adapted": without[i],
                 "adapted_in_context": with_prompt[i],
             },
-            "training_prompts": None if distances is None else {**asdict(distances[i]), "far": distances[i].far},
+            "training_prompts": None if distances is None else distances[i].to_dict(),
         }
         for i in range(len(inputs))
     ]

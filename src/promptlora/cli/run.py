@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,7 +94,7 @@ def run(
         rows = _answers(lm, inputs, instruction, lora, beside, max_new_tokens, say)
     if json:
         described = {"seconds": seconds, "bytes": lora.nbytes, "rank": lora.rank, "projections": len(lora)}
-        distance = None if near is None else {**asdict(near), "far": near.far}
+        distance = None if near is None else near.to_dict()
         shared = {"prompt": instruction, "adapter": described, "training_prompts": distance}
         print_json({**shared, **rows[0]} if inputs_file is None else {**shared, "answers": rows})
         return

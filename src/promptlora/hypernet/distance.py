@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -44,6 +44,10 @@ class PromptDistance:
     def far(self) -> bool:
         """Whether the prompt is farther away than 90 % of the prompts from held-out categories."""
         return self.distance > self.far_above
+
+    def to_dict(self) -> dict[str, float | bool]:
+        """The values for JSON."""
+        return {**asdict(self), "far": self.far}
 
     def __str__(self) -> str:
         numbers = f"(distance {self.distance:.2f}; far is above {self.far_above:.2f})"
