@@ -54,6 +54,7 @@ def serve(
     steps: list[int] = []
     gaps: list[float] = []
     answers: dict[int, list[int]] = {}
+    failed: list[Exception] = []
     todo = iter(range(len(inputs)))
     lock = threading.Lock()
     sampling = Sampling(max_tokens=options.output_tokens)
@@ -66,10 +67,16 @@ def serve(
     ) as engine:
 
         def client() -> None:
+            try:
+                work()
+            except Exception as error:
+                failed.append(error)
+
+        def work() -> None:
             while True:
                 with lock:
                     number = next(todo, None)
-                if number is None:
+                if number is None or failed:
                     return
                 adapter = None if adapters is None else adapters[workload.requests[number].prompt]
                 last, step = time.perf_counter(), engine.stats.steps
@@ -98,6 +105,8 @@ def serve(
             each.join()
         wall, processor = time.perf_counter() - began, time.process_time() - worked
         reused = engine.stats.reused_tokens - before.reused_tokens
+    if failed:
+        raise failed[0]
     return {
         "wall": wall,
         "processor": processor,
