@@ -327,7 +327,7 @@ def test_a_prompt_is_written_once_for_many_requests_and_found_without_the_sideca
     with serving(lm, adapters_only=True) as served:
         keys, client = asyncio.run(many(served.url))
         assert len(set(keys)) == 2
-        assert served.service.engine.stats.adapters_written == 2
+        assert served.service.writer.stats.adapters_written == 2
 
     async def away() -> None:
         assert await client.write("w1 w2 w3") == keys[0]
