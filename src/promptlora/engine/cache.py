@@ -140,7 +140,7 @@ class AdapterCache:
         delete = "delete refined adapters, or " if kept else ""
         return NoRoomError(
             f"adapter: {_mb(nbytes)} do not fit in the memory for adapters, {_mb(self.memory_bytes)}{held}. "
-            f"Expected room for it. Fix: {delete}start the server with a larger --adapter-memory, or with --adapter-dir."
+            f"Expected room for it. Fix: {delete}a larger memory_bytes (`promptlora serve --adapter-memory`), or a folder (`--adapter-dir`)."
         )
 
     def _keep(self, entry: AdapterEntry, pin: bool = False) -> bool:

@@ -230,7 +230,7 @@ class Service:
                 self.own(owner, key)
                 raise ApiError(
                     500,
-                    f"adapter {key!r}: its file cannot be removed ({reason_of(error)}). Expected a folder --adapter-dir that the "
+                    f"adapter {key!r}: its file cannot be removed ({reason_of(error)}). Expected a folder (`--adapter-dir`) that the "
                     "server may change. Fix: make it writable, and delete the adapter again.",
                     code="not_deleted",
                 ) from error
