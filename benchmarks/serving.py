@@ -83,22 +83,32 @@ class Bench:
         base = without_end(embedded_folder(), self.folder / "base")
         self.server = Server(base, self.folder, self.folder / "adapters", options)
         stack.callback(self.server.close)
-        longest = max(options.prompt_tokens) + options.input_tokens + options.output_tokens + _MARGIN
-        prompts = max(prompts for _, prompts in options.workload)
-        kept = max(
-            min(requests, prompts) * (max(options.prompt_tokens) + _MARGIN) for requests, prompts in options.workload
-        )
-        kept = min(kept, 80_000)  # tokens; beyond it the time limit leaves out most prompts
-        tokens = kept + 2 * options.in_flight * longest
-        self.vllm = {
-            name: Vllm(
-                embedded_folder(), self.folder, options, longest=longest, adapters=count,
-                kv_bytes=self.kv_bytes * (tokens if count == 0 else 2 * options.in_flight * longest),
+        self.vllm: dict[str, Vllm] = {}
+
+    def prepare(self, stack: ExitStack) -> None:
+        """Find out how many requests each arm can run, and with that how large the caches of vLLM must be."""
+        options, workloads = self.options, self.report["workloads"]
+        if "calibration" not in self.report:
+            some = make_workload(
+                self.lm.tokenizer, requests=options.in_flight, prompts=1, length=1, input_tokens=options.input_tokens
             )
-            for name, count in zip(VLLM, (prompts, 0), strict=True)
-        }  # fmt: skip
-        for engine in self.vllm.values():
-            stack.callback(engine.close)
+            self.report["calibration"] = calibrate(self.lm, options, some)
+        kept = 0  # tokens of prompts
+        for requests, prompts in options.workload:
+            for length in options.prompt_tokens:
+                part = workloads.setdefault(f"{requests}/{prompts}", {}).setdefault(str(length), {"rounds": []})
+                if "requests" not in part:
+                    part["requests"] = self.requests(length, requests, prompts)
+                kept = max(kept, min(part["requests"]["prefix cache"], prompts) * (length + _MARGIN))
+        longest = max(options.prompt_tokens) + options.input_tokens + options.output_tokens + _MARGIN
+        running = 2 * options.in_flight * longest
+        most = max(prompts for _, prompts in options.workload)
+        for name, adapters, tokens in zip(VLLM, (most, 0), (running, running + kept), strict=True):
+            self.vllm[name] = Vllm(
+                embedded_folder(), self.folder, options, longest=longest, adapters=adapters,
+                kv_bytes=self.kv_bytes * tokens,
+            )  # fmt: skip
+            stack.callback(self.vllm[name].close)
 
     def requests(self, length: int, requests: int, prompts: int) -> dict[str, int]:
         """How many requests each arm runs; an arm that cannot run is left out."""
@@ -114,17 +124,17 @@ class Bench:
                 return warm + count * (tokens * cost["read"] + options.output_tokens * cost["generate"])
 
             found[arm] = affordable(seconds, options.most_seconds, requests, options.in_flight)
-        # The server's cache has a fixed size; where it does not hold all prompts, this would be another arm.
-        own = options.input_tokens + options.output_tokens + _MARGIN
-        needed = min(found["prefix cache over HTTP"], prompts) * (length + _MARGIN) + 2 * options.in_flight * own
-        if needed > self.server.kv_tokens:
+        # The server's cache has a fixed size. Where it does not hold all prompts until the end, beside the pages of all
+        # answers, this would be another arm.
+        count, own = found["prefix cache over HTTP"], options.input_tokens + options.output_tokens + _MARGIN
+        if min(count, prompts) * (length + _MARGIN) + count * own > self.server.kv_tokens:
             del found["prefix cache over HTTP"]
         return found
 
     def arms(
         self, workload: Workload, adapters: Sequence[LoRAWeights]
-    ) -> dict[str, Callable[[Workload, int], dict[str, Any]]]:
-        """The arms, each of which gets its requests and the number of the round."""
+    ) -> dict[str, Callable[[Workload], dict[str, Any]]]:
+        """The arms, each of which gets its requests."""
         lm, options, server, vllm = self.lm, self.options, self.server, self.vllm
         peft: list[Path] = []
 
@@ -137,28 +147,24 @@ class Bench:
             return peft
 
         return {
-            "adapters": lambda some, _: serve(lm, options, some, adapters, True),
-            "context": lambda some, _: serve(lm, options, some, None, False),
-            "prefix cache": lambda some, _: serve(lm, options, some, None, True),
-            "generate": lambda some, _: generate(lm, options, some, adapters),
-            "adapters over HTTP": lambda some, number: server.measure(lm.tokenizer, some, number, "promptlora"),
-            "prefix cache over HTTP": lambda some, number: server.measure(lm.tokenizer, some, number, None),
-            "vLLM adapters": lambda some, _: vllm["vLLM adapters"].measure(some, folders()),
-            "vLLM prefix cache": lambda some, _: vllm["vLLM prefix cache"].measure(some, None),
+            "adapters": lambda some: serve(lm, options, some, adapters, True),
+            "context": lambda some: serve(lm, options, some, None, False),
+            "prefix cache": lambda some: serve(lm, options, some, None, True),
+            "generate": lambda some: generate(lm, options, some, adapters),
+            "adapters over HTTP": lambda some: server.measure(lm.tokenizer, some, "promptlora"),
+            "prefix cache over HTTP": lambda some: server.measure(lm.tokenizer, some, None),
+            "vLLM adapters": lambda some: vllm["vLLM adapters"].measure(some, folders()),
+            "vLLM prefix cache": lambda some: vllm["vLLM prefix cache"].measure(some, None),
         }
 
     def cell(self, requests: int, prompts: int, length: int, save: Callable[[], None]) -> None:
         """Run the measurements of one workload with prompts of one length that the report does not have yet."""
         options = self.options
-        part = self.report["workloads"].setdefault(f"{requests}/{prompts}", {}).setdefault(str(length), {"rounds": []})
+        part = self.report["workloads"][f"{requests}/{prompts}"][str(length)]
         rounds = options.rounds or (3 if requests <= 64 else 1)
         workload = make_workload(
             self.lm.tokenizer, requests=requests, prompts=prompts, length=length, input_tokens=options.input_tokens
         )
-        if "calibration" not in self.report:
-            self.report["calibration"] = calibrate(self.lm, options, workload)
-        if "requests" not in part:
-            part["requests"] = self.requests(length, requests, prompts)
         if len(complete(part)) >= rounds:
             return
         most = max(count for arm, count in part["requests"].items() if "adapters" in arm or arm == "generate")
@@ -179,7 +185,7 @@ class Bench:
                     continue
                 count = part["requests"][arm]
                 console.print(f"  round {number + 1}: {arm}, {count} requests", highlight=False)
-                result = arms[arm](workload.first(count), number)
+                result = arms[arm](workload.first(count))
                 result["answers"] = [fold(answer) for answer in result.get("answers", ())]
                 found[arm] = result
                 for engine in self.vllm.values():
@@ -287,6 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     temporary.write_text(table(report), encoding="utf-8")
 
         try:
+            bench.prepare(stack)
             for requests, prompts in options.workload:
                 for length in options.prompt_tokens:
                     bench.cell(requests, prompts, length, save)

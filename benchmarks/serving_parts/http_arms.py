@@ -36,7 +36,7 @@ def without_end(base: Path, folder: Path) -> Path:
 
 
 class Server:
-    """``promptlora serve``; it starts with the first measurement.
+    """``promptlora serve``, started anew for each measurement, so that its cache holds nothing of an earlier one.
 
     Args:
         base: Folder of the base.
@@ -71,25 +71,25 @@ class Server:
             raise ModelError("promptlora serve has ended. Its last lines:\n" + "\n".join(said))
         self._api = json.loads(line)["api"]
 
-    def measure(self, tokenizer: Any, workload: Workload, number: int, model: str | None) -> dict[str, Any]:
+    def measure(self, tokenizer: Any, workload: Workload, model: str | None) -> dict[str, Any]:
         """Run the requests of a workload, streamed; times are those that the client sees.
 
         Args:
             tokenizer: Of the base.
             workload: The requests; the prompt is the system message. Inputs are cut so that the chat template and the
                 input have as many tokens as an input of the other arms.
-            number: The round. Inputs are rotated by it, because the server remembers those of earlier rounds.
             model: None is the base.
         """
-        if self._process is None:
-            self._start()
         around = len(encode_chat(tokenizer, [render_chat(tokenizer, "")])[0])
         words = max(1, self._options.input_tokens - around)
         inputs = []
         for one in workload.requests:
-            turned = (*one.ids[number + 1 :], *one.ids[: number + 1])
-            inputs.append((workload.texts[one.prompt], str(tokenizer.decode(list(turned[:words]))).strip()))
-        return asyncio.run(self._run(workload, inputs, model or _BASE))
+            inputs.append((workload.texts[one.prompt], str(tokenizer.decode(list(one.ids[:words]))).strip()))
+        self._start()
+        try:
+            return asyncio.run(self._run(workload, inputs, model or _BASE))
+        finally:
+            self.close()
 
     async def _run(self, workload: Workload, inputs: list[tuple[str, str]], model: str) -> dict[str, Any]:
         firsts: list[float] = []
