@@ -143,16 +143,17 @@ class Refinement:
         losses, slopes = self._losses(rows, slopes=True)
         norms = slopes.norm(dim=1)
         fine = (losses.isfinite() & norms.isfinite()).tolist()
+        said, lengths = losses.tolist(), norms.tolist()  # an accelerator is read once, not once per adapter
         left = {number for (number, _), one in zip(self.who, fine, strict=True) if one}
         for at, (number, start) in enumerate(self.who):
             best = self.best[number]
             if fine[at]:
                 if best.start == start or not self.racing:
-                    best.loss = float(losses[at])
+                    best.loss = said[at]
             elif number not in left:
                 best.undo()  # without held-out rows, the last step was taken without a measurement
                 best.note = (
-                    f"step {step}: loss {float(losses[at]):g}, gradient norm {float(norms[at]):g}; expected finite numbers; "
+                    f"step {step}: loss {said[at]:g}, gradient norm {lengths[at]:g}; expected finite numbers; "
                     f"the adapter of step {best.step} is returned; lower lr or look at the rows"
                 )
         if not all(fine):
