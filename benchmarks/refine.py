@@ -92,6 +92,7 @@ class Bench:
             options.hypernetwork, options.base, dtype=dtype, device=options.device, progress=console.print
         )
         self.multitask = None
+        self._generated: tuple[list[str], LoRAWeights] | None = None
         if options.multitask:
             network = HyperNetwork.from_pretrained(options.multitask).to(self.lm.host.device).requires_grad_(False)
             self.multitask = PromptLoRA(self.lm.model, self.lm.tokenizer, network)
@@ -100,12 +101,12 @@ class Bench:
         """Map the name of each table row to the number of rows to learn from that it needs, and its function."""
         lm, options = self.lm, self.options
         starts: dict[str, Callable[[list[str]], LoRAWeights]] = {
-            "generated": lm.adapt,
+            "generated": self.generated,
             "static": lambda prompts: lm.adapt(prompts, generated=False),
             "fresh": lambda prompts: LoRAWeights.stack([fresh_lora(lm, options.seed)] * len(prompts)),
         }
         made: dict[str, tuple[int, Condition]] = {
-            GENERATED: (0, lambda group: self.answered(group, lm.adapt(shown(group)))),
+            GENERATED: (0, lambda group: self.answered(group, self.generated(shown(group)))),
             "static part, 0 steps": (0, lambda group: self.answered(group, starts["static"](shown(group)))),
             "base": (0, lambda group: self.answered(group, None)),
             SHOWN: (0, lambda group: self.answered(group, None, shown(group))),
@@ -125,7 +126,9 @@ class Bench:
         made[NO_LABELS] = (
             INPUTS,
             lambda group: self.refined(
-                group, lm.adapt(shown(group)), inputs=[[row.input for row in held.learned[:INPUTS]] for held in group]
+                group,
+                self.generated(shown(group)),
+                inputs=[[row.input for row in held.learned[:INPUTS]] for held in group],
             ),
         )
         for count in options.rows:
@@ -142,6 +145,12 @@ class Bench:
                     lambda group, count=count: self.answered(group, None, [with_shots(held, count) for held in group]),
                 )
         return made
+
+    def generated(self, prompts: list[str]) -> LoRAWeights:
+        """The generated adapters; those of the last call are kept, because several table rows use them."""
+        if self._generated is None or self._generated[0] != prompts:
+            self._generated = prompts, self.lm.adapt(prompts)
+        return self._generated[1]
 
     def answered(self, group: Sequence[Held], lora: LoRAWeights | None, shown: Sequence[str] | None = None) -> Results:
         """Answers, scores and numbers of tokens read of each task, with one adapter and one context per task."""

@@ -203,14 +203,16 @@ class Refinement:
         losses = torch.zeros(len(self.who), device=device)
         total = torch.zeros_like(self.values)
         for part in self._parts(rows):
+            index = [at for at, _, _ in part]
+            # Copied before the forward pass: a copy to an accelerator waits for the work before it.
+            owners = torch.tensor(index, device=device)
+            share = torch.tensor([1 / counts[at] for at in index], device=device)
             with torch.set_grad_enabled(slopes):
                 lora = self.movable.lora(self.values)
-                index = [at for at, _, _ in part]
                 each = row_losses(self.host, [(item, answer) for _, item, answer in part], lora, index)
-                share = torch.tensor([1 / counts[at] for at in index], device=each.device)
                 if slopes:
                     total += torch.autograd.grad((each * share).sum(), self.values)[0]
-            losses.index_add_(0, torch.tensor(index, device=device), (each.detach() * share).to(losses))
+            losses.index_add_(0, owners, (each.detach() * share).to(losses))
         return losses, total
 
     def _parts(self, rows: Sequence[Drawn]) -> list[list[Drawn]]:
