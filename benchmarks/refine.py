@@ -159,7 +159,7 @@ class Bench:
         context = [None if shown is None else shown[number] for number in of]
         tokens = self.lm.count_tokens(inputs, context)
         longest = max(tokens) + ANSWER_TOKENS
-        batch = {"batch_size": min(BATCH_ROWS, max(32, BATCH_TOKENS // longest))} if len(group) > 1 else {}
+        batch = {"batch_size": min(BATCH_ROWS, max(8, BATCH_TOKENS // longest))} if len(group) > 1 else {}
         answers = self.lm.generate(
             inputs, lora, adapter_index=None if lora is None else of, in_context=context, max_new_tokens=ANSWER_TOKENS,
             **batch,

@@ -21,8 +21,8 @@ from promptlora.losses import TeacherTargets, answer_positions
 from promptlora.teacher import teacher_targets
 from promptlora.text import pad_rows
 
-_ROWS = {"cpu": 16}  # inputs per batch
-_ROWS_ELSEWHERE = 256  # a small batch is bound by kernel launches there
+_ROWS = {"cpu": 16}  # rows per batch
+_ROWS_ELSEWHERE, _TOKENS = 256, 65536  # a small batch is bound by kernel launches there; tokens including padding
 _POSITIONS = 1024  # positions whose logits exist at the same time
 _INVENT = "Here is an instruction:\n{prompt}\n\nWrite one short text that this instruction could be applied to. Write the text alone."
 
@@ -117,13 +117,11 @@ def taught_items(
                 f"with the prompt what the base takes). Expected {LEAST_ROWS} or more. Fix: shorten them."
             )
         rows += fitting
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][2]))
     items: dict[int, Item] = {}
-    size = _batch_size(host)
-    for start in range(0, len(order), size):
+    for batch in _batches(host, [len(shown) + answer_tokens for _, _, shown in rows]):
         if stop():
             return None
-        chosen = sorted(order[start : start + size], key=lambda i: rows[i][0])
+        chosen = sorted(batch, key=lambda i: rows[i][0])
         answered = _answered(
             host,
             [rows[i][2] for i in chosen],
@@ -137,8 +135,16 @@ def taught_items(
     return [[items[i] for i in range(len(rows)) if rows[i][0] == number] for number in range(len(prompts))]
 
 
-def _batch_size(host: Host) -> int:
-    return _ROWS.get(host.device.type, _ROWS_ELSEWHERE)
+def _batches(host: Host, lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of similar length, by their numbers, as many per batch as the device needs and its memory allows."""
+    most = _ROWS.get(host.device.type, _ROWS_ELSEWHERE)
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        full = not batches or len(batches[-1]) == most or (len(batches[-1]) + 1) * lengths[i] > _TOKENS
+        if full:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
 
 
 def _width(host: Host) -> int:
@@ -177,10 +183,8 @@ def agreement(host: Host, items: Sequence[Sequence[Item]], lora: LoRAWeights) ->
     """
     equal, total = [0] * len(items), [0] * len(items)
     rows = [(number, item) for number, own in enumerate(items) for item in own]
-    rows.sort(key=lambda row: len(row[1].ids) + len(row[1].answers[0]))
-    size = _batch_size(host)
-    for start in range(0, len(rows), size):
-        some = sorted(rows[start : start + size], key=lambda row: row[0])
+    for batch in _batches(host, [len(item.ids) + len(item.answers[0]) for _, item in rows]):
+        some = [rows[i] for i in sorted(batch)]  # in the order of the adapters
         ids, labels = ids_and_labels([(item.ids, item.answers[0]) for _, item in some], host.pad)
         hidden = host.hidden(ids, lora, [number for number, _ in some])
         states = hidden[answer_positions(labels, hidden.device)]
