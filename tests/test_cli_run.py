@@ -91,6 +91,7 @@ def test_the_command_line_starts_without_pytorch_and_reads_inputs_without_it(tmp
     (tmp_path / "a.txt").write_text("x\n")
     code = (
         "import sys\nfrom promptlora.cli import main\nmain(['--help'])\nmain(['synth', '--list'])\n"
+        "main(['plot', 'nowhere'])\n"
         f"from promptlora.data.inputs import read_inputs\nread_inputs(__import__('pathlib').Path({str(tmp_path / 'a.txt')!r}))\n"
         "heavy = {'torch', 'transformers', 'numpy'} & set(sys.modules)\nassert not heavy, heavy\n"
         "import os\nassert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'\n"
