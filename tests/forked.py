@@ -124,6 +124,12 @@ def run(
     return CompletedProcess([call.__name__, *map(str, arguments)], process.returncode, out, error)
 
 
+def tell(value: object) -> None:
+    """Write a line to the standard output of this process, at once."""
+    sys.stdout.write(f"{value}\n")
+    sys.stdout.flush()
+
+
 def promptlora(*arguments: object) -> int:
     """The command line, to be called in a forked process."""
     from promptlora.cli import main  # there, so that it sees the environment of the process

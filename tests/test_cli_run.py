@@ -15,7 +15,8 @@ from promptlora.data.inputs import read_inputs
 from promptlora.data.rows import read_rows
 from promptlora.errors import DataError
 from promptlora.lora import LoRAWeights
-from tests.test_cli import fails, hypernetwork, promptlora  # noqa: F401 (a fixture)
+from tests.forked import promptlora, run
+from tests.test_cli import fails, hypernetwork  # noqa: F401 (a fixture)
 
 INPUTS = ["We live in Rome.", "She flew to Paris."]
 SHORT = ("--max-new-tokens", "4")
@@ -162,8 +163,8 @@ def test_run_refuses_adapters_that_cannot_be_read_before_a_base_is_loaded(tmp_pa
 
 @pytest.mark.real
 def test_chat_can_keep_the_prompt_in_the_context(hypernetwork, lm):  # noqa: F811
-    done = promptlora(
-        "chat", "-p", "Name the city.", "--in-context", *SHORT, "--hypernetwork", hypernetwork,
+    done = run(
+        promptlora, "chat", "-p", "Name the city.", "--in-context", *SHORT, "--hypernetwork", hypernetwork,
         stdin=f"{INPUTS[0]}\n/reset\n/base\n{INPUTS[0]}\n",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
