@@ -7,9 +7,11 @@ hypernetworks, losses or text.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -226,23 +228,36 @@ class Host:
                     module.training = True
 
     def prompt_states(
-        self, config: StatesConfig, folder: Path | None = None, embedder: Mapping[str, str | int] | None = None
+        self,
+        config: StatesConfig,
+        folder: Path | None = None,
+        embedder: Mapping[str, str | int] | None = None,
+        reader: LoRAWeights | None = None,
     ) -> PromptStates:
-        """States of prompts in this base; they are computed while the model is locked and without an adapter.
+        """States of prompts in this base; they are computed while the model is locked and without a prompt's adapter.
 
         Args:
             config: The source of the states and the prompt limit.
             folder: A folder that stores states between runs; None caches them only in memory.
             embedder: The fingerprint that the text embedder must have; empty accepts any.
+            reader: A LoRA with one adapter that is active while the base reads prompts; None reads without LoRA.
         """
+        base: dict[str, str | int] = self.fingerprint if folder else {}
+        if reader is not None:
+            reader = reader.to(self.model.dtype, self.device)
+            if folder:
+                values = hashlib.sha256()
+                for matrix in chain.from_iterable(reader.values()):
+                    values.update(matrix.float().cpu().contiguous().numpy().tobytes())
+                base = {**base, "reader": values.hexdigest()}
         return PromptStates(
             self.model,
             self.tokenizer,
             config,
             folder=folder,
-            base=self.fingerprint if folder else None,
+            base=base,
             embedder=embedder,
-            guard=self.evaluating,
+            guard=partial(self.evaluating, reader),
         )
 
     # --- answers -------------------------------------------------------------------------------------------

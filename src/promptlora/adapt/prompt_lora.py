@@ -83,7 +83,9 @@ class PromptLoRA(AdaptedBase):
         super().__init__(Host(model, tokenizer, hypernetwork.projections))
         try:
             expected = {} if force else hypernetwork.embedder
-            self.states = self.host.prompt_states(hypernetwork.config, embedder=expected)
+            self.states = self.host.prompt_states(
+                hypernetwork.config, embedder=expected, reader=hypernetwork.reader_lora()
+            )
             if hypernetwork.state_size != self.states.state_size:
                 raise CheckpointError(
                     f"this hypernetwork reads states of width {hypernetwork.state_size}; the base has "

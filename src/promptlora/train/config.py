@@ -143,6 +143,8 @@ class TrainConfig:
         margin_every: Steps between measurements of the steering margin and of the other signs of collapse.
         activation_checkpointing: Recompute activations of the base in the backward pass, to save memory.
         workers: Number of processes that prepare batches ahead of time; 0: the training process prepares them.
+        reader: A finished run of a multi-task LoRA (``hypernetwork.generated = false``), which becomes the reader if
+            ``hypernetwork.reader`` is set.
         prompt_states: Folder that caches the base's states of prompts between runs; empty disables the cache.
         trackers: Experiment trackers of Accelerate that log the metrics, such as ``tensorboard`` (into ``output``),
             ``wandb`` or ``mlflow``; a tracker needs its library and its own login.
@@ -166,6 +168,7 @@ class TrainConfig:
     margin_every: int = 50
     activation_checkpointing: bool = False
     workers: int = 0
+    reader: str = ""
     prompt_states: str = ""
     trackers: tuple[str, ...] = ("tensorboard",)
     shard_base: bool = False
@@ -185,6 +188,11 @@ class TrainConfig:
         one_of(self, "objective", OBJECTIVES)
         one_of(self, "row_weight", ("row", "token"))
         one_of(self, "base_dtype", BASE_DTYPES)
+        if bool(self.reader) != self.hypernetwork.reader:
+            raise ConfigError(
+                f"reader={self.reader!r} with hypernetwork.reader={str(self.hypernetwork.reader).lower()}. Expected both or "
+                "none. Fix: set hypernetwork.reader = true and reader to the folder of a multi-task LoRA, or leave both out."
+            )
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed={self.seed} in TrainConfig; expected a whole number from 0 to {2**32 - 1}")
 

@@ -145,21 +145,33 @@ def make_objective(
     adapter = None
     if options.adapter:
         network = HyperNetwork.from_pretrained(options.adapter).to(device).requires_grad_(False)
-        adapter = network, host.prompt_states(network.config, embedder=network.embedder)
+        states = host.prompt_states(network.config, embedder=network.embedder, reader=network.reader_lora())
+        adapter = network, states
     own = OnlineTeacher(host.model, host.tokenizer, lm_head=host.lm_head)
     return Distill(host, batches, config, own, adapter)
 
 
 def make_hypernetwork(
-    config: TrainConfig, host: Host, states: PromptStates, prompts: Mapping[str, Sequence[str]], device: torch.device
+    config: TrainConfig,
+    host: Host,
+    states: PromptStates,
+    prompts: Mapping[str, Sequence[str]],
+    device: torch.device,
+    reader: HyperNetwork | None = None,
 ) -> HyperNetwork:
-    """A hypernetwork with initial weights from the run's seed and statistics from the states of the first prompts."""
+    """A hypernetwork with initial weights from the run's seed and statistics from the states of the first prompts.
+
+    Raises:
+        CheckpointError: The reader does not fit the hypernetwork.
+    """
     from accelerate.utils import set_seed
 
     set_seed(config.seed)  # makes the initial weights independent of anything loaded before
     hypernetwork = HyperNetwork(
         config.hypernetwork, host.injector.projections, states.state_size, host.fingerprint, states.fingerprint
     ).to(device)  # before the statistics, which are computed from states on this device
+    if reader is not None:
+        hypernetwork.load_reader(reader)
     if hypernetwork.encoder is not None:
         wordings = [prompt for several in prompts.values() for prompt in several[:3]]
         hypernetwork.encoder.fit_statistics(states.several(wordings[:_STATISTICS_PROMPTS]))

@@ -138,13 +138,21 @@ class Trainer:
             before = torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision("high")
             self._release.callback(torch.set_float32_matmul_precision, before)
+            # cuDNN's attention plans anew for every new shape of a batch, which takes longer than the attention itself.
+            self._release.callback(torch.backends.cuda.enable_cudnn_sdp, torch.backends.cuda.cudnn_sdp_enabled())
+            torch.backends.cuda.enable_cudnn_sdp(False)
         if config.activation_checkpointing:
             self.base.checkpoint_activations()
         self._sharded = config.shard_base and self.accelerator.num_processes > 1
         if self._sharded:
             self.base.shard()
         keep = config.prompt_states and not self._sharded  # with shards, all processes must find the same files
-        self.states = self.base.prompt_states(config.hypernetwork, Path(config.prompt_states) if keep else None)
+        reader = HyperNetwork.from_pretrained(config.reader) if config.reader else None
+        self.states = self.base.prompt_states(
+            config.hypernetwork,
+            Path(config.prompt_states) if keep else None,
+            reader=None if reader is None else reader.generator(torch.zeros(1, 0), generated=False).detach(),
+        )
         self.objective: Objective
         if config.objective == "reconstruct":
             library = Reconstruct(
@@ -160,7 +168,7 @@ class Trainer:
             self.batches, self.left_out = make_batches(config, self.tokenizer, data, lengths, say)
             self.objective = make_objective(config, self.base, self.batches, device, say, teacher)
         self.validation = Validation(self.base, data.held, config) if data.held else None
-        hypernetwork = make_hypernetwork(config, self.base, self.states, prompts, device)
+        hypernetwork = make_hypernetwork(config, self.base, self.states, prompts, device, reader)
         optimizer = make_optimizer(hypernetwork, config.optim)
         groups = hypernetwork.parameter_groups()
         self._named = dict(member for members in groups.values() for member in members)
