@@ -10,6 +10,11 @@ a stopped benchmark are a paired random sample; the same command resumes. Rows w
 Refinement uses its default settings, which were chosen on training tasks. ``--report`` writes the table of the tasks
 that are done to ``benchmarks/results/refine.json`` and ``.md``. A second run with ``--rows 64`` adds its table rows to
 the same folder.
+
+``--together N`` processes N tasks in each call of the library: one refinement and one generation for all of them. The
+results are the same to rounding; the seconds of a call are divided by its tasks. ``--part I/N`` processes only every
+N-th task, so that N processes can share an output folder; it writes no table, which ``--report`` does afterwards. On a
+CUDA device, float32 matrix products use TF32.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -31,7 +37,7 @@ import torch
 
 from promptlora import PromptLoRA
 from promptlora.data import Row
-from promptlora.errors import ConfigError
+from promptlora.errors import ConfigError, PromptLoRAError, one_line
 from promptlora.evaluate import bootstrap_interval, ratio_interval, read_tasks, task_scores
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.lora import LoRAWeights
@@ -41,6 +47,7 @@ from runs import console, positive, told, write_json, write_results
 SHOTS = (4, 16)  # numbers of example rows in the context
 INPUTS = 32
 ANSWER_TOKENS = 32
+BATCH_ROWS, BATCH_TOKENS = 512, 65536  # of a batch of answers of several tasks, including padding
 MULTITASK = "multi-task LoRA, prompt in context"
 GENERATED = "generated, 0 steps"
 NO_LABELS = f"refined without labels, {INPUTS} inputs"
@@ -57,8 +64,26 @@ def few_shot(count: int) -> str:
     return f"base, prompt and {count} rows in context"
 
 
+@dataclass(frozen=True)
+class Held:
+    """A held-out task: the rows to learn from and the rows that are scored, both in seeded random order."""
+
+    task: str
+    learned: list[Row]
+    scored: list[Row]
+
+    @property
+    def prompt(self) -> str:
+        """The prompt of the task."""
+        return self.learned[0].prompt
+
+
+Results = list[dict[str, Any]]
+Condition = Callable[[Sequence[Held]], Results]  # the results of some tasks, in their order
+
+
 class Bench:
-    """One base, one hypernetwork, and the conditions that are run for a task."""
+    """One base, one hypernetwork, and the conditions that are run for tasks."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -67,58 +92,124 @@ class Bench:
             options.hypernetwork, options.base, dtype=dtype, device=options.device, progress=console.print
         )
         self.multitask = None
+        self._generated: tuple[list[str], LoRAWeights] | None = None
         if options.multitask:
             network = HyperNetwork.from_pretrained(options.multitask).to(self.lm.host.device).requires_grad_(False)
             self.multitask = PromptLoRA(self.lm.model, self.lm.tokenizer, network)
 
-    def conditions(self, learned: Sequence[Row], scored: Sequence[Row]) -> dict[str, Callable[[], dict[str, Any]]]:
-        """Map the name of each table row to the function that runs it."""
-        lm, prompt, options = self.lm, learned[0].prompt, self.options
-        generated = lm.adapt(prompt)
-        starts = {
-            "generated": lambda: generated,
-            "static": lambda: lm.adapt(prompt, generated=False),
-            "fresh": lambda: fresh_lora(lm, options.seed),
+    def conditions(self) -> dict[str, tuple[int, Condition]]:
+        """Map the name of each table row to the number of rows to learn from that it needs, and its function."""
+        lm, options = self.lm, self.options
+        starts: dict[str, Callable[[list[str]], LoRAWeights]] = {
+            "generated": self.generated,
+            "static": lambda prompts: lm.adapt(prompts, generated=False),
+            "fresh": lambda prompts: LoRAWeights.stack([fresh_lora(lm, options.seed)] * len(prompts)),
         }
-        made: dict[str, Callable[[], dict[str, Any]]] = {
-            GENERATED: lambda: self.answered(scored, generated),
-            "static part, 0 steps": lambda: self.answered(scored, starts["static"]()),
-            "base": lambda: self.answered(scored, None),
-            SHOWN: lambda: self.answered(scored, None, prompt),
-            "adapter and prompt in context": lambda: self.answered(scored, lm.adapt(prompt, in_context=True), prompt),
+        made: dict[str, tuple[int, Condition]] = {
+            GENERATED: (0, lambda group: self.answered(group, self.generated(shown(group)))),
+            "static part, 0 steps": (0, lambda group: self.answered(group, starts["static"](shown(group)))),
+            "base": (0, lambda group: self.answered(group, None)),
+            SHOWN: (0, lambda group: self.answered(group, None, shown(group))),
+            "adapter and prompt in context": (
+                0,
+                lambda group: self.answered(group, lm.adapt(shown(group), in_context=True), shown(group)),
+            ),
         }
         if self.multitask is not None:
             plain = self.multitask
-            made[MULTITASK] = lambda: self.answered(
-                scored, plain.adapt(prompt, generated=False, in_context=True), prompt
+            made[MULTITASK] = (
+                0,
+                lambda group: self.answered(
+                    group, plain.adapt(shown(group), generated=False, in_context=True), shown(group)
+                ),
             )
-        texts = [row.input for row in learned[:INPUTS]]
-        if len(texts) == INPUTS:
-            made[NO_LABELS] = lambda: self.refined(scored, generated, inputs=texts)
+        made[NO_LABELS] = (
+            INPUTS,
+            lambda group: self.refined(
+                group,
+                self.generated(shown(group)),
+                inputs=[[row.input for row in held.learned[:INPUTS]] for held in group],
+            ),
+        )
         for count in options.rows:
-            for start in starts if count <= len(learned) else ():
-                made[refined(start, count)] = lambda start=start, count=count: self.refined(
-                    scored, starts[start](), rows=[(row.input, row.outputs) for row in learned[:count]]
+            for name, start in starts.items():
+                made[refined(name, count)] = (
+                    count,
+                    lambda group, start=start, count=count: self.refined(
+                        group, start(shown(group)), rows=labelled(group, count)
+                    ),
                 )
-            if count in SHOTS and count <= len(learned):
-                shots = with_examples(prompt, [(row.input, row.outputs[0]) for row in learned[:count]])
-                made[few_shot(count)] = lambda shots=shots: self.answered(scored, None, shots)
+            if count in SHOTS:
+                made[few_shot(count)] = (
+                    count,
+                    lambda group, count=count: self.answered(group, None, [with_shots(held, count) for held in group]),
+                )
         return made
 
-    def answered(self, rows: Sequence[Row], lora: LoRAWeights | None, shown: str | None = None) -> dict[str, Any]:
-        """Answers, scores and numbers of tokens read."""
-        inputs = [row.input for row in rows]
-        answers = self.lm.generate(inputs, lora, in_context=shown, max_new_tokens=ANSWER_TOKENS)
-        scores = {measure: next(iter(of.values())) for measure, of in task_scores(rows, answers).items()}
-        return {**scores, "tokens": fmean(self.lm.count_tokens(inputs, [shown] * len(inputs))), "answers": answers}
+    def generated(self, prompts: list[str]) -> LoRAWeights:
+        """The generated adapters; those of the last call are kept, because several table rows use them."""
+        if self._generated is None or self._generated[0] != prompts:
+            self._generated = prompts, self.lm.adapt(prompts)
+        return self._generated[1]
 
-    def refined(self, scored: Sequence[Row], lora: LoRAWeights, **learned: Any) -> dict[str, Any]:
-        """The same for an adapter that is refined first, with the refinement's record and its time in seconds."""
+    def answered(self, group: Sequence[Held], lora: LoRAWeights | None, shown: Sequence[str] | None = None) -> Results:
+        """Answers, scores and numbers of tokens read of each task, with one adapter and one context per task."""
+        of = [number for number, held in enumerate(group) for _ in held.scored]
+        inputs = [row.input for held in group for row in held.scored]
+        context = [None if shown is None else shown[number] for number in of]
+        tokens = self.lm.count_tokens(inputs, context)
+        longest = max(tokens) + ANSWER_TOKENS
+        batch = {"batch_size": min(BATCH_ROWS, max(8, BATCH_TOKENS // longest))} if len(group) > 1 else {}
+        answers = self.lm.generate(
+            inputs, lora, adapter_index=None if lora is None else of, in_context=context, max_new_tokens=ANSWER_TOKENS,
+            **batch,
+        )  # fmt: skip
+        results = []
+        for number, held in enumerate(group):
+            at = [i for i, one in enumerate(of) if one == number]
+            own = [answers[i] for i in at]
+            scores = {measure: next(iter(of.values())) for measure, of in task_scores(held.scored, own).items()}
+            results.append({**scores, "tokens": fmean(tokens[i] for i in at), "answers": own})
+        return results
+
+    def refined(self, group: Sequence[Held], lora: LoRAWeights, **learned: Any) -> Results:
+        """The same for adapters that are refined first, with the refinement's record and its time in seconds.
+
+        The time of a call is divided by its tasks, whose number is stored as ``together``.
+        """
         started, cpu = time.perf_counter(), time.process_time()
-        better = self.lm.refine(lora, scored[0].prompt, seed=self.options.seed, **learned)
-        spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-        (record,) = better.provenance
-        return {**self.answered(scored, better), **spent, "record": record}
+        better = self.lm.refine(lora, shown(group), seed=self.options.seed, **learned)
+        if better.device.type == "cuda":
+            torch.cuda.synchronize()
+        spent: dict[str, float] = {
+            "seconds": (time.perf_counter() - started) / len(group),
+            "cpu_seconds": (time.process_time() - cpu) / len(group),
+        }
+        if len(group) > 1:
+            spent["together"] = len(group)
+        if any(record["stopped"] for record in better.provenance):  # by Ctrl-C: no result of the benchmark
+            raise KeyboardInterrupt
+        answered = self.answered(group, better)
+        return [{**one, **spent, "record": record} for one, record in zip(answered, better.provenance, strict=True)]
+
+
+def shown(group: Sequence[Held]) -> list[str]:
+    """The prompts of some tasks."""
+    return [held.prompt for held in group]
+
+
+def labelled(group: Sequence[Held], count: int) -> list[dict[str, Any]]:
+    """The first ``count`` rows of each task, as ``refine`` takes them."""
+    return [
+        {"prompt": held.prompt, "input": row.input, "outputs": row.outputs}
+        for held in group
+        for row in held.learned[:count]
+    ]
+
+
+def with_shots(held: Held, count: int) -> str:
+    """The prompt of a task with its first ``count`` rows as examples."""
+    return with_examples(held.prompt, [(row.input, row.outputs[0]) for row in held.learned[:count]])
 
 
 def fresh_lora(lm: PromptLoRA, seed: int) -> LoRAWeights:
@@ -134,8 +225,8 @@ def fresh_lora(lm: PromptLoRA, seed: int) -> LoRAWeights:
     return lora.to(lm.model.dtype, lm.host.device)
 
 
-def choose(bench: Bench, rows: Sequence[Row], other: Sequence[Row]) -> dict[str, tuple[list[Row], list[Row]]]:
-    """Map each task, in processing order, to the rows to learn from and the rows that are scored."""
+def choose(bench: Bench, rows: Sequence[Row], other: Sequence[Row]) -> list[Held]:
+    """The tasks with enough rows, in processing order."""
     options, tokenizer = bench.options, bench.lm.tokenizer
     by_task: dict[str, tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
     every = [*other, *rows]
@@ -145,7 +236,7 @@ def choose(bench: Bench, rows: Sequence[Row], other: Sequence[Row]) -> dict[str,
         scored = i >= len(other)
         if reads[i] <= options.max_tokens and (scored or len(says[i]) < ANSWER_TOKENS):
             by_task[row.task][scored].append(row)
-    chosen = {}
+    chosen = []
     tasks = sorted(by_task)
     random.Random(options.seed).shuffle(tasks)
     for task in tasks:
@@ -155,7 +246,7 @@ def choose(bench: Bench, rows: Sequence[Row], other: Sequence[Row]) -> dict[str,
         inputs = {row.input for row in scored[: options.eval_rows]}
         learned = [row for row in learned if row.input not in inputs]
         if len(learned) >= min(options.rows) and len(scored) >= options.eval_rows // 2:
-            chosen[task] = learned, scored[: options.eval_rows]
+            chosen.append(Held(task, learned, scored[: options.eval_rows]))
     return chosen
 
 
@@ -164,24 +255,65 @@ def file_of(folder: Path, task: str) -> Path:
     return folder / ("".join(c if c.isalnum() or c in "-_." else "-" for c in task) + ".json")
 
 
-def work(bench: Bench, tasks: dict[str, tuple[list[Row], list[Row]]], until: float) -> bool:
-    """Process the tasks; False if the time is over before the last task is done."""
-    folder = bench.options.output
-    for number, (task, (learned, scored)) in enumerate(tasks.items()):
-        path = file_of(folder, task)
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"task": task, "results": {}}
-        values["metric"], values["eval_rows"] = scored[0].metric, len(scored)
+def groups_of(tasks: Sequence[Held], together: int) -> list[Sequence[Held]]:
+    """Consecutive groups of at most ``together`` tasks, of nearly equal size."""
+    count = -(-len(tasks) // together)
+    return [tasks[len(tasks) * i // count : len(tasks) * (i + 1) // count] for i in range(count)]
+
+
+def attempted(run: Condition, group: Sequence[Held]) -> list[dict[str, Any] | str]:
+    """The result of each task, or why it has none. If a group fails, its tasks are processed one by one."""
+    if len({held.prompt.strip() for held in group}) == len(group):  # rows are told apart by their prompts
+        try:
+            return [*run(group)]
+        except (PromptLoRAError, torch.OutOfMemoryError) as error:
+            said = one_line(error)
+        if len(group) == 1:
+            return [said]
+        console.print(f"{len(group)} tasks one by one: {said}", highlight=False, markup=False)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return [one for held in group for one in attempted(run, [held])]
+
+
+def work(bench: Bench, tasks: Sequence[Held], until: float) -> bool:
+    """Process the tasks; False if the time is over before the last task is done, or if a task lacks a result."""
+    options, conditions = bench.options, bench.conditions()
+    done, whole = 0, True
+    for group in groups_of(tasks, options.together):
         started = time.monotonic()
-        for name, run in bench.conditions(learned, scored).items():
-            if name not in values["results"]:
-                if time.monotonic() > until:
-                    return False
-                values["results"][name] = run()
-                write_json(path, values)  # saved after each table row, so that a kill loses only one
-        values["finished"] = sorted({*values.get("finished", []), *bench.options.rows})
-        write_json(path, values)
-        console.print(f"{number + 1} of {len(tasks)} {task}: {time.monotonic() - started:.0f} s", highlight=False)
-    return True
+        values: dict[str, dict[str, Any]] = {}
+        for held in group:
+            path = file_of(options.output, held.task)
+            known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"results": {}}
+            values[held.task] = {
+                "task": held.task, **known, "metric": held.scored[0].metric, "eval_rows": len(held.scored),
+            }  # fmt: skip
+            if bench.lm.host.device.type == "cuda":
+                values[held.task]["device"] = torch.cuda.get_device_name(bench.lm.host.device)
+        for name, (needed, run) in conditions.items():
+            missing = [
+                held for held in group if needed <= len(held.learned) and name not in values[held.task]["results"]
+            ]
+            if not missing:
+                continue
+            if time.monotonic() > until:
+                return False
+            for held, found in zip(missing, attempted(run, missing), strict=True):
+                if isinstance(found, str):
+                    console.print(f"{held.task}, {name}: left out: {found}", highlight=False, markup=False)
+                    whole = False
+                else:
+                    values[held.task]["results"][name] = found
+                write_json(file_of(options.output, held.task), values[held.task])  # a kill loses only one table row
+        for held in group:
+            finished = values[held.task].get("finished", [])
+            values[held.task]["finished"] = sorted({*finished, *options.rows})
+            write_json(file_of(options.output, held.task), values[held.task])
+        done += len(group)
+        names = ", ".join(held.task for held in group)
+        console.print(f"{done} of {len(tasks)} {names}: {time.monotonic() - started:.0f} s", highlight=False)
+    return whole
 
 
 # --- the report --------------------------------------------------------------------------------------------
@@ -217,6 +349,9 @@ def report(folder: Path) -> dict[str, Any]:
         }
         if "seconds" in found[0]:
             rows[name]["cpu_seconds"] = fmean(one["cpu_seconds"] for one in found)
+            together = max(one.get("together", 1) for one in found)
+            if together > 1:
+                rows[name]["together"] = together
             rows[name]["kept_start"] = fmean(one["record"]["best_step"] == 0 for one in found)
     differences = []
     for ours, theirs, aim in COMPARISONS:
@@ -246,7 +381,7 @@ def report(folder: Path) -> dict[str, Any]:
         )  # fmt: skip
     return {
         "tasks": len(done), "task_names": sorted(v["task"] for v in done), "rows": rows, "differences": differences,
-        "ratios": ratios, "strict": strict,
+        "ratios": ratios, "strict": strict, "devices": sorted({v["device"] for v in done if "device" in v}),
     }  # fmt: skip
 
 
@@ -274,9 +409,24 @@ def markdown(values: dict[str, Any]) -> str:
         f"| {one['ours']} ÷ {one['theirs']} | ≥ {one['aim']:.0f} % | {one['percent']:.0f} % | {one['low']:.0f} % … {one['high']:.0f} % | {one['tasks']} |"
         for one in values["ratios"]
     ]
+    together = max((row.get("together", 1) for row in values["rows"].values()), default=1)
+    if together > 1:
+        lines += [
+            "",
+            f"Up to {together} tasks were refined in one call, on {', '.join(values['devices']) or 'a CPU'}; the seconds of a "
+            "call are divided by its tasks.",
+        ]
     if MULTITASK not in values["rows"]:
         lines += ["", "Multi-task LoRA was not run: its weights were not at hand (`--multitask`)."]
     return "\n".join(lines) + "\n"
+
+
+def part(text: str) -> tuple[int, int]:
+    """Parse ``I/N``, the I-th of N parts."""
+    first, _, second = text.partition("/")
+    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected I/N with I from 1 to N, such as 1/8")
+    return int(first), int(second)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -297,6 +447,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=positive, default=64, help="longest input (default 64)")
     parser.add_argument("--seed", type=int, default=0, help="of tasks, rows and refinement (default 0)")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--together", type=positive, default=1, help="tasks in one call of the library (default 1)")
+    parser.add_argument("--part", type=part, default=(1, 1), metavar="I/N", help="only every N-th task, from the I-th")
     parser.add_argument("--minutes", type=positive, help="stop after this time; the same command resumes")
     parser.add_argument("--report", action="store_true", help="write the table of what is done, run nothing")
     parser.add_argument("--results", default="refine", help="name of the result files in benchmarks/results")
@@ -307,6 +459,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", UserWarning)
+    if options.device.startswith("cuda"):
+        torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN plans its attention anew for each new shape, 2.5 ms a call
+        torch.set_float32_matmul_precision("high")
     settings = options.output / "settings" / "settings.json"
     whole = True
     if not options.report:
@@ -321,9 +476,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows, other = read_tasks(options.data, "eval")
         tasks = choose(bench, rows, other)
         console.print(f"{len(tasks)} tasks have rows that are short enough", highlight=False)
+        number, parts = options.part
+        tasks = tasks[number - 1 :: parts]
         write_json(settings, kept)
         until = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
         whole = work(bench, tasks, until)
+        if parts > 1:
+            return 0 if whole else 1
     values = {
         "settings": json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {},
         **report(options.output),

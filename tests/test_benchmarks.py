@@ -340,6 +340,80 @@ def test_the_bench_of_refinement_resumes_and_compares_the_same_tasks(benches, to
     assert "its weights were not at hand" in (tmp_path / "results" / "refine.md").read_text()
 
 
+def test_tasks_together_in_parts_get_the_results_of_each_alone(benches, toy_base, tmp_path, monkeypatch, capfd):
+    """Four tasks, one with few rows and two with one prompt: the same answers, losses to rounding, and a table of all."""
+    refine, runs = benches("refine"), benches("runs")
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    random_network(load_base(str(toy_base), device="cpu")[0], head="core", context_flag=True).save_pretrained(
+        tmp_path / "network"
+    )
+    rows = [
+        {
+            "task": f"t/{t}",
+            "prompt": f"say {min(t, 3)}",
+            "input": f"w{i} w{i + t}",
+            "outputs": [f"w{t}"],
+            "split": split,
+        }
+        for t, count in ((1, 34), (2, 34), (3, 9), (4, 9))
+        for split, inputs in (("train", range(count)), ("eval", range(40, 46)))
+        for i in inputs
+    ]
+    data = write_jsonl(tmp_path / "held.jsonl", rows)
+    arguments = [
+        "--data", data, "--rows", 8, "--eval-rows", 6, "--base", toy_base, "--hypernetwork", tmp_path / "network",
+    ]  # fmt: skip
+
+    def run(folder: str, *more: object) -> dict[str, dict[str, object]]:
+        assert refine.main([str(value) for value in (*arguments, "-o", tmp_path / folder, *more)]) == 0
+        files = [json.loads(path.read_text()) for path in sorted((tmp_path / folder).glob("*.json"))]
+        return {values["task"]: values for values in files}
+
+    alone = run("alone")
+    report = (tmp_path / "results" / "refine.md").read_text()
+    assert "in one call" not in report
+    assert len(run("together", "--together", 4, "--part", "1/2")) == 2
+    assert (tmp_path / "results" / "refine.md").read_text() == report  # a part writes no table
+    together = run("together", "--together", 4, "--part", "2/2")
+    assert run("together", "--together", 3) == together  # nothing is done twice
+    assert "in one call" in (tmp_path / "results" / "refine.md").read_text()
+    assert together.keys() == alone.keys() == {"t/1", "t/2", "t/3", "t/4"}
+    widths = set()
+    for task, values in together.items():
+        assert values["results"].keys() == alone[task]["results"].keys()
+        assert (refine.NO_LABELS in values["results"]) == (task in {"t/1", "t/2"})
+        for name, found in values["results"].items():
+            given = alone[task]["results"][name]
+            assert found["answers"] == given["answers"], (task, name)
+            assert (found["strict"], found["tokens"]) == (given["strict"], given["tokens"])
+            if "record" in found:
+                widths.add(found.get("together", 1))
+                assert found["record"]["best_step"] == given["record"]["best_step"]
+                assert found["record"]["loss_after"] == pytest.approx(given["record"]["loss_after"], rel=1e-3)
+    assert max(widths) == 2
+    whole = run("whole", "--together", 4)
+    for task, values in whole.items():
+        for name, found in values["results"].items():
+            assert found["answers"] == alone[task]["results"][name]["answers"], (task, name)
+    capfd.readouterr()
+
+
+def test_a_task_that_fails_costs_the_others_of_its_group_nothing(benches):
+    refine = benches("refine")
+    group = [
+        refine.Held(name, [Row(prompt=name, input="a", outputs=["b"], task=name)], [])
+        for name in ("good", "bad", "fine")
+    ]
+
+    def run(some: list[object]) -> list[dict[str, str]]:
+        if any(held.task == "bad" for held in some):
+            raise DataError("rows: all are too long")
+        return [{"of": held.task} for held in some]
+
+    assert refine.attempted(run, group) == [{"of": "good"}, "rows: all are too long", {"of": "fine"}]
+    assert [[held.task for held in part] for part in refine.groups_of(group, 2)] == [["good"], ["bad", "fine"]]
+
+
 def test_ctrl_c_is_a_line_and_exit_code_130(benches, capfd):
     def stopped() -> int:
         raise KeyboardInterrupt

@@ -331,6 +331,10 @@ def test_agreement_counts_the_tokens_that_would_be_said(tiny):
     wrong = [said[0] + 1, *said[1:]]
     (share,) = agreement(tiny.host, [[Item(tiny.host.render(text), [wrong], none)]], lora)
     assert share < 1.0
+    three = [Item(tiny.host.render(f"w1 {text}"), [said], none), Item(ids[0].tolist(), [said], none)]
+    both = LoRAWeights.stack([lora, tiny.adapt(prompts(2)[1])])
+    alone = [agreement(tiny.host, [items], both.select(i))[0] for i, items in enumerate((three[1:], three))]
+    assert agreement(tiny.host, [three[1:], three], both) == alone
 
 
 def test_rows_decide_between_teacher_and_start(tiny_core):

@@ -143,16 +143,17 @@ class Refinement:
         losses, slopes = self._losses(rows, slopes=True)
         norms = slopes.norm(dim=1)
         fine = (losses.isfinite() & norms.isfinite()).tolist()
+        said, lengths = losses.tolist(), norms.tolist()  # an accelerator is read once, not once per adapter
         left = {number for (number, _), one in zip(self.who, fine, strict=True) if one}
         for at, (number, start) in enumerate(self.who):
             best = self.best[number]
             if fine[at]:
                 if best.start == start or not self.racing:
-                    best.loss = float(losses[at])
+                    best.loss = said[at]
             elif number not in left:
                 best.undo()  # without held-out rows, the last step was taken without a measurement
                 best.note = (
-                    f"step {step}: loss {float(losses[at]):g}, gradient norm {float(norms[at]):g}; expected finite numbers; "
+                    f"step {step}: loss {said[at]:g}, gradient norm {lengths[at]:g}; expected finite numbers; "
                     f"the adapter of step {best.step} is returned; lower lr or look at the rows"
                 )
         if not all(fine):
@@ -202,14 +203,16 @@ class Refinement:
         losses = torch.zeros(len(self.who), device=device)
         total = torch.zeros_like(self.values)
         for part in self._parts(rows):
+            index = [at for at, _, _ in part]
+            # Copied before the forward pass: a copy to an accelerator waits for the work before it.
+            owners = torch.tensor(index, device=device)
+            share = torch.tensor([1 / counts[at] for at in index], device=device)
             with torch.set_grad_enabled(slopes):
                 lora = self.movable.lora(self.values)
-                index = [at for at, _, _ in part]
                 each = row_losses(self.host, [(item, answer) for _, item, answer in part], lora, index)
-                share = torch.tensor([1 / counts[at] for at in index], device=each.device)
                 if slopes:
                     total += torch.autograd.grad((each * share).sum(), self.values)[0]
-            losses.index_add_(0, torch.tensor(index, device=device), (each.detach() * share).to(losses))
+            losses.index_add_(0, owners, (each.detach() * share).to(losses))
         return losses, total
 
     def _parts(self, rows: Sequence[Drawn]) -> list[list[Drawn]]:

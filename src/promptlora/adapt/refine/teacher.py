@@ -21,7 +21,9 @@ from promptlora.losses import TeacherTargets, answer_positions
 from promptlora.teacher import teacher_targets
 from promptlora.text import pad_rows
 
-_ROWS = 16  # inputs per batch
+_ROWS = {"cpu": 16}  # rows per batch
+_ROWS_ELSEWHERE, _TOKENS = 256, 65536  # a small batch is bound by kernel launches there; tokens including padding
+_POSITIONS = 1024  # positions whose logits exist at the same time
 _INVENT = "Here is an instruction:\n{prompt}\n\nWrite one short text that this instruction could be applied to. Write the text alone."
 
 
@@ -115,12 +117,11 @@ def taught_items(
                 f"with the prompt what the base takes). Expected {LEAST_ROWS} or more. Fix: shorten them."
             )
         rows += fitting
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][2]))
     items: dict[int, Item] = {}
-    for start in range(0, len(order), _ROWS):
+    for batch in _batches(host, [len(shown) + answer_tokens for _, _, shown in rows]):
         if stop():
             return None
-        chosen = sorted(order[start : start + _ROWS], key=lambda i: rows[i][0])
+        chosen = sorted(batch, key=lambda i: rows[i][0])
         answered = _answered(
             host,
             [rows[i][2] for i in chosen],
@@ -132,6 +133,18 @@ def taught_items(
         for i, (answer, targets) in zip(chosen, answered, strict=True):
             items[i] = Item(rows[i][1], [answer], targets)
     return [[items[i] for i in range(len(rows)) if rows[i][0] == number] for number in range(len(prompts))]
+
+
+def _batches(host: Host, lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of similar length, by their numbers, as many per batch as the device needs and its memory allows."""
+    most = _ROWS.get(host.device.type, _ROWS_ELSEWHERE)
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        full = not batches or len(batches[-1]) == most or (len(batches[-1]) + 1) * lengths[i] > _TOKENS
+        if full:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
 
 
 def _width(host: Host) -> int:
@@ -168,16 +181,16 @@ def agreement(host: Host, items: Sequence[Sequence[Item]], lora: LoRAWeights) ->
         items: The rows of each adapter, with a teacher's distributions.
         lora: The adapters.
     """
-    shares = []
-    for number, rows in enumerate(items):
-        equal = total = 0
-        for at in range(0, len(rows), _ROWS):
-            some = rows[at : at + _ROWS]
-            ids, labels = ids_and_labels([(item.ids, item.answers[0]) for item in some], host.pad)
-            hidden = host.hidden(ids, lora, [number] * len(some))
-            said = host.lm_head(hidden[answer_positions(labels, hidden.device)]).argmax(-1).tolist()
-            wanted = [token for item in some for token in item.answers[0]]
-            equal += sum(a == b for a, b in zip(said, wanted, strict=True))
-            total += len(wanted)
-        shares.append(equal / total)
-    return shares
+    equal, total = [0] * len(items), [0] * len(items)
+    rows = [(number, item) for number, own in enumerate(items) for item in own]
+    for batch in _batches(host, [len(item.ids) + len(item.answers[0]) for _, item in rows]):
+        some = [rows[i] for i in sorted(batch)]  # in the order of the adapters
+        ids, labels = ids_and_labels([(item.ids, item.answers[0]) for _, item in some], host.pad)
+        hidden = host.hidden(ids, lora, [number for number, _ in some])
+        states = hidden[answer_positions(labels, hidden.device)]
+        said = torch.cat([host.lm_head(part).argmax(-1) for part in states.split(_POSITIONS)]).tolist()
+        wanted = [(number, token) for number, item in some for token in item.answers[0]]
+        for found, (number, token) in zip(said, wanted, strict=True):
+            equal[number] += found == token
+            total[number] += 1
+    return [found / count for found, count in zip(equal, total, strict=True)]
