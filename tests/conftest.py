@@ -31,9 +31,9 @@ hypothesis.settings.load_profile("promptlora")
 
 # Minutes of two processes are lost when one of them starts a long file last.
 LONGEST = (
-    "test_ui_browser.py", "test_generation_hooks.py", "test_ownership.py", "test_distributed.py", "test_teacher.py",
-    "test_cli.py", "test_cli_run.py", "test_export.py", "test_examples.py", "test_ui.py", "test_engine.py",
-    "test_architectures.py", "test_losses.py", "test_server_process.py",
+    "test_ui_browser.py", "test_package.py", "test_export.py", "test_teacher.py", "test_generation_hooks.py", "test_cli.py",
+    "test_ownership.py", "test_distributed.py", "test_architectures.py", "test_engine.py", "test_ui.py", "test_cli_run.py",
+    "test_examples.py", "test_server_process.py", "test_resume.py", "test_losses.py", "test_adapter_cache.py",
 )  # fmt: skip
 
 

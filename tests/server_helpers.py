@@ -13,7 +13,7 @@ import uvicorn
 
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.address import bind, url_of
-from promptlora.engine import AdapterCache, Engine
+from promptlora.engine import AdapterCache, AdapterWriter, Engine
 from promptlora.server.app import create_app
 from promptlora.server.service import Service
 from promptlora.server.settings import Settings
@@ -59,12 +59,17 @@ def serving(
     folder: Path | None = None,
     max_batch: int = 4,
     max_waiting: int = 32,
+    memory_bytes: int = 1 << 28,
     **settings: object,
 ) -> Iterator[Served]:
     """Serve until the end of ``with``."""
-    cache = AdapterCache(lm, folder=folder)
-    engine = Engine(lm, max_batch=max_batch, max_waiting=max_waiting, cache=cache)
-    service = Service(lm, engine, cache, Settings(model_name=BASE, api_keys=tuple(keys), **settings), folder)
+    cache = AdapterCache(lm, folder=folder, memory_bytes=memory_bytes)
+    writer = (
+        AdapterWriter(lm, cache=cache)
+        if settings.get("adapters_only")
+        else Engine(lm, max_batch=max_batch, max_waiting=max_waiting, cache=cache)
+    )
+    service = Service(lm, writer, cache, Settings(model_name=BASE, api_keys=tuple(keys), **settings), folder)
     listener = bind("127.0.0.1", 0)
     started = threading.Event()
 

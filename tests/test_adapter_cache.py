@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.engine import AdapterCache, AdapterEntry, Engine
 from promptlora.engine.storage import fingerprint
-from promptlora.errors import ConfigError, OutputError
+from promptlora.errors import ConfigError, NoRoomError, OutputError
 from promptlora.lora import LoRAWeights
 from tests.forked import Forked, tell
 from tests.helpers import random_lora, tiny_llama
@@ -145,7 +145,8 @@ def test_memory_is_bounded_and_the_least_used_goes_first(lm, tmp_path):
     assert same(cache.get(made[1].key).lora, made[1].lora)  # from disk
     assert len(cache.list()) == 3
     small = AdapterCache(lm, memory_bytes=size - 1)
-    small.put(made[0])  # larger than all of the memory
+    with pytest.raises(NoRoomError, match="--adapter-memory"):  # it would be nowhere
+        small.put(made[0])
     assert small.get(made[0].key) is None
     assert small.nbytes == 0
     with pytest.raises(ConfigError, match="memory_bytes=0"):
@@ -226,6 +227,60 @@ def test_a_key_that_is_none_names_no_file(lm, tmp_path, key):
     assert not cache.delete(key)
 
 
+@pytest.mark.parametrize("head", ["full", "core", "diagonal"])
+def test_the_size_of_an_adapter_is_known_before_it_is_written(head):
+    made = tiny_prompt_lora(tiny_llama(torch.float32), head=head)
+    assert AdapterCache(made).adapter_bytes == made.adapt("a b").nbytes > 0
+    made.close()
+
+
+def test_what_cannot_be_written_again_is_never_dropped_from_memory(lm, tmp_path):
+    size = lm.adapt("a b").nbytes
+    cache = AdapterCache(lm, memory_bytes=3 * size)
+    made = [entry(lm, cache, prompt) for prompt in prompts(6)]
+    cache.put(made[0], pin=True)
+    for each in made[1:4]:
+        cache.put(each)
+    assert cache.get(made[0].key) is made[0]
+    assert (cache.nbytes, len(cache)) == (3 * size, 3)
+    assert cache.get(made[1].key) is None  # the least used of those that may go
+    for each in made[4:]:
+        cache.put(each, pin=True)
+    assert set(cache.list()) == {made[i].key for i in (0, 4, 5)}
+    with pytest.raises(NoRoomError, match="3 refined adapters hold"):
+        cache.put(made[1], pin=True)
+    with pytest.raises(NoRoomError, match="delete refined adapters"):
+        cache.check_room(size)
+    with pytest.raises(NoRoomError):
+        cache.put(made[1])
+    again = replace(made[4], seconds=9.0)
+    cache.put(again, pin=True)  # in the place of the one that is there
+    assert cache.get(again.key) is again
+    assert cache.delete(made[0].key)
+    cache.check_room(size)
+    cache.put(made[1], pin=True)
+    assert cache.get(made[1].key) is made[1]
+
+    kept = AdapterCache(lm, folder=tmp_path, memory_bytes=size)  # on disk it may leave the memory
+    for each in made[:2]:
+        kept.put(each, pin=True)
+        kept.check_room(size)
+    assert kept.remembered(made[0].key) is None
+    assert same(kept.get(made[0].key).lora, made[0].lora)
+
+
+def test_what_a_full_disk_does_not_take_is_pinned(lm, tmp_path):
+    size = lm.adapt("a b").nbytes
+    cache = AdapterCache(lm, folder=tmp_path / "kept", memory_bytes=size)
+    one, other = (entry(lm, cache, prompt) for prompt in prompts(2))
+    (tmp_path / "kept").write_text("as a full disk, this takes no file")
+    with pytest.raises(OutputError):
+        cache.put(one, pin=True)
+    with pytest.raises(NoRoomError):
+        cache.put(other, pin=True)
+    assert cache.get(one.key) is one
+
+
 def test_a_disk_that_takes_nothing_stops_no_answer(lm, tmp_path, caplog):
     cache = AdapterCache(lm, folder=tmp_path)
     one = entry(lm, cache, prompts(1)[0])
@@ -237,7 +292,7 @@ def test_a_disk_that_takes_nothing_stops_no_answer(lm, tmp_path, caplog):
         assert same(found.lora, one.lora)
         assert engine.stats.adapters_not_kept == 1
         assert engine.adapter(prompts(1)[0]).result(30) is found
-    assert "is not kept on disk" in caplog.text
+    assert "is not kept" in caplog.text
     assert prompts(1)[0] not in caplog.text
 
 

@@ -535,28 +535,91 @@ def test_the_forms_that_the_bench_of_injection_compares_are_the_same_updates(ben
     assert all(A.is_contiguous() and B.is_contiguous() for A, B in free.stored.values())
 
 
-def test_the_report_of_serving_divides_within_a_round(benches):
-    serving = benches("serving")
+def serving_part(adapters: float = 2.2) -> dict[str, object]:
+    """Two complete rounds of four arms, the second ten times slower, and one that was stopped."""
     latency = {"p50": 0.1, "p99": 0.4}
+    times = {"adapters": adapters, "context": 4.0, "prefix cache": 2.0, "generate": 2.0}
 
-    def one(wall: float, answer: str = "1-2") -> dict[str, object]:
-        return {"wall": wall, "answers": [answer, "3"], "first_token": latency, "between_tokens": latency}
+    def one(wall: float, *answers: str) -> dict[str, object]:
+        return {"wall": wall, "answers": answers, "first_token": latency, "between_tokens": latency, "reused_tokens": 8,
+                "first_token_steps": {"p50": 2, "p99": 3}, "prompt_seconds": 0.25}  # fmt: skip
 
-    times = dict(zip(serving.ARMS, (2.2, 4.0, 3.0, 2.0, 3.0), strict=True))
-    rounds = [
-        {arm: one(wall) for arm, wall in times.items()},
-        {arm: one(10 * wall) for arm, wall in times.items()},  # a slow moment shifts no ratio
-        {"adapters": one(1.0)},  # not complete
-    ]
-    rounds[1]["adapters"] = one(22.0, "9")
-    part = {"rounds": rounds, "adapter": {"wall": 0.5, "bytes": 1000}, "idle": {"p50": 0.2, "p99": 0.3}}
-    report = {"settings": {"requests": 2, "output_tokens": 24}, "lengths": {"50": part, "400": {"rounds": []}}}
-    found = serving.summary(report, kv_bytes=100, clock="wall")
-    assert list(found) == ["50"]
-    assert found["50"]["time_relative_to_generate"]["adapters"] == 1.1
-    assert found["50"]["adapters_relative_to"]["context"] == 0.55
-    assert found["50"]["equal_answers"] == "3 of 4"
-    assert found["50"]["p99_relative_to_alone"] == 2.0
-    assert found["50"]["prompts_per_gb"] == {"adapters": 1_000_000, "prefix cache": 200_000}
-    assert found["50"]["prompt_tokens_from_which_an_adapter_is_smaller"] == 10.0
-    assert found["50"]["requests_until_an_adapter_pays"] == round(0.5 / (11.0 - 6.05), 2)
+    rounds = [{arm: one(factor * wall, "a", "b") for arm, wall in times.items()} for factor in (1, 10)]
+    rounds[1]["adapters"]["answers"] = ("other", "b")
+    costs = {"wall": 0.5, "bytes": 1000}
+    return {
+        "requests": {**dict.fromkeys(times, 2), "context": 1}, "rounds": [*rounds, {"adapters": one(1.0)}],
+        "adapter": costs, "idle": {"p50": 0.1, "p99": 0.2},
+    }  # fmt: skip
+
+
+SERVING = {"output_tokens": 24, "kv_bytes": 100, "itemsize": 4}
+
+
+def test_the_report_of_serving_divides_within_a_round_and_by_request(benches):
+    report = benches("serving_parts.report")
+    part = serving_part()
+    assert len(report.complete(part)) == 2
+    found = report.cell(part, 50, SERVING, "wall")
+    assert found["arms"]["adapters"]["relative_to_generate"] == 1.1
+    assert found["ratios"]["throughput of 'adapters' / 'generate'"] == round(1 / 1.1, 3)
+    assert found["ratios"]["time of 'context' / 'adapters'"] == round(4.0 / 1.1, 3)  # one request against two
+    assert found["ratios"]["time of 'adapters' / 'prefix cache'"] == 1.1
+    assert found["ratios"]["time of 'vLLM adapters' / 'adapters'"] is None
+    assert found["equal_answers"]["adapters"] == "3 of 4 answers are those of 'generate'"
+    assert found["p99_relative_to_alone"] == 2.0
+    assert found["memory"]["prompts_per_gb"] == {
+        "adapter": 1_000_000, "adapter in bfloat16": 2_000_000, "prefix cache": 200_000,
+    }  # fmt: skip
+    assert report.cell({"requests": {"adapters": 2}, "rounds": [{}]}, 50, SERVING, "wall") is None
+
+
+def test_the_report_of_serving_says_from_when_on_an_adapter_pays(benches):
+    report = benches("serving_parts.report")
+    seconds = {"adapters": 1.0, "context": 3.0, "prefix cache": 1.2}
+    even = report.break_even(seconds, write=0.5, read=0.3)
+    assert even["requests_of_a_prompt_to_beat_context"] == 0.25
+    assert even["requests_of_a_prompt_to_beat_prefix_cache"] == 1.0
+    assert even["misses_of_the_prefix_cache_from_which_adapters_are_faster"] == 0.0
+    even = report.break_even({**seconds, "adapters": 1.35}, write=0.5, read=0.3)
+    assert even["requests_of_a_prompt_to_beat_prefix_cache"] is None
+    assert even["misses_of_the_prefix_cache_from_which_adapters_are_faster"] == 0.5
+    cells = {
+        str(length): {
+            "arms": {"context": {"seconds_per_request": time}, "adapters": {"seconds_per_request": 1.5}},
+            "memory": {"bytes": {"adapter": 1000}},
+        }
+        for length, time in ((50, 2.0), (400, 9.0))
+    }
+    found = report.by_length(cells, SERVING)
+    assert found == {"smaller_from_prompt_tokens": 10.0, "faster_than_context_from_tokens": 25}
+
+
+def test_the_report_of_serving_holds_each_aim_against_its_figure(benches):
+    report = benches("serving_parts.report")
+
+    def reached(adapters: float, length: int) -> dict[str, bool]:
+        found = report.cell(serving_part(adapters), length, SERVING, "wall")
+        return {what: ok for what, _, _, ok in report.aims(length, found)}
+
+    fast, slow = reached(2.2, 400), reached(2.8, 400)
+    throughput, context, cache = (
+        "throughput, relative to `generate`", "time of `context` relative to `adapters`", "time relative to `prefix cache`",
+    )  # fmt: skip
+    assert (fast[throughput], fast[context], fast[cache]) == (True, True, True)
+    assert (slow[throughput], slow[context], slow[cache]) == (False, False, False)
+    assert reached(2.8, 50)[context]  # it need only be ahead there
+    assert fast["prompts per GB, relative to `prefix cache`"]
+    assert not reached(2.2, 50)["prompts per GB, relative to `prefix cache`"]  # 5 times as many, not 20
+
+
+def test_an_arm_of_serving_that_takes_too_long_runs_the_first_requests(benches):
+    workload = benches("serving_parts.workload")
+    assert workload.affordable(lambda count: 2.0 * count, 150, 64, 16) == 64
+    assert workload.affordable(lambda count: 2.0 * count, 150, 512, 16) == 64
+    assert workload.affordable(lambda count: 100.0 * count, 150, 512, 16) == 32
+    made = workload.Workload(
+        ("a", "b", "c"), ((1,), (2,), (3,)), tuple(workload.Request(i % 3, (9, i)) for i in range(6))
+    )
+    assert made.first(2) == workload.Workload(("a", "b"), ((1,), (2,)), made.requests[:2])
+    assert made.read(made.first(2).requests[1]) == (2, 9, 1)

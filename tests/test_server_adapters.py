@@ -17,9 +17,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from promptlora.engine import Engine
+from promptlora.errors import ModelError
 from promptlora.lora import LoRAWeights
 from promptlora.server.owners import Owners
 from promptlora.text import render_chat
+from tests.architectures import CASES, build
+from tests.host_helpers import tiny_prompt_lora
 from tests.server_helpers import BASE, SYSTEM, TEXT, chat, serving, tiny_lm
 
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -423,6 +427,101 @@ def test_no_text_of_a_request_is_logged(guarded, caplog):
     assert not any(word in line for line in ours for word in ("w11", "w14", *KEYS))
 
 
+# --- room -----------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_that_can_be_kept_nowhere_is_refused_when_it_is_made(lm):
+    with serving(lm, memory_bytes=lm.adapt(SYSTEM).nbytes - 1) as running, of(running, "none") as http:
+        answer = http.post("/adapters", json={"prompt": SYSTEM})
+        assert answer.status_code == 507
+        error = answer.json()["error"]
+        assert (error["code"], error["type"]) == ("no_room", "server_error")
+        assert "--adapter-memory" in error["message"]
+        assert http.get("/adapters").json()["data"] == []
+        with running.client() as client:  # an answer needs no stored adapter
+            assert chat(client).choices[0].message.content.strip() == running.alone(TEXT)
+
+
+@pytest.mark.filterwarnings("ignore:refine:UserWarning")
+def test_a_refined_adapter_stays_in_memory_and_is_refused_where_there_is_no_room(lm):
+    size = lm.adapt(SYSTEM).nbytes
+    rows = {"prompt": SYSTEM, "rows": ROWS, "steps": 1}
+    with serving(lm, memory_bytes=2 * size + size // 2) as running, of(running, "none") as http:
+        job = finished(http, http.post("/adapters", json=rows).json()["id"])
+        for i in range(4):
+            assert http.post("/adapters", json={"prompt": f"w1 w{i}"}).status_code == 200
+        assert http.get(f"/adapters/{job['adapter']}").status_code == 200
+        second = finished(http, http.post("/adapters", json={**rows, "steps": 2}).json()["id"])
+        assert second["status"] == "succeeded"
+        refused = http.post("/adapters", json={**rows, "steps": 3})
+        assert refused.status_code == 507
+        assert "delete refined adapters" in refused.json()["error"]["message"]
+        assert http.post("/adapters", json=rows).status_code == 202  # it is there
+        for key in (job["adapter"], second["adapter"]):
+            assert http.get(f"/adapters/{key}").status_code == 200
+        assert http.delete(f"/adapters/{job['adapter']}").status_code == 200
+        third = finished(http, http.post("/adapters", json={**rows, "steps": 3}).json()["id"])
+        assert third["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("keys", [(), KEYS])
+def test_a_file_that_cannot_be_removed_is_an_error_that_says_so(lm, tmp_path, keys, caplog):
+    with serving(lm, keys=keys, folder=tmp_path) as running, of(running, KEYS[0]) as http:
+        key = http.post("/adapters", json={"prompt": SYSTEM}).json()["id"]
+        (file,) = tmp_path.rglob("*.safetensors")
+        aside = file.rename(tmp_path / "aside")
+        file.mkdir()  # no file: unlink fails, for root too
+        answer = http.delete(f"/adapters/{key}")
+        assert answer.status_code == 500
+        error = answer.json()["error"]
+        assert error["code"] == "not_deleted"
+        assert "--adapter-dir" in error["message"]
+        assert str(tmp_path) not in answer.text
+        file.rmdir()
+        aside.rename(file)
+        assert http.get(f"/adapters/{key}").status_code == 200  # it is its owner's still
+        assert http.delete(f"/adapters/{key}").status_code == 200
+        assert http.get(f"/adapters/{key}").status_code == 404
+    assert "cannot be deleted" in caplog.text
+
+
+# --- prompts in the context -------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:refine:UserWarning")
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_stored_adapter_for_a_prompt_in_the_context_needs_that_prompt(lm, tmp_path, restarted):
+    with serving(lm, folder=tmp_path) as running, of(running, "none") as http:
+        plain = http.post("/adapters", json={"prompt": SYSTEM}).json()["model"]
+        job = http.post("/adapters", json={"prompt": SYSTEM, "in_context": True, "rows": ROWS, "steps": 1}).json()
+        keys = [
+            http.post("/adapters", json={"prompt": SYSTEM, "in_context": True}).json()["id"],
+            finished(http, job["id"])["adapter"],
+        ]
+        loras = [running.service.cache.get(key).lora for key in keys]
+        if not restarted:
+            _ask_with_prompt(running, http, keys, loras, plain)
+    if restarted:
+        with serving(lm, folder=tmp_path) as running, of(running, "none") as http:
+            _ask_with_prompt(running, http, keys, loras, plain)
+
+
+def _ask_with_prompt(running, http, keys, loras, plain) -> None:
+    for key, lora in zip(keys, loras, strict=True):
+        asked = {"model": f"adapter:{key}", "messages": [{"role": "user", "content": TEXT}], "max_tokens": 8}
+        for given, code in (({}, "prompt_missing"), ({"promptlora": {"prompt": "w9 w8"}}, "wrong_prompt")):
+            answer = http.post("/chat/completions", json={**asked, **given})
+            assert answer.status_code == 400
+            assert answer.json()["error"]["code"] == code
+            assert answer.json()["error"]["param"] == "promptlora.prompt"
+        answer = http.post("/chat/completions", json={**asked, "promptlora": {"prompt": SYSTEM}}).json()
+        expected = running.lm.generate(TEXT, lora, in_context=SYSTEM, max_new_tokens=8)
+        assert answer["choices"][0]["message"]["content"].strip() == expected
+        assert answer["usage"]["promptlora"] == {"adapter": key, "prompt_tokens_saved": 0, "stopped": None}
+    beside = {"model": plain, "messages": [{"role": "user", "content": TEXT}], "promptlora": {"prompt": SYSTEM}}
+    assert http.post("/chat/completions", json=beside).json()["error"]["code"] == "wrong_model"
+
+
 # --- adapters only ------------------------------------------------------------------------------------------
 
 
@@ -433,6 +532,25 @@ def test_adapters_only(lm):
         for path in ("/chat/completions", "/completions"):
             assert http.post(path, json={"model": BASE, "prompt": "a"}).status_code == 404
         assert "/v1/chat/completions" not in httpx.get(f"{running.url}/openapi.json").json()["paths"]
+
+
+def test_adapters_only_takes_a_base_that_the_engine_does_not_run():
+    (case,) = [each for each in CASES if each.model_type == "qwen3_next"]
+    made = tiny_prompt_lora(build(replace(case, dtype=torch.float32, options={**case.options, "vocab_size": 97})))
+    with pytest.raises(ModelError, match="continuous batching"):
+        Engine(made)
+    with serving(made, adapters_only=True) as running, of(running, "none") as http:
+        answer = http.post("/adapters", json={"prompt": SYSTEM})
+        assert answer.status_code == 200, answer.text
+        lora = running.service.cache.get(answer.json()["id"]).lora
+        for name, pair in made.adapt(SYSTEM).items():
+            for mine, theirs in zip(pair, lora[name], strict=True):
+                torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+        assert httpx.get(f"{running.url}/health").status_code == 200
+        assert "promptlora_adapters_written_total 1.0" in httpx.get(f"{running.url}/metrics").text
+        running.service.close()
+        assert httpx.get(f"{running.url}/health").status_code == 503
+    made.close()
 
 
 def test_many_requests_for_one_new_prompt_write_it_once(lm):

@@ -111,6 +111,21 @@ def test_a_line_for_people_with_an_example_that_works_and_keys(toy_base, network
     assert "key-of" not in server.line + errors
 
 
+def test_a_memory_that_holds_no_adapter_is_refused_at_the_start(toy_base, tmp_path):
+    model, _ = load_base(toy_base, device="cpu")
+    network = tiny_network(model, generated=False, static=True, rank=1024)
+    network.save_pretrained(tmp_path / "network")
+    command = [sys.executable, "-m", "promptlora", "serve", toy_base, "--hypernetwork", tmp_path / "network"]
+    for more in ([], ["--adapters-only"]):
+        options = ["--adapter-memory", "1", "--port", "0", "--device", "cpu"]
+        done = subprocess.run(
+            [*map(str, command), *options, *more], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 2, done.stderr
+        assert "--adapter-memory: 1 MB, and one adapter" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 @pytest.mark.nightly
 def test_a_kill_while_adapters_are_written_leaves_none_that_is_damaged(toy_base, network, tmp_path):
     arguments = (toy_base, "--hypernetwork", network, "--json", "--adapters-only", "--adapter-dir", tmp_path / "kept")

@@ -140,7 +140,7 @@ def test_a_named_adapter_keeps_its_system_message():
         ({"promptlora": {"other": 1}}, "promptlora"),
         ({"promptlora": [1]}, "promptlora"),
         ({"promptlora": {"examples": [{"input": "a", "output": "b"}]}, "messages": [USER]}, "promptlora"),
-        ({"model": f"adapter:{KEY}", "promptlora": {"prompt": "w1"}}, "promptlora"),
+        ({"model": f"adapter:{KEY}", "promptlora": {"in_context": True}}, "promptlora"),
         ({"messages": "w1"}, "messages"),
         ({"messages": [1]}, "messages"),
         ({"messages": [{"role": "system", "content": [{"type": "image_url"}]}]}, "messages"),
@@ -327,7 +327,7 @@ def test_a_prompt_is_written_once_for_many_requests_and_found_without_the_sideca
     with serving(lm, adapters_only=True) as served:
         keys, client = asyncio.run(many(served.url))
         assert len(set(keys)) == 2
-        assert served.service.engine.stats.adapters_written == 2
+        assert served.service.writer.stats.adapters_written == 2
 
     async def away() -> None:
         assert await client.write("w1 w2 w3") == keys[0]
@@ -476,6 +476,23 @@ def test_no_system_message_is_the_base_and_other_requests_are_untouched(sidecar)
     assert [model["id"] for model in listed.json()["data"]] == ["base", "promptlora"]
     assert send(app, "GET", "/v1/models/promptlora").json()["id"] == "promptlora"
     assert sidecar.service.cache.list() == ()
+
+
+def test_a_stored_adapter_for_a_prompt_in_the_context_needs_that_prompt(sidecar):
+    app, told = application(), {"prompt": "w1 w2", "in_context": True}
+    written = chat(app, messages=[USER], promptlora=told).json()["body"]
+    asked = {"model": written["model"], "messages": [USER]}
+    for given, words in (({}, "also reads its prompt"), ({"promptlora": {"prompt": "w1 w3"}}, "not the prompt")):
+        refused = chat(app, **asked, **given)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "promptlora.prompt"
+        assert words in refused.json()["error"]["message"]
+    assert chat(app, **asked, promptlora={"prompt": "w1 w2"}).json()["body"] == written
+    text = {"model": written["model"], "prompt": "w5", "promptlora": {"prompt": "w1 w2"}}
+    assert send(app, "POST", "/v1/completions", json=text).json()["body"]["prompt"] == "w1 w2\n\nw5"
+    plain = chat(app).json()["body"]["model"]
+    assert chat(app, model=plain).status_code == 200
+    assert chat(app, model=plain, promptlora={"prompt": "w1 w2"}).json()["error"]["param"] == "promptlora"
 
 
 def test_strangers_have_nothing_written(sidecar):

@@ -51,6 +51,10 @@ class OutputError(PromptLoRAError):
     """An output path that exists already or cannot be written."""
 
 
+class NoRoomError(PromptLoRAError):
+    """Something that is to be kept in memory and finds no room there."""
+
+
 class MissingExtraError(PromptLoRAError, ImportError):
     """A library that an optional part needs and that is not installed; also an ``ImportError``."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import warnings
@@ -15,6 +16,7 @@ import typer
 from rich.markup import escape
 
 from promptlora.cli.console import Device, Dtype, Force, Hypernetwork, Json, err, load, out
+from promptlora.errors import ConfigError
 from promptlora.extras import need
 
 EPILOG = """Examples:
@@ -88,7 +90,7 @@ def serve(
     listener = bind(host, port)  # bind before the model is loaded, which takes a while
     try:
         lm = load(hypernetwork, model, dtype, device, force)
-        from promptlora.engine import AdapterCache, Engine
+        from promptlora.engine import AdapterCache, AdapterWriter, Engine
         from promptlora.server.app import create_app
         from promptlora.server.running import serve as run
         from promptlora.server.service import Service
@@ -99,9 +101,13 @@ def serve(
             local=is_loopback(listener),
         )
         cache = AdapterCache(lm, folder=adapter_dir, memory_bytes=adapter_memory * 1_000_000)
-        service = Service(
-            lm, Engine(lm, max_batch=max_batch, max_waiting=max_waiting, cache=cache), cache, settings, adapter_dir
+        _check_memory(cache.adapter_bytes, adapter_memory)
+        writer = (
+            AdapterWriter(lm, cache=cache)  # for bases too that the engine does not run
+            if adapters_only
+            else Engine(lm, max_batch=max_batch, max_waiting=max_waiting, cache=cache)
         )
+        service = Service(lm, writer, cache, settings, adapter_dir)
         if not settings.local and not keys:
             err.print(
                 f"warning: --host {escape(host)} without --api-key: everybody who reaches {escape(host)} can use this server."
@@ -119,6 +125,24 @@ def serve(
     finally:
         listener.close()
     err.print("stopped")
+
+
+def _check_memory(adapter_bytes: int, megabytes: int) -> None:
+    """Refuse a memory for adapters that cannot hold one, which would be written or read again for every request.
+
+    Args:
+        adapter_bytes: Bytes of one adapter.
+        megabytes: Size of the memory.
+
+    Raises:
+        ConfigError: It is smaller than one adapter.
+    """
+    if adapter_bytes > megabytes * 1_000_000:
+        needed = math.ceil(adapter_bytes / 1_000_000)
+        raise ConfigError(
+            f"--adapter-memory: {megabytes} MB, and one adapter of this hypernetwork has {adapter_bytes / 1e6:.3g} MB. "
+            f"Expected room for at least one. Fix: --adapter-memory {needed} or more."
+        )
 
 
 def _ready(url: str, model: str, adapters_only: bool, keys: bool, as_json: bool) -> None:

@@ -15,3 +15,4 @@ from promptlora.engine.requests import Ticket as Ticket
 from promptlora.engine.requests import TokenLogprob as TokenLogprob
 from promptlora.engine.stats import EngineStats as EngineStats
 from promptlora.engine.storage import AdapterEntry as AdapterEntry
+from promptlora.engine.writer import AdapterWriter as AdapterWriter

@@ -16,7 +16,8 @@ from pathlib import Path
 from cachetools import LRUCache
 
 from promptlora.adapt.prompt_lora import PromptLoRA
-from promptlora.engine.storage import AdapterEntry, AdapterFiles, fingerprint
+from promptlora.engine.storage import AdapterEntry, AdapterFiles, adapter_bytes, fingerprint
+from promptlora.errors import NoRoomError, OutputError
 from promptlora.files import check_output
 from promptlora.settings import whole
 
@@ -31,6 +32,10 @@ class AdapterCache:
         folder: Where adapters are kept between runs, one safetensors file each; None keeps them in memory alone.
         memory_bytes: How many bytes of adapters stay in memory; the least recently used are dropped first.
 
+    Attributes:
+        memory_bytes: As given.
+        adapter_bytes: Bytes of an adapter that the hypernetwork writes.
+
     Raises:
         ConfigError: A ``memory_bytes`` below 1.
         OutputError: A folder that cannot be written to.
@@ -39,6 +44,7 @@ class AdapterCache:
     def __init__(self, lm: PromptLoRA, *, folder: Path | None = None, memory_bytes: int = 1 << 28) -> None:
         whole("memory_bytes", memory_bytes)
         network = lm.hypernetwork
+        self.memory_bytes, self.adapter_bytes = memory_bytes, adapter_bytes(network, lm.model.dtype)
         self._device = lm.host.device
         base = {name: value for name, value in lm.host.fingerprint.items() if name != "sample"}
         self._version = {
@@ -55,6 +61,7 @@ class AdapterCache:
             self._files = AdapterFiles(folder, self._version, placed, origin)
             _tidy(folder)
         self._kept: LRUCache[str, AdapterEntry] = LRUCache(memory_bytes, getsizeof=lambda entry: entry.nbytes)
+        self._pinned: dict[str, AdapterEntry] = {}  # never dropped; beside them the others have less room
         self._lock = threading.Lock()
 
     def key(
@@ -79,7 +86,7 @@ class AdapterCache:
     def remembered(self, key: str) -> AdapterEntry | None:
         """The adapter of a key, if it is in memory."""
         with self._lock:
-            found: AdapterEntry | None = self._kept.get(key)
+            found: AdapterEntry | None = self._pinned.get(key) or self._kept.get(key)
             return found
 
     def get(self, key: str) -> AdapterEntry | None:
@@ -91,40 +98,97 @@ class AdapterCache:
                 self._keep(entry)
         return entry
 
-    def put(self, entry: AdapterEntry) -> None:
+    def put(self, entry: AdapterEntry, *, pin: bool = False) -> None:
         """Keep an adapter, in memory and on disk; a file that is there is written again.
+
+        Args:
+            entry: The adapter.
+            pin: Never drop it from memory where it is not on disk: it cannot be written again from its prompt.
 
         Raises:
             OutputError: It cannot be written to disk; it is in memory then.
+            NoRoomError: It is neither on disk nor does it fit in memory, and is not kept.
         """
-        self._keep(entry)
+        failed: OutputError | None = None
         if self._files is not None:
-            self._files.write(entry)
+            try:
+                self._files.write(entry)
+            except OutputError as error:
+                failed = error
+        on_disk = self._files is not None and failed is None
+        if not self._keep(entry, pin and not on_disk) and not on_disk:
+            raise self._no_room(entry.nbytes) from failed
+        if failed is not None:
+            raise failed
 
-    def _keep(self, entry: AdapterEntry) -> None:
-        with self._lock, suppress(ValueError):  # larger than all of the memory: it is on disk alone
-            self._kept[entry.key] = entry
+    def check_room(self, nbytes: int) -> None:
+        """Refuse an adapter that would have to be pinned and cannot be.
+
+        Raises:
+            NoRoomError: There is no folder, and pinned adapters leave less than so many bytes.
+        """
+        if self._files is None and self._pinned_bytes + nbytes > self.memory_bytes:
+            raise self._no_room(nbytes)
+
+    @property
+    def _pinned_bytes(self) -> int:
+        return sum(entry.nbytes for entry in list(self._pinned.values()))  # another thread may add one
+
+    def _no_room(self, nbytes: int) -> NoRoomError:
+        kept = len(self._pinned)
+        held = f", of which {kept} refined adapter{'s' * (kept > 1)} hold {_mb(self._pinned_bytes)}" if kept else ""
+        delete = "delete refined adapters, or " if kept else ""
+        return NoRoomError(
+            f"adapter: {_mb(nbytes)} do not fit in the memory for adapters, {_mb(self.memory_bytes)}{held}. "
+            f"Expected room for it. Fix: {delete}a larger memory_bytes (`promptlora serve --adapter-memory`), or a folder (`--adapter-dir`)."
+        )
+
+    def _keep(self, entry: AdapterEntry, pin: bool = False) -> bool:
+        """Keep an adapter in memory; whether it fits beside those that are pinned."""
+        with self._lock:
+            self._kept.pop(entry.key, None)
+            replaced = self._pinned.pop(entry.key, None)
+            room = self.memory_bytes - self._pinned_bytes
+            if entry.nbytes > room:
+                if replaced is not None:
+                    self._pinned[entry.key] = replaced
+                return False
+            while self._kept.currsize + entry.nbytes > room:
+                self._kept.popitem()  # the least recently used
+            if pin:
+                self._pinned[entry.key] = entry
+            else:
+                self._kept[entry.key] = entry
+            return True
 
     def delete(self, key: str) -> bool:
-        """Forget an adapter in memory and on disk; whether there was one."""
+        """Forget an adapter in memory and on disk; whether there was one.
+
+        Raises:
+            OSError: Its file cannot be removed.
+        """
         with self._lock:
-            known = self._kept.pop(key, None) is not None
-        return (self._files is not None and _is_key(key) and self._files.delete(key)) or known
+            known = [each for each in (self._kept.pop(key, None), self._pinned.pop(key, None)) if each is not None]
+        return (self._files is not None and _is_key(key) and self._files.delete(key)) or bool(known)
 
     def list(self) -> tuple[str, ...]:
         """The keys of all adapters in memory and on disk, sorted."""
         with self._lock:
-            kept = set(self._kept)
+            kept = {*self._kept, *self._pinned}
         return tuple(sorted(kept.union(self._files.keys() if self._files else ())))
 
     def __len__(self) -> int:
         """The number of adapters in memory."""
-        return len(self._kept)
+        return len(self._kept) + len(self._pinned)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the adapters in memory."""
-        return int(self._kept.currsize)
+        return int(self._kept.currsize) + self._pinned_bytes
+
+
+def _mb(nbytes: int) -> str:
+    return f"{nbytes / 1e6:.3g} MB"
 
 
 def _is_key(key: str) -> bool:

@@ -6,35 +6,28 @@ This is what others call; ``worker`` is what the thread does. Between two steps 
 
 from __future__ import annotations
 
-import atexit
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import replace
+from collections.abc import Sequence
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.engine.batch import Batch
 from promptlora.engine.cache import AdapterCache
-from promptlora.engine.requests import EngineError, QueueFull, Sampling, Ticket
+from promptlora.engine.requests import QueueFull, Sampling, Ticket
 from promptlora.engine.stats import Counters, EngineStats
-from promptlora.engine.storage import AdapterEntry
 from promptlora.engine.text import backend_of
 from promptlora.engine.worker import Request, Worker
-from promptlora.engine.writing import Task, single, write_adapter
+from promptlora.engine.writer import AdapterWriter
 from promptlora.errors import LoRAError, PromptError
 from promptlora.lora import LoRAWeights
 from promptlora.settings import whole
-
-T = TypeVar("T")
 
 _KV_TOKENS = 512  # places of the key-value cache for each request of a full batch, if nothing else is asked for
 _KV_LONGEST = 8192  # places that one request may have then, if the base takes as many
 
 
-class Engine:
+class Engine(AdapterWriter):
     """Runs requests of different adapters, and of the base, as one batch that requests join and leave at any token.
 
     Requests join in the order of submission. ``with Engine(lm) as engine: …`` closes it at the end.
@@ -74,11 +67,10 @@ class Engine:
         ):
             whole(name, value)
         backend_of(lm.tokenizer)
-        self.lm, self.max_batch, self.max_waiting = lm, max_batch, max_waiting
+        self.max_batch, self.max_waiting = max_batch, max_waiting
         positions = int(getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 31)
         if kv_tokens is None:  # a key-value cache is memory that is taken at once
             kv_tokens = max(_KV_TOKENS * max_batch, min(positions, _KV_LONGEST))
-        self.cache = AdapterCache(lm) if cache is None else cache
         batch = Batch(
             lm.host,
             max_batch=max_batch,
@@ -90,27 +82,10 @@ class Engine:
         self._vocabulary = int(lm.model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
         ends: Any = getattr(lm.model.generation_config, "eos_token_id", None)
         ends = [int(end) for end in (ends if isinstance(ends, list) else [] if ends is None else [ends])]
-        self._counters = Counters(EngineStats(kv_capacity=batch.kv_capacity))
-        self._worker = Worker(batch, lm.tokenizer, ends, max_batch, self._counters)
-        self._writing: dict[str, Task[AdapterEntry]] = {}
+        counters = Counters(EngineStats(kv_capacity=batch.kv_capacity))
+        self._worker = Worker(batch, lm.tokenizer, ends, max_batch, counters)
         self._names = count()
-        self._thread = threading.Thread(target=self._worker.run, name="promptlora-engine", daemon=True)
-        self._thread.start()
-        atexit.register(self.close, drain=False)  # no thread runs the model while the interpreter ends
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self.close(drain=kind is None)
-
-    # --- what others call ----------------------------------------------------------------------------------
-
-    @property
-    def stats(self) -> EngineStats:
-        """Counters of this moment."""
-        kept = {"adapters": len(self.cache), "adapter_bytes": self.cache.nbytes}
-        return replace(self._counters.now, waiting=self._worker.in_queue, **kept)
+        super().__init__(lm, cache=cache, loop=self._worker, counters=counters)
 
     @property
     def longest(self) -> int:
@@ -165,87 +140,3 @@ class Engine:
                 )
             worker.accept(request)
         return Ticket(request.outbox, lambda: worker.cancel(request), len(given))
-
-    def between_steps(self, work: Callable[[], T]) -> Future[T]:
-        """Run something on the engine's thread between two steps; it should be short, since all answers wait for it.
-
-        Inside, the model is not held: use ``lm`` as anywhere else. A future that is cancelled in time runs nothing.
-
-        Raises:
-            EngineError: The engine is closed.
-        """
-        task = Task(single(work))
-        with self._worker.lock:
-            self._worker.take(task)
-        return task.future
-
-    def adapter(
-        self, prompt: str, examples: Sequence[tuple[str, str]] = (), in_context: bool = False
-    ) -> Future[AdapterEntry]:
-        """The adapter of a prompt: from the cache, or written by the hypernetwork between two steps, in bounded pieces.
-
-        Many requests for one new prompt write it once. The future raises what ``PromptLoRA.adapt`` raises; cancelling it
-        cancels nothing for others.
-
-        Args:
-            prompt: The prompt.
-            examples: Pairs of input and output that are read with it.
-            in_context: Whether the base will also have the prompt in its context.
-
-        Raises:
-            EngineError: The engine is closed.
-        """
-        key = self.cache.key(prompt, examples, in_context)
-        mine: Future[AdapterEntry] = Future()
-        mine.set_running_or_notify_cancel()
-        found = self.cache.remembered(key)
-        if found is not None:
-            self._count_adapter("hit")
-            mine.set_result(found)
-            return mine
-        with self._worker.lock:
-            task = self._writing.get(key)
-            if task is None:
-                pieces = write_adapter(
-                    self.lm, self.cache, key, prompt, tuple(examples), in_context, self._count_adapter
-                )
-                task = self._writing[key] = Task(pieces)
-                self._worker.take(task)
-        task.future.add_done_callback(lambda _: self._written(key))
-        task.future.add_done_callback(lambda done: _pass_on(done, mine))
-        return mine
-
-    def close(self, drain: bool = True, timeout: float | None = None) -> None:
-        """Take no more requests, and end the engine's thread; harmless when called twice.
-
-        Args:
-            drain: Finish the requests that run or wait first; False cancels them.
-            timeout: Seconds after which those that still run are cancelled.
-        """
-        if threading.current_thread() is self._thread:
-            raise EngineError("engine: closed from its own thread. Expected another one.")
-        atexit.unregister(self.close)
-        with self._worker.lock:
-            self._worker.closing = True
-        self._worker.end("drain" if drain else "drop")
-        self._thread.join(timeout if drain else None)
-        if self._thread.is_alive():
-            self._worker.end("drop")
-            self._thread.join()
-
-    # --- helpers of these calls ----------------------------------------------------------------------------
-
-    def _written(self, key: str) -> None:
-        with self._worker.lock:
-            self._writing.pop(key, None)
-
-    def _count_adapter(self, what: str) -> None:
-        self._counters.add(**{{"hit": "adapters_hit", "written": "adapters_written"}.get(what, "adapters_not_kept"): 1})
-
-
-def _pass_on(done: Future[T], to: Future[T]) -> None:
-    error = done.exception()
-    if error is not None:
-        to.set_exception(error)
-    else:
-        to.set_result(done.result())

@@ -62,6 +62,17 @@ def fingerprint(network: HyperNetwork) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def adapter_bytes(network: HyperNetwork, dtype: torch.dtype) -> int:
+    """Bytes of one adapter that a hypernetwork writes, without factors that all adapters share."""
+    config, rank = network.config, network.config.rank
+    core = rank if config.head == "diagonal" else rank * rank
+    numbers = sum(
+        len(group) * (core if config.shares_factors else rank * (d_in + d_out))
+        for (d_in, d_out), group in network.generator.groups.items()
+    )
+    return numbers * dtype.itemsize
+
+
 def checksum(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
     """A hash over names, shapes, dtypes and values, and over the notes of a file, such as the scaling."""
     digest = hashlib.sha256(json.dumps({k: v for k, v in notes.items() if k != "checksum"}, sort_keys=True).encode())
@@ -100,7 +111,11 @@ class AdapterFiles:
         return sorted(f"{path.parent.name}{path.stem}" for path in found if not path.name.startswith("."))
 
     def delete(self, key: str) -> bool:
-        """Remove a file; whether there was one."""
+        """Remove a file; whether there was one.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
         try:
             self.path(key).unlink()
         except FileNotFoundError:

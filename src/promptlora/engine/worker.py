@@ -8,20 +8,17 @@ runs a step is ``batch``.
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from promptlora.engine.batch import Batch, Token
 from promptlora.engine.requests import EngineError, FinishReason, Outbox, Piece, Sampling, TokenLogprob
 from promptlora.engine.stats import Counters
+from promptlora.engine.tasks import TaskLoop
 from promptlora.engine.text import TextStream
-from promptlora.engine.writing import Task
 from promptlora.errors import LoRAError, one_line
 from promptlora.lora import LoRAWeights
 
@@ -48,7 +45,7 @@ class Request:
         return "deadline" if self.expires is not None and now >= self.expires else None
 
 
-class Worker:
+class Worker(TaskLoop):
     """What an engine's thread does.
 
     Args:
@@ -59,8 +56,6 @@ class Worker:
         counters: What is counted.
 
     Attributes:
-        lock: Held for a moment by whoever reads or changes ``closing`` and ``in_queue``.
-        closing: Nothing more is taken.
         in_queue: Requests that were submitted and have neither joined the batch nor ended.
         request_seconds: Mean time that a request runs, newer ones counting more.
     """
@@ -68,16 +63,12 @@ class Worker:
     def __init__(
         self, batch: Batch, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int], max_batch: int, counters: Counters
     ) -> None:
+        super().__init__()
         self._batch, self._tokenizer, self._ends = batch, tokenizer, ends
         self._max_batch, self._counters = max_batch, counters
-        self.lock = threading.Lock()
-        self.closing, self.in_queue, self.request_seconds = False, 0, 1.0
-        # A SimpleQueue may be put to by a finalizer at any moment, in the middle of a call of this class too.
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.request_seconds = 1.0
         self._waiting: deque[Request] = deque()
         self._running: dict[str, Request] = {}
-        self._tasks: deque[Task[Any]] = deque()
-        self._ending: str | None = None  # "drain" or "drop" once the thread is to end
 
     # --- what other threads call ---------------------------------------------------------------------------
 
@@ -86,92 +77,33 @@ class Worker:
         self.in_queue += 1
         self._inbox.put(lambda: self._waiting.append(request))
 
-    def take(self, task: Task[Any]) -> None:
-        """Do some work between steps; with the lock held.
-
-        Raises:
-            EngineError: The engine is closed.
-        """
-        self.refuse_if_closing()
-        self._inbox.put(lambda: self._tasks.append(task))
-
-    def refuse_if_closing(self) -> None:
-        """Refuse what comes after the end; with the lock held.
-
-        Raises:
-            EngineError: The engine is closed.
-        """
-        if self.closing:
-            raise EngineError("engine: closed. Expected an open one.")
-
     def cancel(self, request: Request) -> None:
         """Let a request go at the next step; a finalizer may call this."""
         if not request.outbox.ended:
             request.cancelled = True
             self._inbox.put(_look)
 
-    def end(self, how: str) -> None:
-        """End the loop: ``drain`` after all that is there, ``drop`` now."""
-        self._inbox.put(lambda: self._end(how))
-
     # --- the thread ----------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """The loop, until :meth:`end`."""
-        error: BaseException = EngineError("engine: closed. Expected an open one.")
-        try:
-            while self._ending != "drop":
-                self._read_inbox()
-                self._sweep()
-                self._admit()
-                if self._running:
-                    self._step()
-                if self._tasks:
-                    task = self._tasks.popleft()
-                    if not task.advance():
-                        self._tasks.append(task)  # the others first: a short prompt does not wait for a long one
-                elif self._ending and not (self._running or self._waiting):
-                    break
-        except BaseException as failure:  # a fault of the engine itself: nobody waits for ever
-            _log.exception("engine: its thread has ended")
-            error = EngineError(f"engine: its thread has ended ({one_line(failure)})")
-            error.__cause__ = failure
-        finally:
-            self._shut(error)
+    def _busy(self) -> bool:
+        return bool(self._running or self._waiting)
 
-    def _shut(self, error: BaseException) -> None:
-        with self.lock:
-            self.closing = True
-        while True:
-            try:
-                self._inbox.get_nowait()()
-            except queue.Empty:
-                break
+    def _before_a_task(self) -> None:
+        self._sweep()
+        self._admit()
+        if self._running:
+            self._step()
+
+    def _end_requests(self, error: BaseException) -> None:
         closed = self._ending is not None
         for request in [*self._running.values(), *self._waiting]:
             request.outbox.put(self._last(request, "cancelled") if closed else error)
         self._running.clear()
         self._waiting.clear()
-        for task in self._tasks:
-            task.abandon(error)
-        self._tasks.clear()
         self._batch.close()
         with self.lock:
             self.in_queue = 0
         self._counters.set(running=0, kv_tokens=0)
-
-    def _end(self, how: str) -> None:
-        self._ending = how if self._ending != "drop" else "drop"
-
-    def _read_inbox(self) -> None:
-        """Do what others have asked for; wait for it where there is nothing else to do."""
-        if not (self._running or self._waiting or self._tasks or self._ending):
-            self._inbox.get()()
-        while True:
-            try:
-                self._inbox.get_nowait()()
-            except queue.Empty:
-                return
 
     def _sweep(self) -> None:
         """Let requests go that were cancelled, abandoned, or are past their deadline."""

@@ -1,4 +1,4 @@
-"""Work that the engine does between two steps: a bounded piece at a time, so that running answers wait for one piece alone.
+"""An adapter is written between two steps of the engine, a bounded piece at a time, so that running answers wait for one piece alone.
 
 It knows how an adapter is written in pieces; nothing of requests or batches.
 """
@@ -7,62 +7,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.engine.cache import AdapterCache
 from promptlora.engine.storage import AdapterEntry
-from promptlora.errors import OutputError
+from promptlora.engine.tasks import Pieces
+from promptlora.errors import NoRoomError, OutputError
 from promptlora.text import with_examples
-
-T = TypeVar("T")
-Pieces = Generator[None, None, T]  # yields between two pieces, and returns the result
 
 PIECE = 64  # tokens of a prompt that the base reads at once
 _log = logging.getLogger(__name__)
-
-
-class Task(Generic[T]):
-    """Something that is done in pieces, and the future of its result.
-
-    Args:
-        pieces: The work.
-    """
-
-    def __init__(self, pieces: Pieces[T]) -> None:
-        self.future: Future[T] = Future()
-        self._pieces = pieces
-        self._begun = False
-
-    def advance(self) -> bool:
-        """Do one piece; whether that was the last one. What the work raises is the future's."""
-        if not self._begun:
-            if not self.future.set_running_or_notify_cancel():
-                return True
-            self._begun = True
-        try:
-            next(self._pieces)
-        except StopIteration as done:
-            self.future.set_result(done.value)
-        except BaseException as error:
-            self.future.set_exception(error)
-        else:
-            return False
-        return True
-
-    def abandon(self, error: BaseException) -> None:
-        """End the work without a result."""
-        self._pieces.close()
-        if not self.future.done() and (self._begun or self.future.set_running_or_notify_cancel()):
-            self.future.set_exception(error)
-
-
-def single(work: Callable[[], T]) -> Pieces[T]:
-    """A piece of work that is done at once."""
-    return work()
-    yield  # makes this a generator
 
 
 def write_adapter(
@@ -110,7 +66,7 @@ def write_adapter(
     count("written")
     try:
         cache.put(entry)
-    except OutputError as error:  # a full disk stops no answer: the adapter is in memory
+    except (OutputError, NoRoomError) as error:  # a full disk, or a full memory, stops no answer
         count("not kept")
-        _log.warning("adapter %s is not kept on disk: %s", key[:16], error)
+        _log.warning("adapter %s is not kept: %s", key[:16], error)
     return entry

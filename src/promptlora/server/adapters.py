@@ -88,6 +88,7 @@ def routes(service: Service) -> APIRouter:
             raise ApiError(400, "steps: nothing to refine on. Expected rows or inputs beside them.", param="steps")
         entry = await service.write(owner, body.prompt, body.examples, body.in_context)
         if not body.rows and not body.inputs:
+            await service.keep(entry)
             return described(entry, service.created(owner, entry), await service.measure(entry.key, body.prompt))
         job = service.jobs.start(owner, refining(service, owner, body, entry))
         return JSONResponse(job_answer(job).model_dump(), status_code=202)

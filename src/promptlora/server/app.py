@@ -28,6 +28,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         500: "The server failed.",
         503: "The server stops.",
         504: "The deadline passed before the first token.",
+        507: "There is no room for the adapter.",
     }.items()
 }
 

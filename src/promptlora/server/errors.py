@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from promptlora.engine import EngineError, QueueFull
-from promptlora.errors import ConfigError, DataError, LoRAError, PromptError, PromptLoRAError, one_line
+from promptlora.errors import ConfigError, DataError, LoRAError, NoRoomError, PromptError, PromptLoRAError, one_line
 
 log = logging.getLogger("promptlora.server")
 
@@ -103,6 +103,8 @@ def told(error: BaseException) -> ApiError:
         return ApiError(429, str(error), code="queue_full", headers={"Retry-After": wait})
     if isinstance(error, EngineError):
         return ApiError(503, str(error), code="unavailable", headers={"Retry-After": "5"})
+    if isinstance(error, NoRoomError):
+        return ApiError(507, str(error), code="no_room")
     if isinstance(error, (ConfigError, DataError, LoRAError, PromptError)):
         return ApiError(400, str(error), code="invalid_value")
     log_failure(error)

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from promptlora.engine import Engine
+from promptlora.engine import AdapterWriter
 
 log = logging.getLogger("promptlora.server")
 _METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")  # others are a client's own words, without end
@@ -45,7 +45,7 @@ _COUNTERS = {
 class _EngineCollector(Collector):
     """The engine's counters, read when they are asked for."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: AdapterWriter) -> None:
         self.engine = engine
 
     def collect(self) -> Iterator[Metric]:
@@ -64,7 +64,7 @@ class Metrics:
         engine: Whose counters are shown too.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: AdapterWriter) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_EngineCollector(engine))
         self.requests = Counter(

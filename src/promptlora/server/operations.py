@@ -32,7 +32,7 @@ def routes(service: Service) -> APIRouter:
     @router.get("/health", response_model=Health)
     async def health() -> Health:
         """Whether the server and its engine run; 503 where the engine has ended. It needs no API key."""
-        service.engine.between_steps(_nothing)  # refused by an engine that has ended
+        service.writer.between_steps(_nothing)  # refused by an engine that has ended
         return Health()
 
     @router.get(

@@ -23,6 +23,9 @@ def refining(service: Service, owner: str, body: AdapterRequest, start: AdapterE
         owner: Who gets the adapter.
         body: Prompt, rows, inputs and steps.
         start: Where it begins.
+
+    Raises:
+        NoRoomError: There is no folder, and refined adapters leave no room for another one.
     """
     steps = body.steps or RefineSettings().steps
     rows = [{"input": row.input, "outputs": [row.output]} for row in body.rows] if body.rows else None
@@ -30,6 +33,9 @@ def refining(service: Service, owner: str, body: AdapterRequest, start: AdapterE
     examples = [(example.input, example.output) for example in body.examples]
     identity = json.dumps({"rows": rows, "inputs": inputs, "steps": steps}, sort_keys=True)
     key = service.cache.key(body.prompt, examples, body.in_context, refinement=identity)
+
+    if service.cache.remembered(key) is None:
+        service.cache.check_room(start.nbytes)  # before the steps; their result is at least as large
 
     def work(progress: Progress) -> str:
         entry = service.cache.get(key)
@@ -58,12 +64,12 @@ def refining(service: Service, owner: str, body: AdapterRequest, start: AdapterE
                 created=time.time(),
                 seconds=start.seconds + time.perf_counter() - began,
             )
-            service.store(entry)
+            service.store(entry, pin=True)
         (record,) = entry.lora.provenance
         unchanged = "" if entry.refined else "no step was better than the start, which is what the adapter is"
         progress.note("; ".join(filter(None, (record.get("note"), unchanged))))
         if service.own(owner, key) and service.cache.get(key) is None:  # its last owner has deleted it meanwhile
-            service.store(entry)
+            service.store(entry, pin=True)
         return key
 
     return work

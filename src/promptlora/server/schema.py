@@ -71,7 +71,10 @@ class Example(Strict):
 class PromptField(Strict):
     """How this request uses adapters; sent by OpenAI's client in ``extra_body={"promptlora": {…}}``."""
 
-    prompt: Text | None = Field(None, description="The prompt that becomes the adapter; for the model `promptlora`.")
+    prompt: Text | None = Field(
+        None,
+        description="The prompt that becomes the adapter, for the model `promptlora`; for a stored adapter with `in_context`, its prompt, which the base reads.",
+    )
     examples: list[Example] = Field(
         default=[], max_length=64, description="Examples of the task, read with the prompt."
     )

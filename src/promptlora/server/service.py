@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,10 +22,12 @@ from starlette.concurrency import run_in_threadpool
 
 from promptlora import __version__
 from promptlora.adapt.prompt_lora import PromptLoRA
-from promptlora.engine import AdapterCache, AdapterEntry, Engine
-from promptlora.errors import OutputError
+from promptlora.engine import AdapterCache, AdapterEntry, AdapterWriter, Engine
+from promptlora.errors import NoRoomError, OutputError
 from promptlora.hypernet.distance import PromptDistance
 from promptlora.lora import LoRAWeights
+from promptlora.lora.origin import AdapterOrigin
+from promptlora.reading import reason_of
 from promptlora.server.errors import ApiError, too_many
 from promptlora.server.jobs import Jobs
 from promptlora.server.metrics import Metrics
@@ -66,19 +69,24 @@ class Service:
 
     Args:
         lm: Base and hypernetwork.
-        engine: Runs the requests.
+        writer: Writes the adapters; an :class:`Engine` where text is generated too.
         cache: The engine's adapters.
         settings: Names and limits.
         folder: Where adapters are kept between runs; None keeps none.
     """
 
     def __init__(
-        self, lm: PromptLoRA, engine: Engine, cache: AdapterCache, settings: Settings, folder: Path | None = None
+        self,
+        lm: PromptLoRA,
+        writer: AdapterWriter,
+        cache: AdapterCache,
+        settings: Settings,
+        folder: Path | None = None,
     ) -> None:
-        self.lm, self.engine, self.cache, self.settings = lm, engine, cache, settings
+        self.lm, self.writer, self.cache, self.settings = lm, writer, cache, settings
         self.owners = Owners(None if folder is None else folder / "owners")
         self.jobs = Jobs(most=settings.most_jobs)
-        self.metrics = Metrics(engine)
+        self.metrics = Metrics(writer)
         self.started = int(time.time())
         self.special = frozenset(int(each) for each in lm.tokenizer.all_special_ids)
         self.fingerprint = f"promptlora-{__version__}-{str(lm.host.fingerprint.get('weights', ''))[:8]}"
@@ -87,6 +95,12 @@ class Service:
         self._distances: LRUCache[str, PromptDistance | None] = LRUCache(_DISTANCES)
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="promptlora-text")
 
+    @property
+    def engine(self) -> Engine:
+        """What generates text; a server with ``adapters_only`` has none."""
+        assert isinstance(self.writer, Engine)
+        return self.writer
+
     def close(self, timeout: float | None = None) -> None:
         """Finish the answers that run, cancel the jobs, and end all threads.
 
@@ -94,7 +108,7 @@ class Service:
             timeout: Seconds after which answers are cancelled.
         """
         self.jobs.close()
-        self.engine.close(drain=True, timeout=timeout)
+        self.writer.close(drain=True, timeout=timeout)
         self._readers.shutdown(cancel_futures=True)
 
     async def aside(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -121,18 +135,36 @@ class Service:
             raise too_many("requests wait for new adapters", 5)
         self._writing += 1
         try:
-            entry = await asyncio.wrap_future(self.engine.adapter(prompt, pairs, in_context))
+            entry = await asyncio.wrap_future(self.writer.adapter(prompt, pairs, in_context))
         finally:
             self._writing -= 1
         async with self._deciding:  # its last owner may have deleted it since it was written
             if self.own(owner, entry.key) and await self.aside(self.cache.get, entry.key) is None:
-                await self.aside(self.store, entry)
+                with suppress(NoRoomError):  # the answer needs no stored adapter
+                    await self.aside(self.store, entry)
         return entry
 
-    def store(self, entry: AdapterEntry) -> None:
-        """Keep an adapter; on a full disk in memory alone."""
+    async def keep(self, entry: AdapterEntry) -> None:
+        """Make sure that an adapter can be asked for by its id.
+
+        Raises:
+            NoRoomError: It is not on disk, and does not fit in memory.
+        """
+        if await self.aside(self.cache.get, entry.key) is None:
+            await self.aside(self.store, entry)
+
+    def store(self, entry: AdapterEntry, *, pin: bool = False) -> None:
+        """Keep an adapter; on a full disk in memory alone.
+
+        Args:
+            entry: The adapter.
+            pin: Never drop it: it cannot be written again from its prompt.
+
+        Raises:
+            NoRoomError: It is not on disk, and does not fit in memory.
+        """
         try:
-            self.cache.put(entry)
+            self.cache.put(entry, pin=pin)
         except OutputError as error:
             log.warning("%s", error)
 
@@ -186,12 +218,22 @@ class Service:
         """Delete an adapter of an owner; it stays stored while others own it.
 
         Raises:
-            ApiError: The owner has none of that id.
+            ApiError: The owner has none of that id, or its file cannot be removed; the owner has it still then.
         """
         await self.find(owner, key)
         async with self._deciding:
-            if owner == NOBODY or self.owners.revoke(owner, key):
-                await self.aside(self.cache.delete, key)
+            try:
+                if owner == NOBODY or self.owners.revoke(owner, key):
+                    await self.aside(self.cache.delete, key)
+            except OSError as error:
+                log.warning("adapter %s: cannot be deleted (%s)", key[:16], reason_of(error))
+                self.own(owner, key)
+                raise ApiError(
+                    500,
+                    f"adapter {key!r}: its file cannot be removed ({reason_of(error)}). Expected a folder (`--adapter-dir`) that the "
+                    "server may change. Fix: make it writable, and delete the adapter again.",
+                    code="not_deleted",
+                ) from error
 
     # --- models ----------------------------------------------------------------------------------------
 
@@ -217,6 +259,11 @@ class Service:
                 return Chosen()
             entry = await self.write(owner, prompt, field.examples, field.in_context)
             return Chosen(_strong(entry.lora, field.strength), entry.key, prompt, field.in_context)
+        if model.startswith(STORED) and not field.examples:
+            entry = await self.find(owner, model.removeprefix(STORED))
+            if entry.in_context or not (field.prompt or field.in_context):
+                prompt = _prompt_beside(entry, field)
+                return Chosen(_strong(entry.lora, field.strength), entry.key, prompt, entry.in_context)
         if field.prompt is not None or field.examples or field.in_context:
             raise ApiError(
                 400,
@@ -228,10 +275,36 @@ class Service:
             if field.strength != 1:
                 raise ApiError(400, "promptlora.strength: the base has no adapter.", param="promptlora.strength")
             return Chosen()
-        if model.startswith(STORED):
-            entry = await self.find(owner, model.removeprefix(STORED))
-            return Chosen(_strong(entry.lora, field.strength), entry.key)
         raise unknown_model(model, self.settings.model_name)
+
+
+def _prompt_beside(entry: AdapterEntry, field: PromptField) -> str | None:
+    """The prompt that the base reads beside a stored adapter; None where the adapter was written to do without.
+
+    Prompts are not stored, so the request says it.
+
+    Raises:
+        ApiError: No prompt for an adapter that needs it in the context, or another one.
+    """
+    if not entry.in_context:
+        return None
+    if field.prompt is None:
+        raise ApiError(
+            400,
+            f"adapter {entry.key!r}: written for a base that also reads its prompt, which is not stored. Expected "
+            "promptlora.prompt with that prompt in the request.",
+            param="promptlora.prompt",
+            code="prompt_missing",
+        )
+    (known, *_) = [*(record.get("prompt_sha256") for record in entry.lora.provenance), None]
+    if known is not None and known != AdapterOrigin(field.prompt).digest:
+        raise ApiError(
+            400,
+            f"promptlora.prompt: not the prompt of adapter {entry.key!r}. Expected the one that it was written for.",
+            param="promptlora.prompt",
+            code="wrong_prompt",
+        )
+    return field.prompt
 
 
 def unknown_model(model: str, base: str) -> ApiError:

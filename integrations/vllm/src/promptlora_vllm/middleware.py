@@ -12,11 +12,11 @@ import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from promptlora_vllm.rewriting import RequestError, concerns, read
+from promptlora_vllm.rewriting import RequestError, concerns, for_stored, read
 from promptlora_vllm.settings import PREFIX, WRITER, SettingsError
 from promptlora_vllm.shared import sidecar
 from promptlora_vllm.sidecar import SidecarError
-from promptlora_vllm.store import StoreError, StoreFullError, is_key
+from promptlora_vllm.store import StoreError, StoreFullError, is_key, origin_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -106,9 +106,10 @@ class PromptLoRAMiddleware:
         asked = read(body, empty_system=writer.settings.empty_system)
         if asked.model is not None:
             key = asked.model.removeprefix(PREFIX)
-            if is_key(key):  # a loaded adapter may have been evicted and its folder removed
-                await writer.folder(key)
-            return {**asked.body, "model": asked.model}
+            if not is_key(key):
+                return {**asked.body, "model": asked.model}  # vLLM says that there is none
+            folder = await writer.folder(key)  # a loaded adapter may have been evicted and its folder removed
+            return {**for_stored(asked, origin_of(folder)), "model": asked.model}
         if asked.prompt is None:
             return {**asked.body, "model": _base(scope)}
         key = await writer.write(asked.prompt, asked.examples, asked.in_context)

@@ -6,6 +6,7 @@ It follows ``promptlora serve``: all system and developer messages, joined by bl
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +36,7 @@ class Asked:
 
     Attributes:
         body: The request without prompt and without the field ``promptlora``; its model is still to be named.
-        prompt: The prompt of the adapter; None for the base.
+        prompt: The prompt of the adapter; None for the base. Beside ``model`` it is what the base may have to read.
         examples: ``{input, output}`` each, read with the prompt.
         in_context: Whether the base reads the prompt too.
         model: The name of the model, where it is known without the sidecar.
@@ -69,11 +70,11 @@ def read(body: Mapping[str, Any], *, empty_system: bool = True) -> Asked:
     told = _told(body.pop("promptlora", None))
     messages = _messages(body["messages"]) if chat else []
     if body["model"] != WRITER:
-        if told.get("prompt") is not None or told.get("examples") or told.get("in_context"):
-            raise RequestError(f"promptlora: a prompt for another model. Expected the model {WRITER!r}.", "promptlora")
+        if told.get("examples") or (told.get("in_context") and told.get("prompt") is None):
+            raise _other_model()
         if chat and empty_system:
             body["messages"] = _with_system(messages)
-        return Asked(body, model=PREFIX + body["model"].partition(":")[2])
+        return Asked(body, prompt=told.get("prompt"), model=PREFIX + body["model"].partition(":")[2])
     prompt, examples, in_context = told.get("prompt"), told.get("examples") or [], bool(told.get("in_context"))
     if prompt is None:
         prompt = _system(messages)
@@ -85,6 +86,39 @@ def read(body: Mapping[str, Any], *, empty_system: bool = True) -> Asked:
     if chat:
         body["messages"] = _with_system(messages) if empty_system else messages
     return Asked(body, prompt, examples, in_context and prompt is not None)
+
+
+def for_stored(asked: Asked, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """The request for a stored adapter, with its prompt in the context where it was written for that.
+
+    Args:
+        asked: A request with ``model``.
+        origin: What the adapter's folder says of it: ``in_context`` and ``prompt_sha256``.
+
+    Raises:
+        RequestError: No prompt, or another one, for an adapter that needs it; or a prompt for an adapter that needs none.
+    """
+    if not origin.get("in_context"):
+        if asked.prompt is not None:
+            raise _other_model()
+        return asked.body
+    if asked.prompt is None:
+        raise RequestError(
+            "The adapter was written for a base that also reads its prompt, which is not stored. Expected promptlora.prompt "
+            "with that prompt in the request.",
+            "promptlora.prompt",
+        )
+    if origin.get("prompt_sha256") != hashlib.sha256(asked.prompt.encode(errors="surrogatepass")).hexdigest():
+        raise RequestError(
+            "promptlora.prompt: not the prompt of this adapter. Expected the one that it was written for.",
+            "promptlora.prompt",
+        )
+    body, messages = _shown(asked.body, asked.body.get("messages", []), asked.prompt)
+    return {**body, "messages": messages} if "messages" in body else body
+
+
+def _other_model() -> RequestError:
+    return RequestError(f"promptlora: a prompt for another model. Expected the model {WRITER!r}.", "promptlora")
 
 
 def _told(value: object) -> dict[str, Any]:

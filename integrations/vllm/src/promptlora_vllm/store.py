@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile("[0-9a-f]{64}")
@@ -39,6 +40,21 @@ class StoreFullError(StoreError):
 def is_key(key: str) -> bool:
     """Whether a text has the form of an adapter id, so that it names no other file."""
     return _KEY.fullmatch(key) is not None
+
+
+def origin_of(folder: Path) -> dict[str, Any]:
+    """What the weights of a PEFT folder say of how the adapter came about; empty where they say nothing.
+
+    Raises:
+        StoreError: They cannot be read.
+    """
+    try:
+        with (folder / WEIGHTS).open("rb") as file:  # the header of safetensors: its length, then JSON
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        (origin,) = json.loads(header.get("__metadata__", {}).get("promptlora.provenance", "[{}]"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise StoreError(f"{folder}: its weights cannot be read. Expected a PEFT folder.") from error
+    return dict(origin)
 
 
 class Store:

@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks/serving.py``: the workload, the arms, and the report."""
