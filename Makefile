@@ -6,7 +6,8 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup demo test test-ui test-vllm nightly lint unit bench docs clean
+.PHONY: help setup demo test test-ui test-vllm nightly lint unit bench docs clean \
+  lint-style lint-types lint-pages unit-all unit-jaxtyping unit-torchao
 
 help: ## this list
 	@awk -F ":.*## " '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,23 +21,45 @@ $(READY): pyproject.toml constraints.txt scripts/setup.sh
 demo: $(READY) ## three prompts it was never trained on become three adapters in one batch
 	@$(BIN)/promptlora demo
 
-test: $(READY) lint unit ## lint, types, layers, tests
+# Each part needs one core; two run at a time, and each shows its output when it ends.
+TWO_AT_A_TIME := OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j2 --output-sync=target
+LINT := lint-style lint-types lint-pages
 
-lint: $(READY)
+test: $(READY) ## lint, types, layers, tests
+	@$(TWO_AT_A_TIME) $(LINT) unit-jaxtyping unit-torchao
+	@$(MAKE) --no-print-directory unit-all
+
+lint: $(READY) ## style, types, layers, generated pages
+	@$(TWO_AT_A_TIME) $(LINT)
+
+unit: $(READY) ## the tests
+	@$(MAKE) --no-print-directory unit-all
+	@$(TWO_AT_A_TIME) unit-jaxtyping unit-torchao
+
+lint-style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+lint-types: $(READY)
 	$(BIN)/mypy
 	MYPYPATH=integrations/vllm/src $(BIN)/mypy -p promptlora_vllm
-	$(BIN)/lint-imports
-	$(BIN)/python scripts/architectures.py --check
-	$(BIN)/python scripts/attention_page.py --check
-	$(BIN)/python scripts/cli_page.py --check
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-unit: $(READY)
-	$(BIN)/pytest -q -n 2 --dist loadfile
+# The tests check the other generated pages and build the site.
+lint-pages: $(READY)
+	$(BIN)/python scripts/attention_page.py --check
+
+# conftest.py puts the longest files first; pytest-xdist would start with those that have most tests.
+unit-all: $(READY)
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+unit-torchao: $(READY)
 	PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/test_generation_hooks.py -k torchao
-	$(BIN)/pytest -q --jaxtyping-packages=promptlora,beartype.beartype tests/test_encoder.py tests/test_heads.py tests/test_hypernetwork.py tests/test_losses.py
+
+# Shapes and types are checked at each call. The deselected test runs programs of their own, which are not checked.
+unit-jaxtyping: $(READY)
+	$(BIN)/pytest -q --jaxtyping-packages=promptlora,beartype.beartype -k "not test_memory" \
+	  tests/test_encoder.py tests/test_heads.py tests/test_hypernetwork.py tests/test_losses.py
 
 test-ui: $(READY) ## the web page alone, in a real browser (apt-get install chromium)
 	$(BIN)/pytest -q tests/test_ui.py tests/test_ui_browser.py

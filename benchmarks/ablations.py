@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from promptlora.data import hold_out, read_rows
 from promptlora.files import replacing_file
 from promptlora.hypernet.config import HEAD_KINDS
-from promptlora.train.checkpoints import read_metrics
+from promptlora.train.metrics import read_metrics
 from runs import argument_parser, merged, read_results, told, training, work, write_results
 
 STEPS = 160

@@ -8,6 +8,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test waits for a hub
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start; pytest-xdist runs one worker a core
 
 import hypothesis
 import pytest
@@ -26,6 +27,20 @@ hypothesis.settings.register_profile(
     "nightly", deadline=None, max_examples=2000, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("promptlora")
+
+
+# Minutes of two processes are lost when one of them starts a long file last.
+LONGEST = (
+    "test_ui_browser.py", "test_package.py", "test_export.py", "test_teacher.py", "test_generation_hooks.py", "test_cli.py",
+    "test_ownership.py", "test_distributed.py", "test_architectures.py", "test_engine.py", "test_ui.py", "test_cli_run.py",
+    "test_examples.py", "test_server_process.py", "test_resume.py", "test_losses.py", "test_adapter_cache.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others in their order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

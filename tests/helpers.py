@@ -46,11 +46,11 @@ def tiny_llama(dtype: torch.dtype = torch.float64, seed: int = 0, **options: obj
     return LlamaForCausalLM(config).to(dtype).eval().requires_grad_(False)
 
 
-def tiny_gpt2(dtype: torch.dtype = torch.float64, seed: int = 0) -> PreTrainedModel:
+def tiny_gpt2(dtype: torch.dtype = torch.float64, seed: int = 0, layers: int = 2) -> PreTrainedModel:
     """Two layers of GPT-2: fused Conv1D, random weights, evaluation mode."""
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.2,
+        vocab_size=97, n_embd=32, n_layer=layers, n_head=4, n_positions=128, initializer_range=0.2,
         bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     return GPT2LMHeadModel(config).to(dtype).eval().requires_grad_(False)

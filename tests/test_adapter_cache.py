@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ from promptlora.engine import AdapterCache, AdapterEntry, Engine
 from promptlora.engine.storage import fingerprint
 from promptlora.errors import ConfigError, NoRoomError, OutputError
 from promptlora.lora import LoRAWeights
+from tests.forked import Forked, tell
 from tests.helpers import random_lora, tiny_llama
 from tests.host_helpers import prompts, tiny_network, tiny_prompt_lora
 
@@ -336,46 +335,27 @@ def test_threads_put_get_and_delete(lm, tmp_path):
     assert wrong == []
 
 
-WRITER = """
-import sys, torch
-from dataclasses import replace
-from pathlib import Path
-from promptlora.engine import AdapterCache, AdapterEntry
-from tests.helpers import tiny_llama
-from tests.host_helpers import prompts, tiny_prompt_lora
-torch.set_num_threads(1)
-lm = tiny_prompt_lora(tiny_llama(torch.float32), head="core")
-cache = AdapterCache(lm, folder=Path(sys.argv[1]))
-made = []
-for prompt in prompts(6):
-    lora = lm.adapt(prompt)
-    made.append(AdapterEntry(cache.key(prompt), lora, lora.nbytes, 4, False, False, 1700000000.0, 0.25))
-print(len(made), flush=True)
-for i in range(int(sys.argv[2])):
-    cache.put(made[i % 6])
-"""
-
-
-def start_writer(folder: Path, rounds: int) -> subprocess.Popen[str]:
-    root = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder), str(rounds)], stdout=subprocess.PIPE, text=True, env=environment
-    )
+def write_adapters(folder: Path, rounds: int) -> None:
+    """Write six adapters again and again, in a process of its own."""
+    torch.set_num_threads(1)
+    lm = tiny_prompt_lora(tiny_llama(torch.float32), head="core")
+    cache = AdapterCache(lm, folder=folder)
+    made = [entry(lm, cache, prompt) for prompt in prompts(6)]
+    tell(len(made))
+    for i in range(rounds):
+        cache.put(made[i % 6])
 
 
 def test_two_processes_and_one_that_is_killed_leave_nothing_damaged(tmp_path):
     lm = tiny_prompt_lora(tiny_llama(torch.float32), head="core")
-    writers = [start_writer(tmp_path, 10**9), start_writer(tmp_path, 60)]
+    writers = [Forked(write_adapters, tmp_path, rounds) for rounds in (10**9, 60)]
     for writer in writers:
-        assert writer.stdout is not None
         assert writer.stdout.readline().strip() == "6"
     time.sleep(0.3)
     writers[0].send_signal(signal.SIGKILL)  # in the middle of writing
     assert [writer.wait(60) for writer in writers] == [-signal.SIGKILL, 0]
     for writer in writers:
-        assert writer.stdout is not None
-        writer.stdout.close()
+        writer.close()
     cache = AdapterCache(lm, folder=tmp_path)
     expected = {cache.key(prompt): lm.adapt(prompt) for prompt in prompts(6)}
     assert set(cache.list()) == set(expected)  # the same prompt is the same adapter anywhere

@@ -6,6 +6,7 @@ import gzip
 import importlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -421,11 +422,21 @@ def test_ctrl_c_is_a_line_and_exit_code_130(benches, capfd):
     assert capfd.readouterr().err == "stopped; nothing was written\n"
 
 
-def test_the_gpu_bench_runs_on_a_cpu_and_finds_the_same_results_by_every_way(toy_base, tmp_path):
-    result = tmp_path / "gpu.json"
-    done = bench("gpu.py", "--device", "cpu", "--quick", "--base", toy_base, "-o", result)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(result.read_text())
+@pytest.fixture
+def run_gpu_bench(benches, monkeypatch, toy_base):
+    """The bench of a card on the CPU, in this process; what it sets is set back."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))  # main sets it
+
+    def run(*arguments: object) -> int:
+        with warnings.catch_warnings():
+            return benches("gpu").main(["--device", "cpu", "--quick", "--base", str(toy_base), *map(str, arguments)])
+
+    return run
+
+
+def test_the_gpu_bench_runs_on_a_cpu_and_finds_the_same_results_by_every_way(run_gpu_bench, tmp_path, capsys):
+    assert run_gpu_bench("-o", tmp_path / "gpu.json") == 0
+    report = json.loads((tmp_path / "gpu.json").read_text())
     assert set(report["parity"]) == {"ok", "float64", "float32", "generate", "base"}
     assert all(part is True or part["ok"] is True for part in report["parity"].values())
     assert {row["phase"] for row in report["injection"]} == {"prefill", "decode"}
@@ -435,23 +446,17 @@ def test_the_gpu_bench_runs_on_a_cpu_and_finds_the_same_results_by_every_way(toy
     assert min(training["stages_ms"].values()) > 0
     assert training["step_tokens_per_second"] > 0
     assert report["left_out"] == report["failed"] == []
-    assert "parity float32  ok" in done.stdout
-    late = bench("gpu.py", "--device", "cpu", "--quick", "--base", toy_base, "--minutes", "0")
-    assert late.returncode == 1, late.stderr  # no parity check ran
-    assert late.stdout.count("left out, no time") == 3
+    assert "parity float32  ok" in capsys.readouterr().out
+    assert run_gpu_bench("--minutes", "0") == 1  # no parity check ran
+    assert capsys.readouterr().out.count("left out, no time") == 3
 
 
-def test_a_case_that_fails_is_named_and_the_others_are_measured(benches, monkeypatch, tmp_path, toy_base, capsys):
-    gpu = benches("gpu")
-
+def test_a_case_that_fails_is_named_and_the_others_are_measured(benches, run_gpu_bench, monkeypatch, tmp_path, capsys):
     def full(*arguments):
         raise torch.OutOfMemoryError("no memory\nat all")
 
-    monkeypatch.setattr(gpu, "training_case", full)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # main sets it; as before after the test
-    with warnings.catch_warnings():
-        arguments = ["--device", "cpu", "--quick", "--base", str(toy_base), "-o", str(tmp_path / "gpu.json")]
-        assert gpu.main(arguments) == 1
+    monkeypatch.setattr(benches("gpu"), "training_case", full)
+    assert run_gpu_bench("-o", tmp_path / "gpu.json") == 1
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert report["failed"] == ["training (2, 2): no memory at all"]
     assert report["parity"]["ok"]
@@ -493,10 +498,14 @@ def test_the_gpu_bench_finds_a_hook_that_does_something_else(benches, monkeypatc
         if path.name not in ("runs.py", "unseen_report.py", "unseen_table.py")
     ),
 )
-def test_every_bench_says_how_it_is_used(name):
-    done = bench(name, "--help")
-    assert done.returncode == 0, done.stderr
-    assert "usage" in done.stdout.lower()
+def test_every_bench_says_how_it_is_used(name, monkeypatch, capsys):
+    """The whole script, ``__main__`` included, in this process: each start of an interpreter would take 5 s."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as Python does for a script
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
+    assert ended.value.code in (0, None)
+    assert "usage" in capsys.readouterr().out.lower()
 
 
 def test_sizes_of_adapters_are_those_that_are_stated(benches, tmp_path, capsys):

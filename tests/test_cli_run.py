@@ -15,7 +15,8 @@ from promptlora.data.inputs import read_inputs
 from promptlora.data.rows import read_rows
 from promptlora.errors import DataError
 from promptlora.lora import LoRAWeights
-from tests.test_cli import fails, hypernetwork, promptlora  # noqa: F401 (a fixture)
+from tests.forked import promptlora, run
+from tests.test_cli import fails, hypernetwork  # noqa: F401 (a fixture)
 
 INPUTS = ["We live in Rome.", "She flew to Paris."]
 SHORT = ("--max-new-tokens", "4")
@@ -91,6 +92,7 @@ def test_the_command_line_starts_without_pytorch_and_reads_inputs_without_it(tmp
     (tmp_path / "a.txt").write_text("x\n")
     code = (
         "import sys\nfrom promptlora.cli import main\nmain(['--help'])\nmain(['synth', '--list'])\n"
+        "main(['plot', 'nowhere'])\n"
         f"from promptlora.data.inputs import read_inputs\nread_inputs(__import__('pathlib').Path({str(tmp_path / 'a.txt')!r}))\n"
         "heavy = {'torch', 'transformers', 'numpy'} & set(sys.modules)\nassert not heavy, heavy\n"
         "import os\nassert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'\n"
@@ -161,8 +163,8 @@ def test_run_refuses_adapters_that_cannot_be_read_before_a_base_is_loaded(tmp_pa
 
 @pytest.mark.real
 def test_chat_can_keep_the_prompt_in_the_context(hypernetwork, lm):  # noqa: F811
-    done = promptlora(
-        "chat", "-p", "Name the city.", "--in-context", *SHORT, "--hypernetwork", hypernetwork,
+    done = run(
+        promptlora, "chat", "-p", "Name the city.", "--in-context", *SHORT, "--hypernetwork", hypernetwork,
         stdin=f"{INPUTS[0]}\n/reset\n/base\n{INPUTS[0]}\n",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

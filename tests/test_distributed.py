@@ -20,6 +20,7 @@ from promptlora.errors import ConfigError
 from promptlora.settings import save_toml
 from promptlora.train import Trainer
 from promptlora.train.config import TrainConfig
+from tests.forked import Forked, promptlora
 from tests.training_helpers import metric_lines, toy_config, toy_rows, write_jsonl
 
 
@@ -35,20 +36,27 @@ def config_of(tmp_path, toy_base):
     return config
 
 
-def start(config: TrainConfig, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Two real processes on gloo, by the command line."""
-    save_toml(config, folder / "run.toml")
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+def torchrun(config: TrainConfig, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Train in two processes on gloo, by torchrun and the command line."""
+    save_toml(config, folder / "run.toml")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1",
-            f"--master_port={port}", "-m", "promptlora", "train", str(folder / "run.toml"), "--threads", "1", *arguments,
-        ],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1",
+        f"--master_port={free_port()}", "-m", "promptlora", "train", str(folder / "run.toml"), "--threads", "1", *arguments,
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        said, told = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            kill(process)
+    return subprocess.CompletedProcess(process.args, process.returncode, said, told)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -59,15 +67,29 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def torchrun(config: TrainConfig, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Train in two processes to the end."""
-    process = start(config, folder, *arguments)
+def start(config: TrainConfig, folder: Path, *arguments: str) -> list[Forked]:
+    """The two processes that torchrun would start, with what it tells them, but without the imports of each."""
+    save_toml(config, folder / "run.toml")
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        Forked(
+            promptlora, "train", folder / "run.toml", "--threads", "1", *arguments,
+            environment={**world, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+
+
+def train_in_two(config: TrainConfig, folder: Path, *arguments: str) -> str:
+    """Train in two processes to the end; what both wrote to standard output."""
+    processes = start(config, folder, *arguments)
     try:
-        said, told = process.communicate(timeout=300)
+        told = [process.communicate(timeout=300) for process in processes]
     finally:
-        if process.poll() is None:
-            kill(process)
-    return subprocess.CompletedProcess(process.args, process.returncode, said, told)
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], told
+    return "".join(out for out, _ in told)
 
 
 def losses(folder: Path) -> list[float]:
@@ -97,19 +119,24 @@ def test_a_batch_in_parts_gives_the_losses_of_the_whole(config_of, row_weight):
 
 
 @pytest.mark.parametrize(
-    ("options", "parts"),
+    ("options", "parts", "by"),
     [
-        ({}, 1),
-        ({"shard_base": True, "regularization": {"contrastive": 0.5}}, 2),  # contexts are compared within a part
-        ({"row_weight": "token", "accumulate": 2}, 1),
+        ({}, 1, "forks"),
+        # contexts are compared within a part
+        ({"shard_base": True, "regularization": {"contrastive": 0.5}}, 2, "torchrun"),
+        ({"row_weight": "token", "accumulate": 2}, 1, "forks"),
     ],
 )
-def test_two_processes_train_to_the_losses_of_one(config_of, tmp_path, options, parts):
+def test_two_processes_train_to_the_losses_of_one(config_of, tmp_path, options, parts, by):
     with Trainer(config_of("one", **{**options, "accumulate": parts, "shard_base": False})) as trainer:
         trainer.run()
-    done = torchrun(config_of("two", **options), tmp_path, "--json")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout)["processes"] == 2  # not two that train the whole batch each
+    if by == "torchrun":
+        done = torchrun(config_of("two", **options), tmp_path, "--json")
+        assert done.returncode == 0, done.stderr[-3000:]
+        told = done.stdout
+    else:
+        told = train_in_two(config_of("two", **options), tmp_path, "--json")
+    assert json.loads(told)["processes"] == 2  # not two that train the whole batch each
     check_same(tmp_path / "two", tmp_path / "one")
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
         path.name for path in (tmp_path / "one").iterdir()
@@ -119,30 +146,30 @@ def test_two_processes_train_to_the_losses_of_one(config_of, tmp_path, options, 
 def test_two_processes_stop_and_one_goes_on_and_the_other_way(config_of, tmp_path):
     with Trainer(config_of("whole")) as trainer:
         trainer.run()
-    done = torchrun(config_of("both"), tmp_path, "--until", "4", "--json")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout)["step"] == 4  # printed once, by one of the two
+    told = train_in_two(config_of("both"), tmp_path, "--until", "4", "--json")
+    assert json.loads(told)["step"] == 4  # printed once, by one of the two
     with Trainer(config_of("both")) as trainer:
         trainer.run(resume=True, until=6)
-    done = torchrun(config_of("both"), tmp_path, "--resume")
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_in_two(config_of("both"), tmp_path, "--resume")
     check_same(tmp_path / "both", tmp_path / "whole")
 
 
 def test_two_processes_that_are_killed_go_on_to_the_same_losses(config_of, tmp_path):
-    options = {"steps": 120, "checkpoint_every": 2, "optim": {"lr": 1e-3, "static_lr": 1e-3}}
+    options = {"steps": 60, "checkpoint_every": 2, "optim": {"lr": 1e-3, "static_lr": 1e-3}}
     with Trainer(config_of("whole", **options)) as trainer:
         trainer.run()
-    process = start(config_of("killed", **options), tmp_path)
+    processes = start(config_of("killed", **options), tmp_path)
     try:
-        while not list((tmp_path / "killed").glob("step-[468]")):
-            assert process.poll() is None, process.communicate()[1]
+        while len(list((tmp_path / "killed").glob("step-*"))) < 2:
+            assert [process.poll() for process in processes] == [None, None], processes[0].communicate()[1]
             time.sleep(0.02)
     finally:
-        kill(process)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.communicate()
     assert not (tmp_path / "killed" / "final").exists()
-    done = torchrun(config_of("killed", **options), tmp_path, "--resume")
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_in_two(config_of("killed", **options), tmp_path, "--resume")
     check_same(tmp_path / "killed", tmp_path / "whole")
 
 

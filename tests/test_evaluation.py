@@ -488,12 +488,16 @@ def test_rows_stand_with_rows_that_are_as_long_when_read(condition, lm, tmp_path
 
 
 @pytest.mark.real
-def test_evaluation_goes_on_where_it_was_killed(lm, tmp_path, monkeypatch):
-    whole = evaluate(lm, ROWS, tmp_path / "whole", max_new_tokens=4, batch_size=2)
-    assert set(whole.overall) == set(evaluation.DEFAULT_CONDITIONS)
-    assert whole.overall["in_context"]["tokens"] > whole.overall["adapter"]["tokens"]
-    assert json.loads((tmp_path / "whole" / "report.json").read_text())["overall"] == whole.overall
+def test_an_evaluation_of_the_real_base_has_all_conditions(lm, tmp_path):
+    report = evaluate(lm, ROWS, tmp_path / "whole", max_new_tokens=3)
+    assert set(report.overall) == set(evaluation.DEFAULT_CONDITIONS)
+    assert report.overall["in_context"]["tokens"] > report.overall["adapter"]["tokens"]
+    assert json.loads((tmp_path / "whole" / "report.json").read_text())["overall"] == report.overall
 
+
+def test_evaluation_goes_on_where_it_was_killed(tiny, tmp_path, monkeypatch):
+    lm, rows = tiny, [*toy("t0", rows=2), *toy("t1", "b", rows=2)]
+    whole = evaluate(lm, rows, tmp_path / "whole", max_new_tokens=4, batch_size=2)
     calls = []
     generate = lm.generate
 
@@ -505,17 +509,17 @@ def test_evaluation_goes_on_where_it_was_killed(lm, tmp_path, monkeypatch):
 
     monkeypatch.setattr(lm, "generate", dies)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(lm, ROWS, tmp_path / "cut", max_new_tokens=4, batch_size=2)
+        evaluate(lm, rows, tmp_path / "cut", max_new_tokens=4, batch_size=2)
     assert not (tmp_path / "cut" / "report.json").exists()
     answers = tmp_path / "cut" / "answers.jsonl"
     with answers.open("a") as handle:
         handle.write('{"condition": "adap')  # a line that the kill cut short
-    again = evaluate(lm, ROWS, tmp_path / "cut", max_new_tokens=4, batch_size=2)
+    again = evaluate(lm, rows, tmp_path / "cut", max_new_tokens=4, batch_size=2)
     assert again.overall == whole.overall
     assert len(calls) == 4 + 10 - 3  # three batches of ten were kept
 
     with pytest.raises(OutputError, match="another evaluation"):
-        evaluate(lm, ROWS[:3], tmp_path / "cut", max_new_tokens=4)
+        evaluate(lm, rows[:3], tmp_path / "cut", max_new_tokens=4)
 
 
 @pytest.mark.real

@@ -31,23 +31,25 @@ ROOT = Path(__file__).parent.parent
 PROMPT = "Extract the name of the city from the sentence."
 ODD_PROMPT = 'Say "yes" \\ {{ no }} {% raw %}\n\nin `ä`, on\ttwo lines: \U0001f600'
 
-# What the card says, in a program that does not import this package.
+# What the card says, in a program that does not import this package; one base for several folders.
 _ELSEWHERE = """
 import json, sys
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-base, folder, inputs = sys.argv[1], sys.argv[2], json.loads(sys.stdin.read())
 torch.set_num_threads(1)
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype="float32"), folder).eval()
-answers = []
-for text in inputs:
-    messages = [{"role": "user", "content": text}]
-    rows = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-    with torch.no_grad():
-        output = model.generate(**rows, max_new_tokens=8, do_sample=False)
-    answers.append(tokenizer.decode(output[0, rows["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+base, answers = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="float32"), []
+for folder, inputs in json.loads(sys.stdin.read()):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = PeftModel.from_pretrained(base, folder).eval()
+    answers.append([])
+    for text in inputs:
+        messages = [{"role": "user", "content": text}]
+        rows = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+        with torch.no_grad():
+            output = model.generate(**rows, max_new_tokens=8, do_sample=False)
+        answers[-1].append(tokenizer.decode(output[0, rows["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+    base = model.unload()
 assert "promptlora" not in sys.modules
 print(json.dumps(answers))
 """
@@ -67,32 +69,42 @@ def _inputs(count: int) -> list[str]:
     return [case["input"] for row in rows for case in row["inputs"]][:count]
 
 
-def _elsewhere(folder: Path, inputs: list[str]) -> list[str]:
+@pytest.fixture(scope="module")
+def exported(shipped, tmp_path_factory):
+    """An adapter alone with 50 inputs, and one for a prompt in the context with 6."""
+    return [
+        (shipped.adapt(PROMPT), tmp_path_factory.mktemp("alone") / "a", _inputs(50)),
+        (shipped.adapt(ODD_PROMPT, in_context=True), tmp_path_factory.mktemp("context") / "a", _inputs(6)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(exported) -> list[list[str]]:
+    """What plain PEFT answers in another process: one for both folders, since it imports and loads for seconds."""
+    for lora, folder, _ in exported:
+        lora.save_peft(folder)
     done = subprocess.run(
-        [sys.executable, "-c", _ELSEWHERE, str(embedded_folder()), str(folder)],
-        input=json.dumps(inputs), capture_output=True, text=True, timeout=500, check=False,
+        [sys.executable, "-c", _ELSEWHERE, str(embedded_folder())],
+        input=json.dumps([(str(folder), inputs) for _, folder, inputs in exported]),
+        capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.real
-def test_plain_peft_in_another_process_gives_the_answers_of_generate_on_50_inputs(shipped, tmp_path):
-    inputs = _inputs(50)
+def test_plain_peft_in_another_process_gives_the_answers_of_generate_on_50_inputs(shipped, exported, elsewhere):
+    lora, _, inputs = exported[0]
     assert len(set(inputs)) == 50
-    lora = shipped.adapt(PROMPT)
-    lora.save_peft(tmp_path / "a")
     ours = shipped.generate(inputs, lora, max_new_tokens=8)
-    assert _elsewhere(tmp_path / "a", inputs) == ours
-    assert ours != shipped.generate(inputs, max_new_tokens=8)
+    assert elsewhere[0] == ours
+    assert ours[:6] != shipped.generate(inputs[:6], max_new_tokens=8)
 
 
 @pytest.mark.real
-def test_an_adapter_for_the_prompt_in_context_takes_the_prompt_along(shipped, tmp_path):
-    inputs = _inputs(6)
-    lora = shipped.adapt(ODD_PROMPT, in_context=True)
-    lora.save_peft(tmp_path / "a")
-    assert _elsewhere(tmp_path / "a", inputs) == shipped.generate(inputs, lora, in_context=ODD_PROMPT, max_new_tokens=8)
+def test_an_adapter_for_the_prompt_in_context_takes_the_prompt_along(shipped, exported, elsewhere):
+    lora, _, inputs = exported[1]
+    assert elsewhere[1] == shipped.generate(inputs, lora, in_context=ODD_PROMPT, max_new_tokens=8)
 
 
 @pytest.mark.real

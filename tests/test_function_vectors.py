@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -47,27 +49,28 @@ def test_only_the_middle_o_projections_have_one_rank_more(lm, plain, richer):
 
 
 def test_the_last_rank_is_the_mean_difference_that_the_prompt_makes_at_the_last_token(lm, plain, richer):
-    name = middle_outputs(lm.hypernetwork.projections)[7].name
-    for row, prompt in enumerate(PROMPTS):
-        each = [
-            outputs_of(lm, name, text, prompt, plain, row)[-1] - outputs_of(lm, name, text, None, plain, row)[-1]
-            for text in NEUTRAL_INPUTS
-        ]
-        expected = 0.5 * torch.stack(each).mean(0)
-        found = richer[name][1][row, -1] * richer.scaling
-        assert (found - expected).norm() < 1e-3 * expected.norm()
+    name, row, prompt = middle_outputs(lm.hypernetwork.projections)[7].name, 1, PROMPTS[1]
+    each = [
+        outputs_of(lm, name, text, prompt, plain, row)[-1] - outputs_of(lm, name, text, None, plain, row)[-1]
+        for text in NEUTRAL_INPUTS
+    ]
+    expected = 0.5 * torch.stack(each).mean(0)
+    found = richer[name][1][row, -1] * richer.scaling
+    assert (found - expected).norm() < 1e-3 * expected.norm()
 
 
 def test_a_reads_the_same_off_every_token_of_texts_it_has_not_seen(lm, richer):
-    for name in [p.name for p in middle_outputs(lm.hypernetwork.projections)]:
-        module, seen = lm.model.get_submodule(name), []
-        handle = module.register_forward_hook(lambda m, args, output: seen.append(args[0][0]))  # noqa: B023
-        text = "The old lighthouse keeper counted nine ships. Which of them came back, and why did nobody ask?"
-        (ids,) = encode_chat(lm.tokenizer, [render_chat(lm.tokenizer, text)])
-        with torch.no_grad(), lm.injector.apply(richer.select(0)):
-            lm.model(input_ids=torch.tensor([ids]))
-        handle.remove()
-        read = seen[0] @ richer[name][0][0, :, -1]
+    seen: dict[str, torch.Tensor] = {}
+    names = [p.name for p in middle_outputs(lm.hypernetwork.projections)]
+    text = "The old lighthouse keeper counted nine ships. Which of them came back, and why did nobody ask?"
+    (ids,) = encode_chat(lm.tokenizer, [render_chat(lm.tokenizer, text)])
+    with torch.no_grad(), lm.injector.apply(richer.select(0)), ExitStack() as handles:
+        for name in names:
+            keep = partial(lambda name, module, args, output: seen.update({name: args[0][0]}), name)
+            handles.callback(lm.model.get_submodule(name).register_forward_hook(keep).remove)
+        lm.model(input_ids=torch.tensor([ids]))
+    for name in names:
+        read = seen[name] @ richer[name][0][0, :, -1]
         assert read.mean() == pytest.approx(1, abs=0.25)
         assert read.std() < 0.4
 
@@ -93,10 +96,10 @@ def test_the_base_is_as_before_and_the_answer_is_another(lm, plain, richer):
 def test_the_hypernetwork_says_how_much_and_the_static_part_has_none(lm, monkeypatch):
     assert lm.adapt(PROMPTS[0]).rank == 2
     monkeypatch.setattr(lm.hypernetwork, "config", replace(lm.hypernetwork.config, vectors=0.5))
-    assert lm.adapt(PROMPTS[0]).rank == 3
+    half, whole = lm.adapt(PROMPTS[0]), lm.adapt(PROMPTS[0], vectors=1.0)
+    assert half.rank == whole.rank == 3
     assert lm.adapt(PROMPTS[0], generated=False).rank == 2
     assert lm.adapt(PROMPTS[0], vectors=0).rank == 2
-    half, whole = lm.adapt(PROMPTS[0]), lm.adapt(PROMPTS[0], vectors=1.0)
     name = middle_outputs(lm.hypernetwork.projections)[0].name
     assert torch.allclose(half[name][1][:, -1] * 2, whole[name][1][:, -1], rtol=1e-4)
 

@@ -17,6 +17,7 @@ from promptlora.models import base_fingerprint
 from promptlora.projections import find_projections
 
 from .architectures import CASES, build
+from .host_helpers import tiny_prompt_lora
 
 PROMPT = ("--prompt", "Translate to Spanish.")
 TEXT = "The cat sat on the mat"
@@ -181,11 +182,13 @@ def test_hostile_text_does_no_harm(loaded, capsys, tmp_path):
     assert "<script" not in page.read_text(encoding="utf-8")
 
 
-@pytest.mark.real
-def test_ablation_of_rows_with_answers(loaded, capsys, tmp_path):
+def test_ablation_of_rows_with_answers(monkeypatch, capsys, tmp_path):
+    """On a tiny base: each of the choices answers with up to 32 tokens."""
+    lm = tiny_prompt_lora()
+    monkeypatch.setattr(importlib.import_module("promptlora.cli.inspect"), "load", lambda *a, **k: lm)
     rows = [
-        {"task": "t", "prompt": "Say yes.", "input": "so?", "outputs": ["yes"], "metric": "exact_match"},
-        {"task": "u", "prompt": "Say no.", "input": "well?", "outputs": ["no"], "metric": "exact_match"},
+        {"task": "t", "prompt": "say a", "input": "w1 w2", "outputs": ["a"], "metric": "exact_match"},
+        {"task": "u", "prompt": "say b", "input": "w3", "outputs": ["b"], "metric": "exact_match"},
     ]
     data, page = tmp_path / "rows.jsonl", tmp_path / "page.html"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))

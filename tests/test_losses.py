@@ -217,13 +217,14 @@ def loss_memory(*arguments: str) -> dict:
 def test_memory_does_not_grow_with_positions_times_vocabulary():
     """The bench itself on a small vocabulary, measured in processes of their own; full logits show that it would be seen."""
     logits = 4 << 14  # bytes of one position
-    tokens = ["--tokens", "1024", "4096", "12288", "--limit-gb", "1"]
-    report = loss_memory("--route", "chunked", "full", "--chunk", "256", *tokens)  # 16 MiB of logits: malloc's heap
+    tokens = ["--chunk", "256", "--limit-gb", "1", "--tokens"]
+    report = loss_memory("--route", "chunked", "full", *tokens, "1024", "4096")  # 16 MiB of logits: malloc's heap
     assert report["bytes_per_token"]["chunked"] < logits / 4
     assert report["bytes_per_token"]["full"] > 2 * logits
-    assert "3 x 0.8 GB (logits, log-softmax, gradient) exceed the limit, 1.0 GB" in report["results"][-1]["not_run"]
-    chunked, full = report["results"][1], report["results"][4]  # 4,096 tokens
+    chunked, full = report["results"][1], report["results"][3]  # 4,096 tokens
     assert chunked["loss"] == pytest.approx(full["loss"], rel=1e-5)
     assert chunked["slope_norm"] == pytest.approx(full["slope_norm"], rel=1e-5)
-    report = loss_memory("--route", "recomputed", "--chunk", "512", "--tokens", "1024", "8192")  # 32 MiB: mapped
+    (large,) = loss_memory("--route", "full", *tokens, "12288")["results"]
+    assert "3 x 0.8 GB (logits, log-softmax, gradient) exceed the limit, 1.0 GB" in large["not_run"]
+    report = loss_memory("--route", "recomputed", "--chunk", "512", "--tokens", "1024", "4096")  # 32 MiB: mapped
     assert report["bytes_per_token"]["recomputed"] < logits / 4

@@ -6,11 +6,8 @@ import errno
 import importlib.machinery
 import json
 import logging
-import os
 import shutil
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import gguf
@@ -39,6 +36,7 @@ from promptlora.models import (
     pick_device,
 )
 from promptlora.projections import find_projections
+from tests.forked import Forked, tell
 from tests.helpers import tiny_gpt2, tiny_llama
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -286,23 +284,14 @@ def test_the_first_of_two_conversions_at_once_wins(cache, monkeypatch):
     assert len(files(cache)) == 1
 
 
-def test_two_processes_that_convert_at_once(cache, tiny_wheel):
-    script = """
-    from promptlora.models import load_base
+def load_and_print_a_sum(wheel: Path) -> None:
+    sys.path.insert(0, str(wheel))
     model, _ = load_base()
-    print(float(model.model.embed_tokens.weight.sum()))
-    """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tiny_wheel), *sys.path]), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(script)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    tell(float(model.model.embed_tokens.weight.sum()))
+
+
+def test_two_processes_that_convert_at_once(cache, tiny_wheel):
+    processes = [Forked(load_and_print_a_sum, tiny_wheel) for _ in range(2)]
     ended = [(*process.communicate(), process.returncode) for process in processes]
     assert ended[0] == ended[1]
     assert ended[0][1:] == ("", 0)

@@ -23,6 +23,7 @@ from promptlora.errors import LoRAError
 from promptlora.injection import HookBasedLoRAInjector, Owner, make_batched_lora_hook, turn_of
 from promptlora.lora import LoRAWeights, Shared
 from promptlora.lora.peft import merge_lora
+from promptlora.projections import find_projections
 from tests.helpers import random_lora, tiny_gpt2, tiny_llama, token_ids
 
 EXACT = {"rtol": 0, "atol": 1e-11}
@@ -443,7 +444,8 @@ def counter() -> Iterator[CompileCounterWithBackend]:
 
 @pytest.mark.parametrize("part", ["model", "in place", "layer"])
 def test_a_model_compiled_before_its_injector_follows_it(counter, part):
-    model = tiny_llama()
+    layers = 2 if part == "layer" else 1
+    model = tiny_llama(num_hidden_layers=layers)
     lora = None
     run: Any = model
     if part == "model":
@@ -457,7 +459,7 @@ def test_a_model_compiled_before_its_injector_follows_it(counter, part):
     for _ in range(2):  # and a second injector after the first
         injector = HookBasedLoRAInjector(model)
         lora = random_lora(injector.projections)
-        with HookBasedLoRAInjector(twin := tiny_llama()) as other, other.apply(lora):
+        with HookBasedLoRAInjector(twin := tiny_llama(num_hidden_layers=layers)) as other, other.apply(lora):
             expected = logits(twin)
         with injector.apply(lora):
             assert torch.allclose(logits(run), expected, **EXACT)
@@ -517,7 +519,8 @@ def test_vmap_is_refused_in_a_compiled_model(counter):
 def test_batch_sizes_share_a_graph(counter, index, form):
     model = tiny_llama(num_hidden_layers=1)
     compiled = torch.compile(model, backend=counter)
-    with HookBasedLoRAInjector(model) as injector:
+    narrow_and_wide = [p for p in find_projections(model) if p.role in "qv"]  # each hook takes the compiler seconds
+    with HookBasedLoRAInjector(model, narrow_and_wide) as injector:
         for rows in (3, 4, 5, 7, 6, 11):
             lora, ids = form(injector.projections, rows), token_ids(rows, 5)
             chosen = list(range(rows)) if index == "own" else [*range(rows - 1), 0]

@@ -12,7 +12,17 @@ from safetensors.torch import save_file
 
 from promptlora import reading
 from promptlora.errors import DataError
-from promptlora.reading import is_dir, is_file, json_lines, parse_json, read_json, read_tensors, read_text, read_toml
+from promptlora.reading import (
+    all_finite,
+    is_dir,
+    is_file,
+    json_lines,
+    parse_json,
+    read_json,
+    read_tensors,
+    read_text,
+    read_toml,
+)
 
 BOM = b"\xef\xbb\xbf"
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -127,3 +137,15 @@ def test_tensors_and_metadata_come_back(tmp_path):
     assert metadata == {"k": "[1]"}
     with pytest.raises(DataError, match="truncated or not safetensors"):
         read_tensors(tmp_path, DataError)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_one_value_that_is_not_finite_is_seen_wherever_it_is(dtype, wrong):
+    values = torch.linspace(-2, 2, 1000)
+    assert all_finite(values.to(dtype))
+    for place in (0, 500, 999):
+        spoiled = values.clone()
+        spoiled[place] = wrong
+        assert not all_finite(spoiled.to(dtype))
+    assert all_finite(torch.empty(0, 3, dtype=dtype))

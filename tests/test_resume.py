@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,26 +16,24 @@ import pytest
 import torch
 
 from promptlora.errors import CheckpointError, ConfigError, OutputError
-from promptlora.settings import save_toml
+from promptlora.settings import load_toml, save_toml
 from promptlora.train import Trainer, checkpoints, logs
 from promptlora.train.config import TrainConfig
+from tests.forked import Forked, tell
 from tests.helpers import tiny_llama
 from tests.training_helpers import metric_lines, toy_config, toy_rows, word_tokenizer, write_jsonl
 
-# Trains as a configuration says, prints each step as it is done, and leaves time to send a signal.
-SCRIPT = """
-import sys, time
-import torch
-torch.set_num_threads(1)
-from promptlora.settings import load_toml
-from promptlora.train.config import TrainConfig
-from promptlora.train import Trainer
-def show(metrics):
-    print(metrics.step, flush=True)
-    time.sleep(0.2)
-with Trainer(load_toml(TrainConfig, sys.argv[1]), callbacks=[show]) as trainer:
-    trainer.run(resume=True)
-"""
+
+def train_slowly(path: Path) -> None:
+    """Train as a configuration says, print each step as it is done, and leave time to send a signal."""
+    torch.set_num_threads(1)
+
+    def show(metrics: Any) -> None:
+        tell(metrics.step)
+        time.sleep(0.2)
+
+    with Trainer(load_toml(TrainConfig, path), callbacks=[show]) as trainer:
+        trainer.run(resume=True)
 
 
 @pytest.fixture
@@ -111,19 +107,14 @@ def test_a_run_that_is_complete_is_complete_and_without_checkpoint_it_starts(con
 # --- other processes -------------------------------------------------------------------------------------
 
 
-def start(config: TrainConfig, tmp_path: Path) -> subprocess.Popen[str]:
+def start(config: TrainConfig, tmp_path: Path) -> Forked:
     save_toml(config, tmp_path / "run.toml")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "run.toml")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+    return Forked(train_slowly, tmp_path / "run.toml")
 
 
-def send_at(process: subprocess.Popen[str], step: int, number: signal.Signals) -> str:
+def send_at(process: Forked, step: int, number: signal.Signals) -> str:
     """Send a signal once a step is done; returns what the process said on stderr."""
     try:
-        assert process.stdout is not None
         for line in process.stdout:
             if int(line) == step:
                 process.send_signal(number)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -38,6 +37,7 @@ from promptlora.teacher import (
 from promptlora.teacher.rows import lessons
 from promptlora.teacher.vllm_client import default_python
 from promptlora.text import encode_chat, render_chat
+from tests.forked import Forked, promptlora
 from tests.helpers import tiny_llama
 from tests.training_helpers import TEMPLATE, WORDS, save_base, toy_rows, word_tokenizer, write_jsonl
 
@@ -454,12 +454,9 @@ def command(base: Path, data: Path, output: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def start_and_wait_for(shards: int, arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+def start_and_wait_for(shards: int, arguments: list[str], folder: Path) -> Forked:
     """The command in a process of its own, once its index has that many shards."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from promptlora.cli import main; sys.exit(main())", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = Forked(promptlora, *arguments)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if (folder / "index.json").is_file() and len(json.loads((folder / "index.json").read_text())) >= shards:
@@ -522,8 +519,8 @@ def test_a_stopped_run_keeps_its_shards(number, base_and_rows, tmp_path):
 @pytest.mark.real
 def test_the_teacher_writes_its_own_answers(lm, tmp_path):
     model, tokenizer = lm.model, lm.tokenizer
-    rows = [replace(row, outputs=("never read",)) for row in real_rows()]
-    config = TeachConfig(answers="teacher", max_answer_tokens=24, rows_per_shard=2)
+    rows = [replace(row, outputs=("never read",)) for row in real_rows()[:3]]
+    config = TeachConfig(answers="teacher", max_answer_tokens=12, rows_per_shard=2)
     folder = tmp_path / "cache"
     with lm.injector.apply(None):
         taught = teach(
@@ -531,10 +528,10 @@ def test_the_teacher_writes_its_own_answers(lm, tmp_path):
             fingerprint=base_fingerprint(model),
         )  # fmt: skip
     said = lm.generate(
-        [row.input for row in rows], in_context=[row.prompt for row in rows], max_new_tokens=24, batch_size=1
+        [row.input for row in rows], in_context=[row.prompt for row in rows], max_new_tokens=12, batch_size=1
     )
     lengths = [len(ids) for ids in tokenizer(said, add_special_tokens=False)["input_ids"]]
-    ended = {row.prompt: text for row, text, n in zip(rows, said, lengths, strict=True) if n < 24}
+    ended = {row.prompt: text for row, text, n in zip(rows, said, lengths, strict=True) if n < 12}
     assert 0 < len(ended) < len(rows)  # some go on past the limit: those are counted, not cut
     assert taught.left_out == {
         "repeated": 0, "input": 0, "answer": 0, "context": 0, "unfinished": len(rows) - len(ended), "empty": 0,
@@ -562,7 +559,7 @@ def test_the_teacher_writes_its_own_answers(lm, tmp_path):
 @pytest.mark.real
 def test_rows_without_outputs_are_answered_by_the_teacher(tmp_path, capsys):
     data = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": prompt, "input": text} for prompt, text, _ in REAL[:3]])
-    arguments = ["teach", data, "-o", tmp_path / "cache", "--max-answer-tokens", 40, "--threads", 1]
+    arguments = ["teach", data, "-o", tmp_path / "cache", "--max-answer-tokens", 16, "--threads", 1]
     assert "rows.jsonl:1: outputs=None" in fails(capsys, *arguments)
     assert main([*map(str, arguments), "--answers", "teacher", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)

@@ -100,7 +100,7 @@ def test_the_first_click_shows_everything(visit, shots, smollm, tmp_path):
     for panel in ("#look-section", "#effect-section", "#compare-section", "#refine-section", "#which"):
         assert not page.tab.locator(panel).is_visible()  # nothing empty is shown
     assert page.tab.locator("#stop").is_disabled()
-    page.longest(20)
+    page.longest(8)
     page.tab.get_by_role("button", name="Sentiment").click()
     said = page.ended()
     assert [len(said[who]) for who in WHO] == [2] * 4
@@ -207,12 +207,12 @@ def _refine(page: Page) -> None:
         "#rows textarea",
         "So good. => A\nSo bad. => B\nI love it! => A\nIt broke at once. => B\nGreat value. => A\nNever again. => B",
     )
-    page.tab.locator("#steps input[type=number]").fill("8")
+    page.tab.locator("#steps input[type=number]").fill("4")
     page.tab.locator("#steps input[type=number]").press("Tab")
     page.tab.click("#refine")
     page.tab.wait_for_selector("#curve [data-steps='1']")
     page.tab.wait_for_selector("#refine-status [data-kind=done]")
-    assert page.tab.locator("#curve [data-steps='8'] .line").count() == 1
+    assert page.tab.locator("#curve [data-steps='4'] .line").count() == 1
     assert page.tab.locator("#refined .pl-answer").count() == 4
 
 

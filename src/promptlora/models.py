@@ -35,7 +35,7 @@ from promptlora.fingerprint import base_fingerprint as base_fingerprint
 from promptlora.fingerprint import describe_mismatch as describe_mismatch
 from promptlora.loading import hub_reason, loading_options
 from promptlora.quiet import quiet
-from promptlora.reading import is_dir, is_file
+from promptlora.reading import all_finite, is_dir, is_file
 
 EMBEDDED = "smollm2-135m-instruct"
 EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the original-precision model on the Hub
@@ -147,7 +147,7 @@ def _check_weights(model: PreTrainedModel, info: Mapping[str, Collection[Any]]) 
             raise ValueError(f"{len(names)} parameters are {what} and would be random: {shown}")
     for name, parameter in model.named_parameters():
         plain = parameter.dtype in (torch.float32, torch.float16, torch.bfloat16) and not parameter.is_meta
-        if plain and not bool(torch.isfinite(parameter.detach()).all()):
+        if plain and not all_finite(parameter.detach()):
             raise ValueError(f"{name} has values that are not finite")
 
 

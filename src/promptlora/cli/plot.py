@@ -36,7 +36,7 @@ def plot(
 
     Example: **promptlora plot runs/shipped -o run.svg**
     """
-    from promptlora.train.checkpoints import read_metrics
+    from promptlora.train.metrics import read_metrics
 
     if output is not None:
         check_output(output, overwrite=True, folder=False)

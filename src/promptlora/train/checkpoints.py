@@ -9,7 +9,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from promptlora.errors import CheckpointError, OutputError, one_line
 from promptlora.files import creating_folder, replacing_file
 from promptlora.hypernet.network import CONFIG_FILE, WEIGHTS_FILE, HyperNetwork
 from promptlora.models import describe_mismatch
-from promptlora.reading import is_dir, is_file, json_lines, parse_json, read_json, read_tensors
+from promptlora.reading import parse_json, read_json, read_tensors
 from promptlora.settings import from_dict, to_dict, whole
 from promptlora.train.config import TrainConfig
+from promptlora.train.metrics import METRICS_FILE
 
 STATE_FILE = "trainer.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
-METRICS_FILE = "metrics.jsonl"
 FINAL_FOLDER = "final"
 _FREE_KEYS = (
     "output",
@@ -186,25 +186,3 @@ def _step_of(line: str) -> float:
         return int(parse_json(line, METRICS_FILE, CheckpointError)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def read_metrics(folder: Path) -> Sequence[dict[str, float]]:
-    """The complete lines of a run's metrics file, in order.
-
-    Raises:
-        CheckpointError: The folder has no metrics file, the file has no complete line, or a value is not a number.
-    """
-    path = folder / METRICS_FILE if is_dir(folder) else folder
-    if not is_file(path):
-        raise CheckpointError(f"{path}: no such file; expected the output folder of a training run")
-    found = []
-    for number, _, values in json_lines(path, CheckpointError, torn=True):
-        if not isinstance(values, dict) or type(values.get("step")) is not int:
-            continue
-        for key, value in values.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise CheckpointError(f"{path}:{number}: {key[:80]}={repr(value)[:80]}; expected a number")
-        found.append(values)
-    if not found:
-        raise CheckpointError(f"{path}: no whole line of metrics yet; train a step first")
-    return found

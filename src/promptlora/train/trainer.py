@@ -35,12 +35,10 @@ from promptlora.train.adapters import AdapterWriter
 from promptlora.train.callbacks import CallbackList, Given, StepMetrics, as_callback
 from promptlora.train.checkpoints import (
     FINAL_FOLDER,
-    METRICS_FILE,
     checkpoints,
     flat,
     load_checkpoint,
     make_run_folder,
-    read_metrics,
     save_checkpoint,
 )
 from promptlora.train.config import TrainConfig, check_sources
@@ -49,6 +47,7 @@ from promptlora.train.instruments import Instruments
 from promptlora.train.known_prompts import training_prompts
 from promptlora.train.loading import PartsLoader
 from promptlora.train.logs import RunLog
+from promptlora.train.metrics import METRICS_FILE, read_metrics
 from promptlora.train.objectives import Objective, Reconstruct
 from promptlora.train.processes import any_of, start_accelerator, sum_over
 from promptlora.train.reading import TrainingData, read_training_data
