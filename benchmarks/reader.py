@@ -20,12 +20,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from rich.progress import track
 from torch import Tensor
 
+from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.data import read_paraphrases, read_rows
 from promptlora.data.wordings import wordings
 from promptlora.errors import DataError
@@ -116,10 +118,10 @@ def read(
             yield f"base, layer {layer}", vectors
     yield "text embedder", torch.stack([embedded(prompt) for prompt in track(prompts, "embedder", console=console)])
     for folder, network in networks.items():
-        states = PromptStates(model, tokenizer, network.config, capacity=1, embedder=network.embedder)
         contexts = []
-        for start in track(range(0, len(prompts), _TOGETHER), folder.name, console=console):
-            contexts.append(network.context(*states.batch(prompts[start : start + _TOGETHER])).flatten(1))
+        with closing(PromptLoRA(model, tokenizer, network)) as lm:  # the base has the network's reader, if there is one
+            for start in track(range(0, len(prompts), _TOGETHER), folder.name, console=console):
+                contexts.append(network.context(*lm.states.batch(prompts[start : start + _TOGETHER])).flatten(1))
         yield f"context, {folder.name}", torch.cat(contexts)
 
 

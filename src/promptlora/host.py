@@ -8,6 +8,7 @@ hypernetworks, losses or text.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property, partial
@@ -246,7 +247,7 @@ class Host:
         if reader is not None:
             reader = reader.to(self.model.dtype, self.device)
             if folder:
-                values = hashlib.sha256()
+                values = hashlib.sha256(json.dumps([reader.scaling, *reader]).encode())
                 for matrix in chain.from_iterable(reader.values()):
                     values.update(matrix.float().cpu().contiguous().numpy().tobytes())
                 base = {**base, "reader": values.hexdigest()}

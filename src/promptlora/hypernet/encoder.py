@@ -1,7 +1,7 @@
 """``PromptEncoder``: encodes prompt states ``[prompts, tokens, width]`` and their mask into a context ``[prompts, d]``.
 
 The encoder joins two paths: a small transformer over the states with attention pooling by learned queries, and the
-plain mean of the states. Both read standardised states. The hidden states of a language model share a large common
+plain mean of the states. With ``prompt_format = "chat"`` there is a third path, from the last state. All read standardised states. The hidden states of a language model share a large common
 component (the means of two prompts are nearly parallel), so without standardisation the contexts of different prompts
 would start almost equal. There is no dropout, positions come from the mask and statistics are frozen, so neither
 padding nor the other prompts of a batch change a context.
@@ -30,10 +30,11 @@ def sinusoidal_positions(
     positions: Int[Tensor, "p t"], width: int, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "p t {width}"]:
     """Sine and cosine of each position at ``width / 2`` wavelengths (Vaswani et al. 2017, section 3.5)."""
-    steps = torch.arange(0, width, 2, device=positions.device, dtype=dtype)
+    # In bfloat16 an angle above 256 would be off by more than a radian: angles have at least the precision of float32.
+    steps = torch.arange(0, width, 2, device=positions.device, dtype=torch.promote_types(dtype, torch.float32))
     rates = torch.exp(steps * (-math.log(10000.0) / width))
     angles = positions[..., None] * rates
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width].to(dtype)
 
 
 def _spread(values: Float[Tensor, "n ... state"]) -> Float[Tensor, "... state"]:

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from promptlora.errors import CheckpointError, ConfigError, one_line
 from promptlora.files import creating_folder
-from promptlora.fingerprint import describe_mismatch
 from promptlora.hypernet.config import HyperNetworkConfig
 from promptlora.hypernet.distance import TrainingPrompts
 from promptlora.hypernet.encoder import Encoded, PromptEncoder
 from promptlora.hypernet.generator import ShapeGroupedLoRAGenerator, context_layers
 from promptlora.hypernet.hub import card, local_folder, upload
+from promptlora.hypernet.reader import check_reader, make_reader
 from promptlora.lora import LoRAWeights
 from promptlora.projections import Projection, read_projections
 from promptlora.reading import is_file, read_json, read_tensors
@@ -77,8 +77,7 @@ class HyperNetwork(nn.Module):
         self.generator = ShapeGroupedLoRAGenerator(config, projections)
         self.reader: ShapeGroupedLoRAGenerator | None = None
         if config.reader:
-            static = replace(config, generated=False, static=True, reads_tokens=False, reader=False)
-            self.reader = ShapeGroupedLoRAGenerator(static, projections).requires_grad_(False)
+            self.reader = make_reader(config, projections)
         if config.context_flag and config.generated:
             self.in_context = nn.Parameter(torch.zeros(config.context_size))
 
@@ -109,6 +108,11 @@ class HyperNetwork(nn.Module):
             return Encoded(nothing, nothing[:, None], prompt_mask)
         return self.encoder.encode(prompt_states, prompt_mask)
 
+    @property
+    def reader_size(self) -> int:
+        """The number of parameters of the reader, which are fixed; 0 without a reader."""
+        return 0 if self.reader is None else sum(p.numel() for p in self.reader.parameters())
+
     def reader_lora(self) -> LoRAWeights | None:
         """The LoRA that the base has while it reads prompts, as one adapter; None without ``config.reader``."""
         if self.reader is None:
@@ -121,23 +125,15 @@ class HyperNetwork(nn.Module):
         """Copy the weights of a multi-task LoRA (``generated=False``) into the reader.
 
         Raises:
-            CheckpointError: It is not a multi-task LoRA for the same base and with the same rank, alpha and kind of head.
+            ConfigError: This hypernetwork has no reader.
+            CheckpointError: See :func:`promptlora.hypernet.reader.check_reader`.
         """
-        assert self.reader is not None
-        ours, theirs = self.reader.state_dict(), network.generator.state_dict()
-        if network.config.generated or network.config.scaling != self.config.scaling or ours.keys() != theirs.keys():
-            raise CheckpointError(
-                f"reader: generated={network.config.generated}, head={network.config.head!r}, alpha={network.config.alpha}. "
-                f"Expected a multi-task LoRA (generated=false) with head={self.config.head!r}, rank={self.config.rank} and "
-                f"alpha={self.config.alpha}. Fix: train one with these settings."
+        if self.reader is None:
+            raise ConfigError(
+                "reader=false. Expected a hypernetwork with a reader. Fix: set reader=true in its configuration."
             )
-        mismatch = describe_mismatch(network.base, self.base)
-        if mismatch or any(ours[name].shape != theirs[name].shape for name in ours):
-            raise CheckpointError(
-                f"reader: {mismatch or 'its matrices have other shapes'}. Expected a multi-task LoRA of this base and rank. "
-                "Fix: train one for this base."
-            )
-        self.reader.load_state_dict(theirs)
+        check_reader(network, self.config, self.projections, self.base)
+        self.reader.load_state_dict(network.generator.state_dict())
 
     def write(
         self,
@@ -347,8 +343,9 @@ class HyperNetwork(nn.Module):
     def _sizes(self) -> dict[str, str]:
         """The rows of the card's size table."""
         modules = len({projection.module for projection in self.projections})
+        reader = f", {self.reader_size:,} of them in the reader" if self.reader_size else ""
         return {
-            "parameters": f"{sum(p.numel() for p in self.parameters()):,}",
+            "parameters": f"{sum(p.numel() for p in self.parameters()):,}{reader}",
             "projections": f"{len(self.projections)} in {modules} modules",
             "rank": str(self.config.rank),
             "longest prompt": f"{self.config.max_prompt_tokens} tokens",

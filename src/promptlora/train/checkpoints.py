@@ -114,8 +114,9 @@ def load_checkpoint(
                 "another output folder"
             )
     if state.get("data", data) != data:
+        what = "rows, paraphrases or reader" if config.reader else "rows or paraphrases"
         raise CheckpointError(
-            f"{path}: the rows or paraphrases have changed since it was written; use the same, or another output folder"
+            f"{path}: the {what} have changed since it was written; use the same, or another output folder"
         )
     differs = describe_mismatch(base, hypernetwork.base)
     if differs:

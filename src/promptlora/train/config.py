@@ -143,8 +143,8 @@ class TrainConfig:
         margin_every: Steps between measurements of the steering margin and of the other signs of collapse.
         activation_checkpointing: Recompute activations of the base in the backward pass, to save memory.
         workers: Number of processes that prepare batches ahead of time; 0: the training process prepares them.
-        reader: A finished run of a multi-task LoRA (``hypernetwork.generated = false``), which becomes the reader if
-            ``hypernetwork.reader`` is set.
+        reader: The folder ``final`` of a multi-task LoRA (``hypernetwork.generated = false``), or a Hub id. It becomes the
+            reader if ``hypernetwork.reader`` is set.
         prompt_states: Folder that caches the base's states of prompts between runs; empty disables the cache.
         trackers: Experiment trackers of Accelerate that log the metrics, such as ``tensorboard`` (into ``output``),
             ``wandb`` or ``mlflow``; a tracker needs its library and its own login.

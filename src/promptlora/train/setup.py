@@ -19,7 +19,8 @@ from promptlora.data import (
     tasks_answered_in_letters,
     tokenize_rows,
 )
-from promptlora.errors import PromptError
+from promptlora.errors import CheckpointError, PromptError
+from promptlora.fingerprint import weights_digest
 from promptlora.host import Host
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.models import load_base
@@ -151,6 +152,18 @@ def make_objective(
     return Distill(host, batches, config, own, adapter)
 
 
+def read_reader(folder: str) -> HyperNetwork:
+    """The multi-task LoRA that becomes the reader.
+
+    Raises:
+        CheckpointError: The folder is missing or damaged; the message names the setting.
+    """
+    try:
+        return HyperNetwork.from_pretrained(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"reader={folder!r}: {error}") from error
+
+
 def make_hypernetwork(
     config: TrainConfig,
     host: Host,
@@ -179,7 +192,10 @@ def make_hypernetwork(
 
 
 def identity(
-    prompts: Mapping[str, Sequence[str]], rows: Sequence[Row], teacher: Mapping[str, str | int] | None = None
+    prompts: Mapping[str, Sequence[str]],
+    rows: Sequence[Row],
+    teacher: Mapping[str, str | int] | None = None,
+    reader: HyperNetwork | None = None,
 ) -> str:
     """A hash of everything that a run is trained on, so that a checkpoint is never resumed with other data.
 
@@ -187,10 +203,13 @@ def identity(
         prompts: Maps each task to its prompts.
         rows: The rows.
         teacher: Fingerprint of a teacher that is not named in the configuration.
+        reader: The reader, whose folder may have been trained again since.
     """
     digest = hashlib.sha256(json.dumps(prompts).encode())
     for row in rows:
         digest.update(json.dumps([row.task, row.input, row.outputs]).encode())
     if teacher:
         digest.update(json.dumps(teacher, sort_keys=True).encode())
+    if reader is not None:
+        digest.update(weights_digest(reader.generator).encode())
     return digest.hexdigest()[:16]

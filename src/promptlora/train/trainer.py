@@ -25,6 +25,7 @@ from promptlora.errors import ConfigError, ModelError, OutputError
 from promptlora.extras import need
 from promptlora.host import Host
 from promptlora.hypernet.network import HyperNetwork
+from promptlora.hypernet.reader import check_reader
 from promptlora.lora import LoRAWeights
 from promptlora.losses import weight_penalty
 from promptlora.models import base_fingerprint
@@ -61,6 +62,7 @@ from promptlora.train.setup import (
     make_batches,
     make_hypernetwork,
     make_objective,
+    read_reader,
 )
 from promptlora.train.validation import Validation
 
@@ -114,6 +116,7 @@ class Trainer:
         self.folder = Path(config.output)
         self.step = 0
         self._release = ExitStack()
+        reader = read_reader(config.reader) if config.reader else None  # a wrong folder is refused before any work
         data = read_training_data(config, rows)
         self.accelerator = start_accelerator(config)
         device = self.accelerator.device
@@ -126,14 +129,17 @@ class Trainer:
         self.base = Host.for_training(model, tokenizer, config.hypernetwork.first_layer)
         self.injector = self.base.injector
         try:
-            self._prepare(data, progress or (lambda line: None), teacher)
+            self._prepare(data, progress or (lambda line: None), teacher, reader)
         except BaseException:  # remove all hooks from the base
             self.close()
             raise
 
-    def _prepare(self, data: TrainingData, say: Say, teacher: Pair | None) -> None:
+    def _prepare(self, data: TrainingData, say: Say, teacher: Pair | None, reader: HyperNetwork | None) -> None:
         """Create batches, objective, hypernetwork and optimizer."""
         config, device = self.config, self.accelerator.device
+        if reader is not None:
+            projections, base = self.injector.projections, self.base.fingerprint
+            check_reader(reader, config.hypernetwork, projections, base, config.reader)
         if device.type == "cuda":  # the head and the hypernetwork are float32: allow TF32
             before = torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision("high")
@@ -147,7 +153,6 @@ class Trainer:
         if self._sharded:
             self.base.shard()
         keep = config.prompt_states and not self._sharded  # with shards, all processes must find the same files
-        reader = HyperNetwork.from_pretrained(config.reader) if config.reader else None
         self.states = self.base.prompt_states(
             config.hypernetwork,
             Path(config.prompt_states) if keep else None,
@@ -180,8 +185,10 @@ class Trainer:
         parts = config.accumulate * self.accelerator.num_processes
         self._loader = PartsLoader(self.objective, config.steps, parts, config.workers)
         self._release.callback(self._loader.close)
-        self._data = identity(prompts, data.rows, base_fingerprint(teacher[0]) if teacher else None)
-        say(f"hypernetwork of {sum(p.numel() for p in hypernetwork.parameters()) / 1e6:.2f} M parameters")
+        self._data = identity(prompts, data.rows, base_fingerprint(teacher[0]) if teacher else None, reader)
+        trained = sum(parameter.numel() for parameter in self._named.values())
+        beside = f", and a reader of {hypernetwork.reader_size / 1e6:.2f} M" if reader is not None else ""
+        say(f"hypernetwork of {trained / 1e6:.2f} M parameters{beside}")
 
     @property
     def plain(self) -> HyperNetwork:
