@@ -317,6 +317,11 @@ def head_of_the_words(capture: AttentionCapture, at: int, words: range) -> tuple
 def adapter_part(lm: PromptLoRA, figures: dict[str, str]) -> tuple[str, float, str]:
     """What an adapter changes at each step; the prompt comes last."""
     prompt, lora, capture, others = choose_prompt(lm)
+    told = (
+        f"with {others} of the other {len(WORDINGS) - 1} its first word is\nanother, since base and hypernetwork are small"
+        if others
+        else "with each of the others its first word is `" + ANIMAL + "` too"
+    )
     _holds(lora.is_shared, "all adapters have the same A and B")
     adapted = capture.adapted
     assert adapted is not None
@@ -383,8 +388,7 @@ depend on the hypernetwork that is shipped, and this part is written anew with e
 
 > {prompt}
 
-Of {len(WORDINGS)} wordings tried it is the one after which the adapted model is surest of `{ANIMAL}`; with {others} of the other {len(WORDINGS) - 1} its first word is
-another, since base and hypernetwork are small. The input is the same sentence, now in the template of a conversation, since that is what the
+Of {len(WORDINGS)} wordings tried it is the one after which the adapted model is surest of `{ANIMAL}`; {told}. The input is the same sentence, now in the template of a conversation, since that is what the
 adapter was trained for: marks such as `<|im_start|>` say who speaks. So there are {len(life.tokens)} tokens, and we follow the last one, a line end, from which the answer starts. The prompt itself is
 nowhere among them.
 
