@@ -64,6 +64,14 @@ class Forked:
         assert self._process.pid is not None
         self.pid = self._process.pid
 
+    def __enter__(self) -> Forked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the streams and wait for the end."""
+        self.close()
+        self.wait()
+
     @property
     def returncode(self) -> int | None:
         """The exit code; minus the number of the signal that ended the process; None while it runs."""

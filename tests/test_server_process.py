@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -22,6 +23,7 @@ import pytest
 from promptlora.adapt.prompt_lora import PromptLoRA
 from promptlora.cli import main
 from promptlora.models import load_base
+from tests.forked import Forked, promptlora
 from tests.host_helpers import tiny_network
 from tests.server_helpers import SYSTEM, TEXT, chat, serving
 
@@ -38,13 +40,18 @@ def network(toy_base, tmp_path_factory) -> Path:
 class Process:
     """A running ``promptlora serve`` with its start line."""
 
-    def __init__(self, *arguments: object, **environment: str) -> None:
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "promptlora", "serve", *map(str, arguments), "--port", "0", "--device", "cpu"],
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    def __init__(self, *arguments: object, forked: bool = False, **environment: str) -> None:
+        command = ["serve", *map(str, arguments), "--port", "0", "--device", "cpu"]
+        self.child: Any = (
+            Forked(promptlora, *command, environment=environment)
+            if forked
+            else subprocess.Popen(
+                [sys.executable, "-m", "promptlora", *command],
+                env={**os.environ, **environment},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         )
         self.line = self.child.stdout.readline()
         assert self.line, self.child.stderr.read()
@@ -60,8 +67,8 @@ class Process:
 
 
 @contextmanager
-def process(*arguments: object, **environment: str) -> Iterator[Process]:
-    made = Process(*arguments, **environment)
+def process(*arguments: object, **options: Any) -> Iterator[Process]:
+    made = Process(*arguments, **options)
     with made.child:  # closes the pipes
         try:
             yield made
@@ -95,7 +102,7 @@ def test_a_line_for_people_with_an_example_that_works_and_keys(toy_base, network
     file = tmp_path / "keys"
     file.write_text("# ours\nkey-of-the-file\n")
     arguments = (toy_base, "--hypernetwork", network, "--adapters-only", "--api-key-file", file)
-    with process(*arguments, PROMPTLORA_API_KEY="key-of-the-environment") as server:
+    with process(*arguments, forked=True, PROMPTLORA_API_KEY="key-of-the-environment") as server:
         address = server.line
         example = server.child.stdout.readline().strip()  # on its own line, to be copied
         assert address.startswith("serving http://127.0.0.1:")
@@ -111,19 +118,16 @@ def test_a_line_for_people_with_an_example_that_works_and_keys(toy_base, network
     assert "key-of" not in server.line + errors
 
 
-def test_a_memory_that_holds_no_adapter_is_refused_at_the_start(toy_base, tmp_path):
+def test_a_memory_that_holds_no_adapter_is_refused_at_the_start(toy_base, tmp_path, capsys):
     model, _ = load_base(toy_base, device="cpu")
     network = tiny_network(model, generated=False, static=True, rank=1024)
     network.save_pretrained(tmp_path / "network")
-    command = [sys.executable, "-m", "promptlora", "serve", toy_base, "--hypernetwork", tmp_path / "network"]
+    command = ["serve", str(toy_base), "--hypernetwork", str(tmp_path / "network")]
     for more in ([], ["--adapters-only"]):
-        options = ["--adapter-memory", "1", "--port", "0", "--device", "cpu"]
-        done = subprocess.run(
-            [*map(str, command), *options, *more], capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 2, done.stderr
-        assert "--adapter-memory: 1 MB, and one adapter" in done.stderr
-        assert "Traceback" not in done.stderr
+        assert main([*command, "--adapter-memory", "1", "--port", "0", "--device", "cpu", *more]) == 2
+        told = capsys.readouterr().err
+        assert "--adapter-memory: 1 MB, and one adapter" in told
+        assert "Traceback" not in told
 
 
 @pytest.mark.nightly

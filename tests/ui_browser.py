@@ -195,13 +195,15 @@ def violations(tab: Any) -> list[str]:
     return [f"{one['id']}: {[node['target'] for node in one['nodes']]}" for one in found]
 
 
-def shoot(page: Page, path: Path, last: str | None, first: str | None = None) -> None:
-    """The page from one part to another; to the end without one."""
+def shoot(page: Page, folder: Path | None, name: str, last: str | None, first: str | None = None) -> None:
+    """The page from one part to another, or to the end; without a folder only its figures settle."""
     page.tab.evaluate("scrollTo(0, 0)")
-    page.tab.wait_for_timeout(500)  # figures settle
+    page.tab.wait_for_timeout(500)
+    if folder is None:
+        return
     size = page.tab.evaluate("[document.documentElement.clientWidth, document.documentElement.scrollHeight]")
     start = page.tab.locator(first).bounding_box()["y"] - 8 if first else 0
     box = page.tab.locator(last).bounding_box() if last else None
     end = box["y"] + box["height"] + 16 if box else size[1]
     clip = {"x": 0, "y": start, "width": size[0], "height": end - start}
-    page.tab.screenshot(path=path, full_page=True, animations="disabled", clip=clip)
+    page.tab.screenshot(path=folder / name, full_page=True, animations="disabled", clip=clip)
