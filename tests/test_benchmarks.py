@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from promptlora import HyperNetwork, HyperNetworkConfig, find_projections
+from promptlora import HyperNetwork, HyperNetworkConfig, PromptLoRA, find_projections
 from promptlora.data import Row
 from promptlora.errors import DataError
 from promptlora.lora import LoRAWeights
@@ -247,6 +247,21 @@ def test_a_reader_is_scored_by_the_nearest_neighbours_of_prompts(benches):
     half = torch.tensor([1.0, 0.0, 1.0, 0.0])
     assert reader.interval(half, [0, 0, 1, 1]) == [0.5, 0.5]
     assert reader.interval(torch.tensor([1.0, 1.0, 0.0, 0.0]), [0, 0, 1, 1]) == [0.0, 1.0]
+
+
+def test_contexts_are_read_with_the_reader_of_their_hypernetwork(benches, toy_base, tmp_path):
+    pair = load_base(str(toy_base), device="cpu")
+    network = random_network(pair[0], head="core", prompt_format="chat", reader=True)
+    for parameter in network.reader.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    network.save_pretrained(tmp_path / "h")
+    prompts = ["say a", "never write b", "w1 w2"]
+    found = dict(benches("reader").read(prompts, str(toy_base), [], [tmp_path / "h"]))["context, h"]
+    lm = PromptLoRA(*pair, network.eval())
+    torch.testing.assert_close(found, network.context(*lm.states.batch(prompts)))
+    bare = network.context(*lm.host.prompt_states(network.config).batch(prompts))
+    lm.close()
+    assert not torch.allclose(found, bare, atol=1e-2)
 
 
 def test_the_wordings_of_a_task_are_different_and_as_many_for_each(benches, tmp_path):
