@@ -522,9 +522,8 @@ from promptlora import PromptLoRA
 from promptlora.inspect import capture_attention
 
 lm = PromptLoRA.from_pretrained()
-capture = capture_attention(
-    lm, "{text}", lm.adapt("{prompt}"), layers=[{layer}]
-)
+lora = lm.adapt("{prompt}")
+capture = capture_attention(lm, "{text}", lora, layers=[{layer}])
 capture.adapted[{layer}].weights(head={head})  # softmax weights, [tokens, tokens]; every row sums to 1
 capture.adapted[{layer}].projections["q"].share  # how much of each token's q is the adapter's
 ```

@@ -64,7 +64,8 @@ def measure(engine: Any, job: dict[str, Any], numbers: dict[str, int]) -> dict[s
         return LoRARequest(Path(folder).name, number, folder)
 
     def parameters(tokens: int) -> Any:
-        return SamplingParams(temperature=0, max_tokens=tokens, min_tokens=tokens, ignore_eos=True, detokenize=False)
+        # Not min_tokens, which forbids end tokens: the other arms generate them and go on.
+        return SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
 
     def add(name: str, ids: list[int], folder: str | None, tokens: int) -> None:
         engine.add_request(name, {"prompt_token_ids": ids}, parameters(tokens), lora_request=adapter(folder))
