@@ -78,7 +78,9 @@ def serving(
             await super().startup(sockets)
             started.set()
 
-    server = Server(uvicorn.Config(create_app(service), log_level="critical", timeout_graceful_shutdown=5))
+    server = Server(
+        uvicorn.Config(create_app(service), log_config=None, log_level="critical", timeout_graceful_shutdown=5)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
+import socket
 from pathlib import Path
 
 import pytest
+import uvicorn
 from rich.console import Console
 
 from promptlora.cli import main
@@ -128,3 +131,23 @@ def test_inspect_says_which_of_two_equal_tokens_it_took_and_prints_less_with_a_p
     assert "next token, adapted" in less.out
     assert len(less.out.splitlines()) <= 6
     assert "Every key" in (tmp_path / "a.html").read_text()
+
+
+def test_a_server_leaves_the_log_handlers_of_the_process_alone(monkeypatch):
+    """uvicorn's default configuration closes every handler there is, and absl's then closes its stream."""
+    from promptlora.server import running
+
+    closed = []
+
+    class Handler(logging.StreamHandler):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    handler = Handler(io.StringIO())
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets=None: None)
+    with socket.socket() as listener:
+        running.serve(None, listener, drain=1.0, ready=lambda: None)
+    assert not closed
+    handler.close()
+    assert closed == [handler]

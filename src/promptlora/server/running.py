@@ -35,6 +35,7 @@ def serve(app: Any, listener: socket.socket, *, drain: float, ready: Callable[[]
 
     config = uvicorn.Config(
         app,
+        log_config=None,  # uvicorn's own would close the log handlers of the whole process
         log_level="critical",  # requests are logged by the application, without their text
         access_log=False,
         server_header=False,

@@ -95,7 +95,14 @@ def serve(
                 if self.started and open_browser:
                     webbrowser.open(url)
 
-        config = uvicorn.Config(app, host=host, port=port, log_level="critical", timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            log_config=None,  # uvicorn's own would close the log handlers of the whole process
+            log_level="critical",
+            timeout_graceful_shutdown=2,
+        )
         try:
             Server(config).run()
         except SystemExit as error:  # uvicorn exits if it cannot start
