@@ -57,6 +57,8 @@ def check(document, method: str, path: str, mode: GenerationMode, examples: int)
         if mode == GenerationMode.POSITIVE and isinstance(case.body, dict) and "model" in case.body:
             case.body["stream"] = len(str(case.body)) % 3 == 0
             case.body["model"] = "promptlora" if len(case.body) % 2 else BASE  # a made-up name is not found
+            if isinstance(case.body.get("promptlora"), dict):
+                case.body["promptlora"].pop("deadline", None)  # too short a one is answered with 504
         # Whether a text fits the encoder, the context and the chat template is not said by a schema.
         answer = case.call_and_validate(
             excluded_checks=[positive_data_acceptance], headers={"Authorization": f"Bearer {KEY}"}
