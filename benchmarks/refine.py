@@ -460,7 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", UserWarning)
     if options.device.startswith("cuda"):
-        torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN plans its attention anew for each new shape, 2.5 ms a call
+        torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN plans its attention anew for each new shape
         torch.set_float32_matmul_precision("high")
     settings = options.output / "settings" / "settings.json"
     whole = True
