@@ -187,6 +187,7 @@ class Bench:
                 console.print(f"  round {number + 1}: {arm}, {count} requests", highlight=False)
                 result = arms[arm](workload.first(count))
                 result["answers"] = [fold(answer) for answer in result.get("answers", ())]
+                result["load"] = os.getloadavg()[0]  # how much else the machine did
                 found[arm] = result
                 for engine in self.vllm.values():
                     self.report["versions"].update(

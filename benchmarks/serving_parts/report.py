@@ -66,9 +66,11 @@ def cell(part: Mapping[str, Any], length: int, settings: Mapping[str, Any], cloc
     adapter, kv = int(part["adapter"]["bytes"]), int(settings["kv_bytes"]) * length
     write = part["adapter"][clock]
     read = statistics.median(one["prefix cache"]["prompt_seconds"] for one in rounds)
+    loads = [one[arm]["load"] for one in rounds for arm in counts if "load" in one[arm]]
     return {
         "arms": arms,
         "equal_answers": equal,
+        "load_average": [round(min(loads), 1), round(max(loads), 1)] if loads else None,
         "ratios": {
             "throughput of 'adapters' / 'generate'": ratio("generate", "adapters"),
             "time of 'context' / 'adapters'": ratio("context", "adapters"),
@@ -207,7 +209,13 @@ def table(report: Mapping[str, Any]) -> str:
                 + "; ".join(f"`{arm}`: {value}" for arm, value in one["equal_answers"].items())
                 + ". Input tokens that a cache held, for each request: "
                 + ", ".join(f"`{arm}` {value:g}" for arm, value in one["reused_tokens_per_request"].items())
-                + ".\n"
+                + "."
+                + (
+                    " Load average of the machine at the end of an arm: {} to {}.".format(*one["load_average"])
+                    if one["load_average"]
+                    else ""
+                )
+                + "\n"
             )
             rows = [[*row[:3], "reached" if row[3] else "missed"] for row in aims(int(length), one)]
             text.append(grid(["aim for `adapters`", "wanted", "measured", ""], rows) + "\n")
