@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from promptlora.adapt.function_vectors import MIDDLE, add_function_vectors
+from promptlora.adapt.function_vectors import MIDDLE, add_function_vectors, constant_readers
 from runs import RESULTS, console, positive, told, with_heldout_tasks, write_json
 
 FACTORS = (0.25, 0.5, 0.75)
@@ -44,7 +44,7 @@ def main() -> int:
             note("no vectors", validation.loss(lora, validation.right))
             note("prompt in context", validation.loss(lora, validation.right, in_context=True))
             for factor, depth in [(f, MIDDLE) for f in FACTORS] + [(0.5, d) for d in DEPTHS]:
-                more = add_function_vectors(base, lora, prompts, factor, layers=depth)
+                more = add_function_vectors(base, lora, prompts, factor, constant_readers(base, depth))
                 note("vectors", validation.loss(more, validation.right), factor, depth)
                 if (factor, depth) == (0.5, MIDDLE):
                     note("vectors of another prompt", validation.loss(more, validation.wrong), factor, depth)

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from promptlora.adapt.function_vectors import NEUTRAL_INPUTS, add_function_vectors, middle_outputs
+from promptlora.adapt.function_vectors import NEUTRAL_INPUT, constant_readers, middle_outputs
 from promptlora.errors import ConfigError
 from promptlora.text import encode_chat, render_chat
 
@@ -48,23 +48,20 @@ def test_only_the_middle_o_projections_have_one_rank_more(lm, plain, richer):
         assert torch.equal(more_B[:, : A.shape[2]], B)
 
 
-def test_the_last_rank_is_the_mean_difference_that_the_prompt_makes_at_the_last_token(lm, plain, richer):
+def test_the_last_rank_is_the_difference_that_the_prompt_makes_at_the_last_token(lm, plain, richer):
     name, row, prompt = middle_outputs(lm.hypernetwork.projections)[7].name, 1, PROMPTS[1]
-    each = [
-        outputs_of(lm, name, text, prompt, plain, row)[-1] - outputs_of(lm, name, text, None, plain, row)[-1]
-        for text in NEUTRAL_INPUTS
-    ]
-    expected = 0.5 * torch.stack(each).mean(0)
+    shown, alone = (outputs_of(lm, name, NEUTRAL_INPUT, text, plain, row)[-1] for text in (prompt, None))
+    expected = 0.5 * (shown - alone)
     found = richer[name][1][row, -1] * richer.scaling
     assert (found - expected).norm() < 1e-3 * expected.norm()
 
 
-def test_a_reads_the_same_off_every_token_of_texts_it_has_not_seen(lm, richer):
+def test_a_reads_about_one_off_every_token_of_texts_it_has_not_seen(lm, richer):
     seen: dict[str, torch.Tensor] = {}
     names = [p.name for p in middle_outputs(lm.hypernetwork.projections)]
     text = "The old lighthouse keeper counted nine ships. Which of them came back, and why did nobody ask?"
     (ids,) = encode_chat(lm.tokenizer, [render_chat(lm.tokenizer, text)])
-    with torch.no_grad(), lm.injector.apply(richer.select(0)), ExitStack() as handles:
+    with torch.no_grad(), ExitStack() as handles:
         for name in names:
             keep = partial(lambda name, module, args, output: seen.update({name: args[0][0]}), name)
             handles.callback(lm.model.get_submodule(name).register_forward_hook(keep).remove)
@@ -77,6 +74,9 @@ def test_a_reads_the_same_off_every_token_of_texts_it_has_not_seen(lm, richer):
 
 def test_prompts_beside_each_other_change_nothing(lm, richer):
     alone = lm.adapt(PROMPTS[1], vectors=0.5)
+    for projection in middle_outputs(lm.hypernetwork.projections):
+        A, _ = richer[projection.name]
+        assert torch.equal(A[0, :, -1], A[1, :, -1])  # A is the same for all
     for name in alone:
         for found, expected in zip(alone[name], richer[name], strict=True):
             assert (found[0] - expected[1]).norm() < 2e-3 * expected[1].norm()
@@ -119,6 +119,6 @@ def test_a_factor_of_no_use_is_refused(lm, factor):
         lm.adapt(PROMPTS, vectors=factor)
 
 
-def test_layers_without_an_o_projection_are_refused(lm, plain):
+def test_layers_without_an_o_projection_are_refused(lm):
     with pytest.raises(ConfigError, match=r"no o projection from 0\.00 to 0\.00 of 30 layers"):
-        add_function_vectors(lm.host, plain, PROMPTS, 0.5, layers=(0.0, 0.0))
+        constant_readers(lm.host, (0.0, 0.0))

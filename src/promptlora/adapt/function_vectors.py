@@ -2,15 +2,15 @@
 
 When a model reads a prompt, its attention outputs carry the task to the position of the answer: one vector per layer,
 almost independent of the input (Todd et al. 2024, "Function Vectors in Large Language Models"; Hendel et al. 2023).
-With the generated adapter active, the base therefore reads a few neutral inputs twice, with the prompt before them and
-without it. The vector is the mean difference of the outputs at the last token. It becomes a LoRA of the o projection: A
-maps the input to a constant, and B is the vector. This file knows a host and text; it knows nothing of the hypernetwork
-that generated the adapter.
+With the generated adapter active, the base therefore reads a neutral input twice, with the prompt before it and without
+it. The vector is the difference of the outputs at the last token. It becomes a LoRA of the o projection: A maps the
+input to a constant and is the same for every prompt, and B is the vector. This file knows a host and text; it knows
+nothing of the hypernetwork that generated the adapter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 import torch
@@ -23,7 +23,8 @@ from promptlora.lora.forms import Form
 from promptlora.projections import Projection, layer_of
 from promptlora.text import pad_rows
 
-NEUTRAL_INPUTS = (
+NEUTRAL_INPUT = "..."  # follows a prompt; more inputs gave the same loss (docs/log.md)
+VARIED_INPUTS = (  # what a constant reader must be constant on
     "The weather was nice yesterday.",
     "John gave Mary a book before she left.",
     "12 and 7",
@@ -61,14 +62,35 @@ def middle_outputs(projections: Sequence[Projection], layers: tuple[float, float
 
 
 @torch.no_grad()
+def constant_readers(host: Host, layers: tuple[float, float] = MIDDLE) -> dict[str, Tensor]:
+    """For each o projection of the layers, the direction ``[in]`` that maps its inputs in the bare base to about 1.
+
+    It depends only on the base, so that it is computed once for all prompts.
+
+    Args:
+        host: The host that runs the base.
+        layers: The range of layers that get a vector, as two fractions of the depth.
+
+    Raises:
+        ConfigError: No o projection in the layers gets an adapter.
+    """
+    outputs = middle_outputs(host.injector.projections, layers)
+    rows = [host.render(text) for text in VARIED_INPUTS]
+    lengths = [len(row) for row in rows]
+    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # [rows, tokens]
+    found: dict[str, Tensor] = {}
+
+    def note(projection: Projection, read: Tensor, written: Tensor) -> None:
+        states = read.reshape(1, -1, read.shape[-1])
+        found[projection.name] = constant_reader(states, real.to(read.device).reshape(1, -1))[0].to(host.device)
+
+    _run(host, outputs, rows, None, None, note)
+    return found
+
+
+@torch.no_grad()
 def add_function_vectors(
-    host: Host,
-    lora: LoRAWeights,
-    prompts: Sequence[str],
-    factor: float,
-    *,
-    layers: tuple[float, float] = MIDDLE,
-    inputs: Sequence[str] = NEUTRAL_INPUTS,
+    host: Host, lora: LoRAWeights, prompts: Sequence[str], factor: float, readers: Mapping[str, Tensor]
 ) -> LoRAWeights:
     """The adapters with the function vectors of their prompts, as one more rank of the middle o projections.
 
@@ -77,29 +99,25 @@ def add_function_vectors(
         lora: One adapter per prompt.
         prompts: The prompts.
         factor: The factor of the vector; 0 adds nothing.
-        layers: The range of layers that get a vector, as two fractions of the depth.
-        inputs: The neutral inputs that follow the prompt.
+        readers: See :func:`constant_readers`; their projections get a vector.
 
     Raises:
-        ConfigError: The factor is not a finite number of 0 or more, or no o projection in the layers has an adapter.
+        ConfigError: The factor is not a finite number of 0 or more.
     """
     if not 0 <= factor < float("inf"):
         raise ConfigError(f"vectors={factor}; expected a finite number of 0 or more, 0 for none")
     if factor == 0:
         return lora
-    outputs = middle_outputs([p for p in host.injector.projections if p.name in lora], layers)
-    alone = [host.render(text) for text in inputs]
-    shown = [host.render(text, prompt) for prompt in prompts for text in inputs]
-    owners = [i for i in range(len(prompts)) for _ in inputs]  # the adapter of each row
-    with_prompt = _last_outputs(host, outputs, shown, lora, owners)
-    without, readers = _read_alone(host, outputs, alone, lora, len(prompts))
+    outputs = sorted((p for p in host.injector.projections if p.name in readers), key=layer_of)
+    owners = range(len(prompts))  # the adapter of each row
+    shown = _last_outputs(host, outputs, [host.render(NEUTRAL_INPUT, prompt) for prompt in prompts], lora, owners)
+    alone = _last_outputs(host, outputs, [host.render(NEUTRAL_INPUT)] * len(prompts), lora, owners)
     forms: dict[str, Form] = {name: lora.chosen(name) for name in lora}
-    for projection in outputs:
-        name = projection.name
+    for name, reader in readers.items():
         A, B = lora[name]
-        vectors = (with_prompt[name] - without[name]).view(len(prompts), len(inputs), -1).mean(1)
-        b = (vectors[:, None, :] * (factor / lora.scaling)).to(B)
-        forms[name] = Free(torch.cat((A, readers[name][:, :, None].to(A)), 2), torch.cat((B, b), 1))
+        vectors = (shown[name] - alone[name])[:, None, :] * (factor / lora.scaling)
+        a = reader.to(A)[None, :, None].expand(len(prompts), -1, -1)
+        forms[name] = Free(torch.cat((A, a), 2), torch.cat((B, vectors.to(B)), 1))
     return LoRAWeights(forms, lora.scaling, projections=lora.projections, base_model=lora.base_model)
 
 
@@ -125,33 +143,6 @@ def _last_outputs(
 
         _run(host, outputs, [rows[i] for i in some], lora, [owners[i] for i in some], note)
     return found
-
-
-def _read_alone(
-    host: Host, outputs: Sequence[Projection], rows: Sequence[list[int]], lora: LoRAWeights, prompts: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Read the inputs without a prompt, with the adapter of each prompt.
-
-    Returns:
-        For each o projection, its outputs at the last token, ``[prompts x rows, out]``, and the directions
-        ``[prompts, in]`` that map its inputs to a constant.
-    """
-    written_last: dict[str, list[Tensor]] = {p.name: [] for p in outputs}
-    readers: dict[str, list[Tensor]] = {p.name: [] for p in outputs}
-    lengths = [len(row) for row in rows]
-    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # [rows, tokens]
-    together = max(1, _TOKENS // real.numel())
-    for start in range(0, prompts, together):
-        some = range(start, min(start + together, prompts))
-
-        def note(projection: Projection, read: Tensor, written: Tensor, count: int = len(some)) -> None:
-            written_last[projection.name].append(_last(projection, written, lengths * count).to(host.device))
-            mask = real.to(read.device).reshape(1, -1).expand(count, -1)
-            reader = constant_reader(read.reshape(count, -1, read.shape[-1]), mask)
-            readers[projection.name].append(reader.to(host.device))
-
-        _run(host, outputs, list(rows) * len(some), lora, [i for i in some for _ in rows], note)
-    return {k: torch.cat(v) for k, v in written_last.items()}, {k: torch.cat(v) for k, v in readers.items()}
 
 
 def _last(projection: Projection, written: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -189,11 +180,11 @@ def _run(
     host: Host,
     outputs: Sequence[Projection],
     rows: Sequence[Sequence[int]],
-    lora: LoRAWeights,
-    owners: Sequence[int],
+    lora: LoRAWeights | None,
+    owners: Sequence[int] | None,
     note: _Note,
 ) -> None:
-    """Run rows with their adapters up to the last o projection; call ``note`` with the input and output of each."""
+    """Run rows with their adapters up to the last of the o projections, and note the input and output of each."""
     ids, _ = pad_rows(rows, 0, device=host.device)
     with ExitStack() as stack:
         stack.enter_context(host.evaluating(lora, owners))
@@ -203,6 +194,8 @@ def _run(
                 module: nn.Module, args: tuple[Tensor], output: Tensor, projection: Projection = projection
             ) -> None:
                 note(projection, args[0], output)
+                if projection is outputs[-1]:
+                    raise _Reached
 
             stack.callback(host.model.get_submodule(projection.module).register_forward_hook(hook).remove)
         with suppress(_Reached):

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from promptlora.adapt.adapted_base import AdaptedBase
-from promptlora.adapt.function_vectors import add_function_vectors
+from promptlora.adapt.function_vectors import add_function_vectors, constant_readers
 from promptlora.adapt.refine import RefineSettings, RefineStep, refine_adapters
 from promptlora.errors import CheckpointError, PromptError
 from promptlora.host import Host
@@ -162,7 +164,7 @@ class PromptLoRA(AdaptedBase):
                 (``text.with_examples``). For a list of prompts, one list of pairs per prompt.
             generated: False returns only the static part, which is the same for every prompt.
             vectors: The factor of each prompt's function vector, which is added as one more rank of the middle o
-                projections. To compute it, the base reads the prompt before a few neutral inputs. By default the
+                projections. To compute it, the base reads the prompt once more, with its adapter. By default the
                 hypernetwork's setting is used, and 0 for the static part.
             in_context: Whether the base will also have the prompts in its context. It has no effect on a hypernetwork
                 without ``context_flag``.
@@ -199,7 +201,8 @@ class PromptLoRA(AdaptedBase):
         ).to(device=self.host.device)
         if vectors is None:
             vectors = self.hypernetwork.config.vectors if generated else 0.0
-        lora = add_function_vectors(self.host, lora, texts, vectors)
+        if vectors:
+            lora = add_function_vectors(self.host, lora, texts, vectors, self._constant_readers)
         base = self.model.config.name_or_path or None
         note = EMBEDDED_NOTE if base == EMBEDDED_ID else ""
         origins = [
@@ -210,6 +213,11 @@ class PromptLoRA(AdaptedBase):
             lora.stored, lora.scaling, projections=lora.projections, base_model=base,
             provenance=[origin.to_dict() for origin in origins], chat=self.chat_export,
         )  # fmt: skip
+
+    @cached_property
+    def _constant_readers(self) -> dict[str, Tensor]:
+        """See :func:`promptlora.adapt.function_vectors.constant_readers`."""
+        return constant_readers(self.host)
 
     @torch.no_grad()
     def distances(self, prompts: str | Sequence[str]) -> list[PromptDistance] | None:
