@@ -1,12 +1,11 @@
-"""Which share of a prompt's function vector an adapter should carry, and in which layers.
+"""What function vectors add to generated adapters: which factor, which layers, and how many neutral inputs.
 
-``python benchmarks/function_vectors.py runs/ablations/prompt-in-context-half-the-time.toml``
+``python benchmarks/function_vectors.py configs/shipped.toml``
 
-The run must have held-out tasks (``validation.tasks``) and must have trained some groups with the prompt in the
-context. The benchmark measures the loss on rows of the held-out tasks without vectors, with vectors at several factors
-and depths, with vectors of another task's prompt, and with the prompt in the context, with and without vectors. Each is
-measured for the hypernetwork's adapters and for its static part alone. All of these are training tasks; the tasks of
-the result tables are not used. Results: ``benchmarks/results/function_vectors.json``.
+Measures the loss of a hypernetwork's adapters, in nats, on rows of the tasks that its configuration holds out of
+training: without vectors, with vectors at several factors, depths and numbers of neutral inputs, with vectors of
+another task's prompt, and with the prompt in the context. The tasks of the result tables are not used. Results:
+``benchmarks/results/function_vectors.json``.
 """
 
 from __future__ import annotations
@@ -17,42 +16,62 @@ from pathlib import Path
 
 import torch
 
-from promptlora.adapt.function_vectors import MIDDLE, add_function_vectors, constant_readers
-from runs import RESULTS, console, positive, told, with_heldout_tasks, write_json
+from promptlora import LoRAWeights, PromptLoRA
+from promptlora.adapt.function_vectors import (
+    MIDDLE,
+    NEUTRAL_INPUT,
+    VARIED_INPUTS,
+    add_function_vectors,
+    constant_readers,
+)
+from promptlora.errors import ConfigError
+from promptlora.settings import load_toml
+from promptlora.train.config import TrainConfig
+from promptlora.train.reading import read_training_data
+from promptlora.train.validation import Validation
+from runs import RESULTS, console, positive, told, write_json
 
-FACTORS = (0.25, 0.5, 0.75)
-DEPTHS = ((0.0, 1.0), (1 / 3, 2 / 3), (2 / 3, 1.0))  # at factor 0.5, beside the middle
+FACTOR = 0.5
+FACTORS = (0.25, 0.75, 1.0)
+DEPTHS = ((0.0, 1.0), (1 / 3, 2 / 3))  # beside the middle
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="TOML of a run that is complete, with validation.tasks")
+    parser.add_argument("config", type=Path, help="configuration of the hypernetwork, with validation.tasks")
+    parser.add_argument("--hypernetwork", type=Path, help="its folder; by default the shipped one")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS / "function_vectors.json", help="JSON file")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
     options = parser.parse_args()
-    rows = []
-    with with_heldout_tasks(options.config, options.threads) as (trainer, validation), torch.no_grad():
-        base, prompts = trainer.base, list(validation.prompts.values())
-        encoded = trainer.states.batch(prompts)
+    torch.set_num_threads(options.threads)
+    config = load_toml(TrainConfig, options.config)
+    if not config.validation.tasks:
+        raise ConfigError(f"{options.config}: validation.tasks is 0. Expected held-out tasks. Fix: set it.")
+    lm = PromptLoRA.from_pretrained(hypernetwork=options.hypernetwork)
+    held = Validation(lm.host, read_training_data(config).held, config)
+    prompts = [held.prompts[task] for task in held.tasks]
+    plain, rows = lm.adapt(prompts, vectors=0.0), []
 
-        def note(what: str, loss: float, factor: float = 0.0, depth: tuple[float, float] = MIDDLE) -> None:
-            rows.append({"part": part, "what": what, "factor": factor, "from": depth[0], "to": depth[1], "loss": loss})
-            console.print(f"{part}, {what}, {factor:g} from {depth[0]:.2f} to {depth[1]:.2f}: {loss:.3f}")
+    def note(what: str, lora: LoRAWeights, adapter_of: dict[str, int] = held.right, **shown: bool) -> None:
+        rows.append({"what": what, "loss": held.loss(lora, adapter_of, **shown)})
+        console.print(f"{what}: {rows[-1]['loss']:.3f}", highlight=False)
 
-        for part in ("adapter", "static part"):
-            lora = trainer.plain(*encoded, generated=part == "adapter").to(base.model.dtype)
-            note("no vectors", validation.loss(lora, validation.right))
-            note("prompt in context", validation.loss(lora, validation.right, in_context=True))
-            for factor, depth in [(f, MIDDLE) for f in FACTORS] + [(0.5, d) for d in DEPTHS]:
-                more = add_function_vectors(base, lora, prompts, factor, constant_readers(base, depth))
-                note("vectors", validation.loss(more, validation.right), factor, depth)
-                if (factor, depth) == (0.5, MIDDLE):
-                    note("vectors of another prompt", validation.loss(more, validation.wrong), factor, depth)
-                if factor <= 0.5 and depth == MIDDLE:
-                    shown = validation.loss(more, validation.right, in_context=True)
-                    note("vectors, prompt in context", shown, factor, depth)
-        step = trainer.step
-    write_json(options.output, {"run": options.config.name, "step": step, "tasks": len(prompts), "results": rows})
+    def richer(
+        factor: float, layers: tuple[float, float] = MIDDLE, inputs: tuple[str, ...] = (NEUTRAL_INPUT,)
+    ) -> LoRAWeights:
+        return add_function_vectors(lm.host, plain, prompts, factor, constant_readers(lm.host, layers), inputs)
+
+    note("no vectors", plain)
+    note(f"vectors, factor {FACTOR}", richer(FACTOR))
+    note("another prompt's adapter", plain, held.wrong)
+    note("another prompt's adapter and vectors", richer(FACTOR), held.wrong)
+    for factor in FACTORS:
+        note(f"vectors, factor {factor}", richer(factor))
+    for low, high in DEPTHS:
+        note(f"vectors, factor {FACTOR}, from {low:.2f} to {high:.2f} of the depth", richer(FACTOR, (low, high)))
+    note(f"vectors, factor {FACTOR}, {len(VARIED_INPUTS)} neutral inputs", richer(FACTOR, inputs=VARIED_INPUTS))
+    note("prompt in context", lm.adapt(prompts, vectors=0.0, in_context=True), in_context=True)
+    write_json(options.output, {"config": options.config.name, "tasks": len(prompts), "results": rows})
     return 0
 
 

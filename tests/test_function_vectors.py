@@ -9,7 +9,12 @@ from functools import partial
 import pytest
 import torch
 
-from promptlora.adapt.function_vectors import NEUTRAL_INPUT, constant_readers, middle_outputs
+from promptlora.adapt.function_vectors import (
+    NEUTRAL_INPUT,
+    add_function_vectors,
+    constant_readers,
+    middle_outputs,
+)
 from promptlora.errors import ConfigError
 from promptlora.text import encode_chat, render_chat
 
@@ -54,6 +59,18 @@ def test_the_last_rank_is_the_difference_that_the_prompt_makes_at_the_last_token
     expected = 0.5 * (shown - alone)
     found = richer[name][1][row, -1] * richer.scaling
     assert (found - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_vectors_of_several_inputs_are_their_mean(lm, plain):
+    readers = constant_readers(lm.host)
+    each = [
+        add_function_vectors(lm.host, plain, PROMPTS, 0.5, readers, inputs) for inputs in (("1 + 1",), ("fish", "two"))
+    ]
+    one, two = (add_function_vectors(lm.host, plain, PROMPTS, 0.5, readers, (text,)) for text in ("fish", "two"))
+    name = next(iter(readers))
+    last = [lora[name][1][:, -1] for lora in (each[1], one, two, each[0])]
+    assert torch.allclose(last[0], (last[1] + last[2]) / 2, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(last[0], last[3], rtol=1e-3, atol=1e-5)
 
 
 def test_a_reads_about_one_off_every_token_of_texts_it_has_not_seen(lm, richer):

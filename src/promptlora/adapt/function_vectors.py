@@ -90,7 +90,12 @@ def constant_readers(host: Host, layers: tuple[float, float] = MIDDLE) -> dict[s
 
 @torch.no_grad()
 def add_function_vectors(
-    host: Host, lora: LoRAWeights, prompts: Sequence[str], factor: float, readers: Mapping[str, Tensor]
+    host: Host,
+    lora: LoRAWeights,
+    prompts: Sequence[str],
+    factor: float,
+    readers: Mapping[str, Tensor],
+    inputs: Sequence[str] = (NEUTRAL_INPUT,),
 ) -> LoRAWeights:
     """The adapters with the function vectors of their prompts, as one more rank of the middle o projections.
 
@@ -100,6 +105,7 @@ def add_function_vectors(
         prompts: The prompts.
         factor: The factor of the vector; 0 adds nothing.
         readers: See :func:`constant_readers`; their projections get a vector.
+        inputs: The neutral inputs that follow the prompt; the vectors are means over them.
 
     Raises:
         ConfigError: The factor is not a finite number of 0 or more.
@@ -109,15 +115,16 @@ def add_function_vectors(
     if factor == 0:
         return lora
     outputs = sorted((p for p in host.injector.projections if p.name in readers), key=layer_of)
-    owners = range(len(prompts))  # the adapter of each row
-    shown = _last_outputs(host, outputs, [host.render(NEUTRAL_INPUT, prompt) for prompt in prompts], lora, owners)
-    alone = _last_outputs(host, outputs, [host.render(NEUTRAL_INPUT)] * len(prompts), lora, owners)
+    owners = [i for i in range(len(prompts)) for _ in inputs]  # the adapter of each row
+    with_prompt = [host.render(text, prompt) for prompt in prompts for text in inputs]
+    shown = _last_outputs(host, outputs, with_prompt, lora, owners)
+    alone = _last_outputs(host, outputs, [host.render(text) for text in inputs] * len(prompts), lora, owners)
     forms: dict[str, Form] = {name: lora.chosen(name) for name in lora}
     for name, reader in readers.items():
         A, B = lora[name]
-        vectors = (shown[name] - alone[name])[:, None, :] * (factor / lora.scaling)
+        vectors = (shown[name] - alone[name]).view(len(prompts), len(inputs), -1).mean(1, keepdim=True)
         a = reader.to(A)[None, :, None].expand(len(prompts), -1, -1)
-        forms[name] = Free(torch.cat((A, a), 2), torch.cat((B, vectors.to(B)), 1))
+        forms[name] = Free(torch.cat((A, a), 2), torch.cat((B, (vectors * (factor / lora.scaling)).to(B)), 1))
     return LoRAWeights(forms, lora.scaling, projections=lora.projections, base_model=lora.base_model)
 
 
