@@ -20,6 +20,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from promptlora.cli.answers import TITLES, compared_answers
 from promptlora.cli.console import (
     MOST_TOKENS,
     Base,
@@ -41,8 +42,7 @@ if TYPE_CHECKING:
     from promptlora.lora import LoRAWeights
 
 # The first prompt of each of the first three kinds in benchmarks/user_prompts.jsonl, with its first input. Those
-# prompts
-# are written as users write; nothing is trained or selected on them.
+# prompts are written as users write; nothing is trained or selected on them.
 EXAMPLES = (
     ("Put this into Spanish, just the translation.", "Good morning"),
     ("Make this polite. Keep it to one sentence.", "Give me the report."),
@@ -81,51 +81,28 @@ def demo(
         started = time.perf_counter()
         lora = lm.adapt(prompts)
         seconds = time.perf_counter() - started
-        say("answering: base")
-        base_answers = lm.generate(inputs, max_new_tokens=max_new_tokens)
-        say("answering: base with the prompts in its context")
-        in_context = lm.generate(inputs, in_context=prompts, max_new_tokens=max_new_tokens)
-        say("answering: one batch, three adapters, no prompt in the context")
-        adapted = lm.generate(inputs, lora, max_new_tokens=max_new_tokens)
-        say("answering: one batch, three adapters, and the prompts in the context")
         beside = lm.adapt(prompts, in_context=True)
-        both = lm.generate(inputs, beside, in_context=prompts, max_new_tokens=max_new_tokens)
-        with_prompt, without = lm.count_tokens(inputs, prompts), lm.count_tokens(inputs)
+        answers = compared_answers(lm, inputs, prompts, lora, beside, max_new_tokens, say)
         distances = lm.distances(prompts)
     rows = [
-        {
-            "prompt": prompts[i],
-            "input": inputs[i],
-            "base": base_answers[i],
-            "in_context": in_context[i],
-            "adapted": adapted[i],
-            "adapted_in_context": both[i],
-            "tokens_read": {
-                "in_context": with_prompt[i],
-                "adapted": without[i],
-                "adapted_in_context": with_prompt[i],
-            },
-            "training_prompts": None if distances is None else distances[i].to_dict(),
-        }
-        for i in range(len(inputs))
+        {"prompt": prompt, **answer, "training_prompts": None if distances is None else distances[i].to_dict()}
+        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
     ]
     written = {"seconds": seconds, "bytes": lora.nbytes, "projections": len(lora), "rank": lora.rank}
     if not json:
+        read = {name: sum(row["tokens_read"][name] for row in rows) for name in TITLES}
         for i, row in enumerate(rows):
             table = Table(title=f"[bold]{escape(str(row['prompt']))}[/]", title_justify="left", show_lines=True)
             table.add_column("input", ratio=2, overflow="fold")
-            table.add_column("base", ratio=3, overflow="fold")
-            table.add_column("base, prompt in context", ratio=3, overflow="fold")
-            table.add_column("adapted, no prompt in context", ratio=3, overflow="fold", style="bold")
-            table.add_column("adapted, prompt in context", ratio=3, overflow="fold", style="bold")
-            shown = ("input", "base", "in_context", "adapted", "adapted_in_context")
-            table.add_row(*(escape(str(row[key])) for key in shown))
+            for name, title in TITLES.items():
+                table.add_column(title, ratio=3, overflow="fold", style="bold" if name.startswith("adapted") else None)
+            table.add_row(*(escape(str(row[key])) for key in ("input", *TITLES)))
             out.print(table)
             if distances is not None:
                 out.print(str(distances[i]), style="yellow" if distances[i].far else None, highlight=False)
         out.print(
             f"{len(prompts)} adapters (rank {lora.rank}, {len(lora)} projections each) written in {seconds:.2f} s, "
-            f"{size(lora.nbytes // len(prompts))} each; tokens read: {sum(without)} adapted, {sum(with_prompt)} with the prompts in context",
+            f"{size(lora.nbytes // len(prompts))} each; tokens read: {read['adapted']} adapted, {read['in_context']} with the prompts in context",
             highlight=False,
         )
     with tempfile.TemporaryDirectory() as temporary:

@@ -14,6 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from promptlora.cli.answers import TITLES, compared_answers
 from promptlora.cli.console import (
     MOST_TOKENS,
     Base,
@@ -37,14 +38,6 @@ from promptlora.errors import PromptError
 
 if TYPE_CHECKING:
     from promptlora.adapt import AdaptedBase
-    from promptlora.lora import LoRAWeights
-
-_TITLES = {
-    "base": "base",
-    "in_context": "base, prompt in context",
-    "adapted": "adapted",
-    "adapted_in_context": "adapted, prompt in context",
-}
 
 
 def run(
@@ -91,7 +84,8 @@ def run(
             near = distances[0] if distances else None
         lm = made
     with working("answering") as say:
-        rows = _answers(lm, inputs, instruction, lora, beside, max_new_tokens, say)
+        prompts = None if instruction is None else [instruction] * len(inputs)
+        rows = compared_answers(lm, inputs, prompts, lora, beside, max_new_tokens, say)
     if json:
         described = {"seconds": seconds, "bytes": lora.nbytes, "rank": lora.rank, "projections": len(lora)}
         distance = None if near is None else near.to_dict()
@@ -120,47 +114,18 @@ def _inputs(text: str | None, file: Path | None) -> list[str]:
     return read_inputs(file)
 
 
-def _answers(
-    lm: AdaptedBase,
-    inputs: Sequence[str],
-    prompt: str | None,
-    lora: LoRAWeights,
-    beside: LoRAWeights,
-    max_new_tokens: int,
-    say: Any,
-) -> list[dict[str, Any]]:
-    """The answers to each input, and the number of tokens read, by answer mode."""
-    ways: dict[str, tuple[LoRAWeights | None, str | None]] = {
-        "base": (None, None),
-        "in_context": (None, prompt),
-        "adapted": (lora, None),
-        "adapted_in_context": (beside, prompt),
-    }
-    if prompt is None:
-        ways = {name: way for name, way in ways.items() if not name.endswith("in_context")}
-    rows: list[dict[str, Any]] = [{"input": text, "tokens_read": {}} for text in inputs]
-    for name, (adapter, shown) in ways.items():
-        say(f"answering: {_TITLES[name]}")
-        answers = lm.generate(list(inputs), adapter, in_context=shown, max_new_tokens=max_new_tokens)
-        read = lm.count_tokens(inputs, [shown] * len(inputs))
-        for row, answer, count in zip(rows, answers, read, strict=True):
-            row[name] = answer
-            row["tokens_read"][name] = count
-    return rows
-
-
 def _print(rows: Sequence[dict[str, Any]]) -> None:
     """Print one input with one row per answer mode, or several inputs with one row per input."""
-    ways = [name for name in _TITLES if name in rows[0]]
+    ways = [name for name in TITLES if name in rows[0]]
     table = Table(show_lines=True)
     if len(rows) == 1:
         table.add_column("who")
         table.add_column("tokens read", justify="right")
         table.add_column("answer", overflow="fold")
         for name in ways:
-            table.add_row(_TITLES[name], str(rows[0]["tokens_read"][name]), escape(rows[0][name]))
+            table.add_row(TITLES[name], str(rows[0]["tokens_read"][name]), escape(rows[0][name]))
     else:
-        for title in ("input", *(_TITLES[name] for name in ways)):
+        for title in ("input", *(TITLES[name] for name in ways)):
             table.add_column(title, overflow="fold", ratio=1)
         for row in rows:
             table.add_row(escape(row["input"]), *(escape(row[name]) for name in ways))
