@@ -21,7 +21,8 @@ from promptlora.data import Row
 from promptlora.errors import DataError
 from promptlora.lora import LoRAWeights
 from promptlora.models import base_fingerprint, load_base, load_meta
-from promptlora.settings import from_dict
+from promptlora.settings import from_dict, load_toml, to_dict
+from promptlora.train.config import TrainConfig
 from tests.helpers import tiny_llama
 from tests.host_helpers import tiny_network as random_network
 from tests.training_helpers import write_jsonl
@@ -301,6 +302,7 @@ def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(benches, tmp_path, mo
         ("ablations.py", [tmp_path / "empty", "-o", tmp_path / "out", "--report"], "train.jsonl.gz: no such file"),
         ("padding.py", [tmp_path / "empty"], "train.jsonl.gz: no such file"),
         ("function_vectors.py", [tmp_path / "nowhere.toml"], "nowhere.toml"),
+        ("recipe.py", [BENCHMARKS.parent / "configs" / "reader.toml", "-o", tmp_path / "out"], "reader=''. Expected"),
         ("reader.py", ["--tasks", tmp_path / "empty"], "empty: it holds no row"),
         ("writing.py", ["--rounds", "x"], "'x'; expected a whole number"),
         ("gpu.py", ["--device", "cpu", "--quick", "--base", tmp_path / "nowhere"], "nowhere"),
@@ -319,6 +321,31 @@ def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(benches, tmp_path, mo
     assert not (tmp_path / "out").exists()
     done = bench("writing.py", "--rounds", "x")  # one of them as a script
     assert (done.returncode, done.stderr.splitlines()[-1].count("expected a whole number")) == (2, 1)
+
+
+def test_short_runs_of_the_recipe_differ_in_one_choice_and_are_averaged_over_seeds(benches, tmp_path):
+    recipe, runs = benches("recipe"), benches("runs")
+    config = load_toml(TrainConfig, BENCHMARKS.parent / "configs" / "shipped.toml")
+    named = recipe.variants(config)
+    made = {name: from_dict(TrainConfig, runs.merged(to_dict(config), values)) for name, values in named.items()}
+    assert len({recipe.slug(name) for name in named}) == len(named)
+    assert [made[f"free, seed {seed}"].seed for seed in range(3)] == [0, 1, 2]
+    assert {name: run.data.tasks for name, run in made.items() if run.data.tasks} == {
+        "30 tasks, seed 0": 30,
+        "120 tasks, seed 0": 120,
+    }
+    assert made["all collected tasks, seed 0"].data.sources == config.data.sources[:2]
+    for seed, loss in ((0, 2.0), (1, 2.5), (2, 3.0)):
+        folder = tmp_path / f"core-seed-{seed}"
+        (folder / "final").mkdir(parents=True)
+        (folder / "final" / "config.json").write_text("{}")
+        lines = [{"step": 1, "loss": loss}, {"step": 2, "loss": loss + 1, "validation_loss": loss}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = recipe.report(tmp_path, named)
+    assert {name: row["validation_loss"] for name, row in rows.items()} == {
+        "core, seed 0": 2.0, "core, seed 1": 2.5, "core, seed 2": 3.0
+    }  # fmt: skip
+    assert "| core, mean of 3 seeds | 3.000 | 2.500 |" in recipe.markdown(rows)
 
 
 def test_the_bench_of_refinement_resumes_and_compares_the_same_tasks(benches, toy_base, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from promptlora.adapt.function_vectors import (
     middle_outputs,
 )
 from promptlora.errors import ConfigError
+from promptlora.projections import layer_of
 from promptlora.text import encode_chat, render_chat
 
 PROMPTS = ["Translate to Spanish.", "Answer with one word, and nothing else."]
@@ -87,6 +88,17 @@ def test_a_reads_about_one_off_every_token_of_texts_it_has_not_seen(lm, richer):
         read = seen[name] @ richer[name][0][0, :, -1]
         assert read.mean() == pytest.approx(1, abs=0.25)
         assert read.std() < 0.4
+
+
+def test_a_pass_ends_at_the_last_layer_that_gets_a_vector(lm, plain):
+    ran = []
+    with ExitStack() as handles:
+        for number, layer in enumerate(lm.model.get_decoder().layers):
+            hook = partial(lambda number, module, args, output: ran.append(number), number)
+            handles.callback(layer.register_forward_hook(hook).remove)
+        add_function_vectors(lm.host, plain, PROMPTS, 0.5, constant_readers(lm.host))
+    last = max(layer_of(projection) for projection in middle_outputs(lm.hypernetwork.projections))
+    assert 0 < max(ran) < last < len(lm.model.get_decoder().layers) - 1  # layer 24 ends inside, at its o projection
 
 
 def test_prompts_beside_each_other_change_nothing(lm, richer):

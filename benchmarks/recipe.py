@@ -1,0 +1,127 @@
+"""Short runs of the shipped recipe, each with one choice changed: kind of head, number of tasks, a teacher.
+
+``python benchmarks/recipe.py configs/shipped.toml -o runs/recipe --workers 3``
+
+Core heads are compared with free ones over three seeds, one seed each of 30, 120 and all collected tasks with all tasks
+including the synthetic ones, and the rows' own answers with a loss that is half divergence from the reader with the
+prompt in its context. All runs take the same steps and are measured on the same tasks, whole categories held out of
+training: the loss with the right prompt's adapter, with another's, with the static part alone, and with the prompt in
+the context too. The data, the reader and the batch are those of the configuration; on a CPU use ``--prompts 4 --rows 2
+--steps 60`` (about 25 minutes a run). A stopped queue resumes. Results: ``benchmarks/results/recipe.json``, ``.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from promptlora.errors import ConfigError
+from promptlora.settings import load_toml, to_dict
+from promptlora.train.config import TrainConfig
+from promptlora.train.metrics import read_metrics
+from runs import merged, positive, told, training, work, write_results
+
+CORE: dict[str, Any] = {"hypernetwork": {"head": "core"}}
+FREE: dict[str, Any] = {"hypernetwork": {"head": "full", "rank": 8, "alpha": 16.0}}
+COLUMNS = {
+    "validation_loss": "right prompt", "validation_wrong": "another's", "validation_static": "static part",
+    "validation_in_context": "and in context",
+}  # fmt: skip
+
+
+def variants(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    """Name to the settings that differ from the configuration."""
+    heads = {
+        f"{name}, seed {seed}": merged(head, {"seed": seed})
+        for seed in (0, 1, 2)
+        for name, head in (("core", CORE), ("free", FREE))
+    }
+    counted = config.validation.sources or len(config.data.sources)
+    collected: dict[str, Any] = {"train": config.data.sources[:counted], "weights": list(config.data.weights[:counted])}
+    # Exchanged label words are further tasks, so with them the number of tasks would not be the number of collected ones.
+    plain = merged(CORE, {"data": {**collected, "exchange_labels": False}, "seed": 0})
+    tasks = {f"{count} tasks, seed 0": merged(plain, {"data": {"tasks": count}}) for count in (30, 120)}
+    teacher = {"objective": "distill", "distill": {"adapter": config.reader, "sft_share": 0.5}}
+    return {
+        **heads,
+        **tasks,
+        "all collected tasks, seed 0": plain,
+        "core, half the loss from the reader, seed 0": merged(CORE, teacher, {"seed": 0}),
+    }
+
+
+def slug(name: str) -> str:
+    """The folder name of a run."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def report(folder: Path, names: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The measurements at the last step of each complete run."""
+    rows: dict[str, Any] = {}
+    for name in names:
+        if not (folder / slug(name) / "final" / "config.json").is_file():
+            continue
+        lines = read_metrics(folder / slug(name))
+        last = {key: value for line in lines for key, value in line.items()}
+        rows[name] = {
+            "training_loss_last_20": fmean(line["loss"] for line in lines[-20:]),
+            **{key: last[key] for key in COLUMNS if last.get(key) is not None},
+        }
+    return rows
+
+
+def markdown(rows: dict[str, Any]) -> str:
+    """One line per run, and the means of the kinds of head with three seeds."""
+    lines = [f"| run | training | {' | '.join(COLUMNS.values())} |", "|---|" + "---:|" * (1 + len(COLUMNS))]
+    shown = {name: [row] for name, row in rows.items()}
+    for kind in ("core", "free"):
+        several = [row for name, row in rows.items() if name.startswith(f"{kind}, seed")]
+        if len(several) == 3:
+            shown[f"{kind}, mean of 3 seeds"] = several
+    for name, several in shown.items():
+        keys = ["training_loss_last_20", *COLUMNS]
+        cells = [f"{fmean(row[key] for row in several):.3f}" if key in several[0] else "" for key in keys]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="configuration whose recipe is varied")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--steps", type=positive, default=300, help="steps of each run (default 300)")
+    parser.add_argument("--prompts", type=positive, help="prompts per batch; by default those of the configuration")
+    parser.add_argument("--rows", type=positive, help="rows per prompt; by default those of the configuration")
+    parser.add_argument("--workers", type=positive, default=1, help="runs at a time, one thread each (default 1)")
+    parser.add_argument("--only", nargs="*", help="runs whose name holds one of these texts")
+    parser.add_argument("--report", action="store_true", help="write the table of what is done, run nothing")
+    options = parser.parse_args()
+    config = load_toml(TrainConfig, options.config)
+    if not (config.validation.tasks and config.reader):
+        raise ConfigError(
+            f"{options.config}: validation.tasks={config.validation.tasks}, reader={config.reader!r}. Expected held-out "
+            "tasks and a reader. Fix: use configs/shipped.toml."
+        )
+    short: dict[str, Any] = {
+        "steps": options.steps, "margin_every": options.steps, "checkpoint_every": 25, "keep_checkpoints": 1,
+        "prompts_per_batch": options.prompts or config.prompts_per_batch,
+        "rows_per_prompt": options.rows or config.rows_per_prompt,
+        "validation": {"every": options.steps},
+    }  # fmt: skip
+    named = variants(config)
+    whole = True
+    if not options.report:
+        chosen = [name for name in named if not options.only or any(text in name for text in options.only)]
+        jobs = [training(slug(n), options.output, merged(to_dict(config), short, named[n])) for n in chosen]
+        whole = work(jobs, options.workers, options.output / "logs")
+    rows = report(options.output, named)
+    values = {"config": options.config.name, "short": short, "variants": {n: named[n] for n in rows}, "results": rows}
+    write_results("recipe", values, markdown(rows), len(rows), len(named))
+    return 0 if whole else 1
+
+
+if __name__ == "__main__":
+    sys.exit(told(main))
