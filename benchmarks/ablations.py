@@ -23,8 +23,17 @@ from matplotlib.figure import Figure
 from promptlora.data import hold_out, read_rows
 from promptlora.files import replacing_file
 from promptlora.hypernet.config import HEAD_KINDS
-from promptlora.train.metrics import read_metrics
-from runs import argument_parser, merged, read_results, told, training, work, write_results
+from runs import (
+    argument_parser,
+    last_measured,
+    merged,
+    read_results,
+    slug,
+    told,
+    training,
+    work,
+    write_results,
+)
 
 STEPS = 160
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "training-tasks.svg"
@@ -92,11 +101,6 @@ _COLUMNS = {
 }  # fmt: skip
 
 
-def slug(name: str) -> str:
-    """The name of a variant's folder."""
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-
-
 def known_results() -> dict[str, Any]:
     """Map each variant to its row of the result file, if it was run with the settings of this file."""
     values = read_results("ablations")
@@ -113,12 +117,7 @@ def report(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
             if name in known:
                 rows[name] = known[name]
             continue
-        lines = read_metrics(folder / slug(name))
-        last = {key: value for line in lines for key, value in line.items()}
-        late = [line["loss"] for line in lines[-20:]]
-        rows[name] = {
-            "training_loss_last_20": sum(late) / len(late), **{key: last[key] for key in _COLUMNS if key in last}
-        }  # fmt: skip
+        rows[name] = last_measured(folder / slug(name), _COLUMNS)
     return {
         "steps": STEPS,
         "reference": REFERENCE,

@@ -24,12 +24,9 @@ from promptlora.adapt.function_vectors import (
     add_function_vectors,
     constant_readers,
 )
-from promptlora.errors import ConfigError
-from promptlora.settings import load_toml
-from promptlora.train.config import TrainConfig
 from promptlora.train.reading import read_training_data
 from promptlora.train.validation import Validation
-from runs import RESULTS, console, positive, told, write_json
+from runs import RESULTS, console, heldout_config, positive, told, write_json
 
 FACTOR = 0.5
 FACTORS = (0.25, 0.75, 1.0)
@@ -44,9 +41,7 @@ def main() -> int:
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    config = load_toml(TrainConfig, options.config)
-    if not config.validation.tasks:
-        raise ConfigError(f"{options.config}: validation.tasks is 0. Expected held-out tasks. Fix: set it.")
+    config = heldout_config(options.config)
     lm = PromptLoRA.from_pretrained(hypernetwork=options.hypernetwork)
     held = Validation(lm.host, read_training_data(config).held, config)
     prompts = [held.prompts[task] for task in held.tasks]
@@ -62,9 +57,10 @@ def main() -> int:
         return add_function_vectors(lm.host, plain, prompts, factor, constant_readers(lm.host, layers), inputs)
 
     note("no vectors", plain)
-    note(f"vectors, factor {FACTOR}", richer(FACTOR))
+    chosen = richer(FACTOR)
+    note(f"vectors, factor {FACTOR}", chosen)
     note("another prompt's adapter", plain, held.wrong)
-    note("another prompt's adapter and vectors", richer(FACTOR), held.wrong)
+    note("another prompt's adapter and vectors", chosen, held.wrong)
     for factor in FACTORS:
         note(f"vectors, factor {factor}", richer(factor))
     for low, high in DEPTHS:

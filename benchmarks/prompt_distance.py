@@ -22,12 +22,10 @@ from typing import Any
 import torch
 
 from promptlora import PromptLoRA
-from promptlora.errors import ConfigError
-from promptlora.settings import load_toml
 from promptlora.train.config import TrainConfig
 from promptlora.train.reading import read_training_data
 from promptlora.train.validation import Validation
-from runs import RESULTS, console, positive, read_results, told, write_json
+from runs import RESULTS, console, heldout_config, positive, read_results, told, write_json
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
@@ -78,9 +76,7 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, default=RESULTS / "prompt_distance.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    config = load_toml(TrainConfig, options.config)
-    if not config.validation.tasks:
-        raise ConfigError(f"{options.config}: validation.tasks is 0. Expected held-out tasks. Fix: set it.")
+    config = heldout_config(options.config)
     lm = PromptLoRA.from_pretrained()
     values = {"spearman_over_heldout_tasks": of_heldout_tasks(lm, config), "user_prompts": of_user_prompts(lm)}
     console.print_json(json.dumps(values))

@@ -7,7 +7,7 @@ including the synthetic ones, and the rows' own answers with a loss that is half
 prompt in its context. All runs take the same steps and are measured on the same tasks, whole categories held out of
 training: the loss with the right prompt's adapter, with another's, with the static part alone, and with the prompt in
 the context too. The data, the reader and the batch are those of the configuration; on a CPU use ``--prompts 4 --rows 2
---steps 60`` (about 25 minutes a run). A stopped queue resumes. Results: ``benchmarks/results/recipe.json``, ``.md``.
+--steps 60``. A stopped queue resumes. Results: ``benchmarks/results/recipe.json``, ``.md``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from statistics import fmean
 from typing import Any
 
 from promptlora.errors import ConfigError
-from promptlora.settings import load_toml, to_dict
+from promptlora.settings import to_dict
 from promptlora.train.config import TrainConfig
-from promptlora.train.metrics import read_metrics
-from runs import merged, positive, told, training, work, write_results
+from runs import heldout_config, last_measured, merged, positive, slug, told, training, work, write_results
 
 CORE: dict[str, Any] = {"hypernetwork": {"head": "core"}}
 FREE: dict[str, Any] = {"hypernetwork": {"head": "full", "rank": 8, "alpha": 16.0}}
@@ -53,24 +52,10 @@ def variants(config: TrainConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-def slug(name: str) -> str:
-    """The folder name of a run."""
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-
-
 def report(folder: Path, names: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The measurements at the last step of each complete run."""
-    rows: dict[str, Any] = {}
-    for name in names:
-        if not (folder / slug(name) / "final" / "config.json").is_file():
-            continue
-        lines = read_metrics(folder / slug(name))
-        last = {key: value for line in lines for key, value in line.items()}
-        rows[name] = {
-            "training_loss_last_20": fmean(line["loss"] for line in lines[-20:]),
-            **{key: last[key] for key in COLUMNS if last.get(key) is not None},
-        }
-    return rows
+    done = [name for name in names if (folder / slug(name) / "final" / "config.json").is_file()]
+    return {name: last_measured(folder / slug(name), COLUMNS) for name in done}
 
 
 def markdown(rows: dict[str, Any]) -> str:
@@ -99,12 +84,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", help="runs whose name holds one of these texts")
     parser.add_argument("--report", action="store_true", help="write the table of what is done, run nothing")
     options = parser.parse_args()
-    config = load_toml(TrainConfig, options.config)
-    if not (config.validation.tasks and config.reader):
-        raise ConfigError(
-            f"{options.config}: validation.tasks={config.validation.tasks}, reader={config.reader!r}. Expected held-out "
-            "tasks and a reader. Fix: use configs/shipped.toml."
-        )
+    config = heldout_config(options.config)
+    if not config.reader:
+        raise ConfigError(f"{options.config}: reader=''. Expected a reader. Fix: use configs/shipped.toml.")
     short: dict[str, Any] = {
         "steps": options.steps, "margin_every": options.steps, "checkpoint_every": 25, "keep_checkpoints": 1,
         "prompts_per_batch": options.prompts or config.prompts_per_batch,

@@ -13,21 +13,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from promptlora.errors import ConfigError, PromptLoRAError
 from promptlora.files import replacing_file
 from promptlora.settings import from_dict, load_toml, save_toml
-from promptlora.train import Trainer
 from promptlora.train.config import TrainConfig
-from promptlora.train.validation import Validation
+from promptlora.train.metrics import read_metrics
 
 console = Console(stderr=True)
 RESULTS = Path(__file__).parent / "results"
@@ -144,23 +142,31 @@ def argument_parser(about: str | None, data: str) -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def with_heldout_tasks(path: Path, threads: int) -> Iterator[tuple[Trainer, Validation]]:
-    """Load a complete run with held-out tasks at its last step.
+def heldout_config(path: Path) -> TrainConfig:
+    """Read a configuration that holds tasks out of training.
 
     Raises:
-        ConfigError: The configuration cannot be read, or belongs to another run.
+        ConfigError: It cannot be read, or holds out no tasks.
     """
-    torch.set_num_threads(threads)
-    with Trainer(load_toml(TrainConfig, path), progress=console.print) as trainer:
-        if trainer.validation is None:
-            raise ConfigError(f"{path}: validation.tasks is 0; expected a run with held-out tasks")
-        if trainer.resume() < trainer.config.steps:
-            raise ConfigError(
-                f"{path}: the run is at step {trainer.step} of {trainer.config.steps}; expected a complete one; "
-                f"promptlora train {path} --resume"
-            )
-        yield trainer, trainer.validation
+    config = load_toml(TrainConfig, path)
+    if not config.validation.tasks:
+        raise ConfigError(f"{path}: validation.tasks is 0. Expected held-out tasks. Fix: set it.")
+    return config
+
+
+def slug(name: str) -> str:
+    """The folder name of a run."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def last_measured(run: Path, columns: Iterable[str]) -> dict[str, float]:
+    """The mean training loss of the last 20 steps of a run, and the last value of each column that it has."""
+    lines = read_metrics(run)
+    last = {key: value for line in lines for key, value in line.items()}
+    return {
+        "training_loss_last_20": fmean(line["loss"] for line in lines[-20:]),
+        **{key: last[key] for key in columns if key in last},
+    }
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

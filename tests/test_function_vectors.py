@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
+from promptlora import HyperNetwork, PromptLoRA
 from promptlora.adapt.function_vectors import (
     NEUTRAL_INPUT,
     add_function_vectors,
     constant_readers,
     middle_outputs,
 )
+from promptlora.adapt.prompt_lora import shipped_hypernetwork
 from promptlora.errors import ConfigError
 from promptlora.projections import layer_of
 from promptlora.text import encode_chat, render_chat
@@ -74,20 +76,35 @@ def test_vectors_of_several_inputs_are_their_mean(lm, plain):
     assert not torch.allclose(last[0], last[3], rtol=1e-3, atol=1e-5)
 
 
-def test_a_reads_about_one_off_every_token_of_texts_it_has_not_seen(lm, richer):
+UNSEEN = "The old lighthouse keeper counted nine ships. Which of them came back, and why did nobody ask?"
+
+
+def constants(lm, lora, on) -> list[torch.Tensor]:
+    """What the last column of each A reads off the tokens of a text it has not seen, with an adapter on or none."""
     seen: dict[str, torch.Tensor] = {}
     names = [p.name for p in middle_outputs(lm.hypernetwork.projections)]
-    text = "The old lighthouse keeper counted nine ships. Which of them came back, and why did nobody ask?"
-    (ids,) = encode_chat(lm.tokenizer, [render_chat(lm.tokenizer, text)])
-    with torch.no_grad(), ExitStack() as handles:
+    (ids,) = encode_chat(lm.tokenizer, [render_chat(lm.tokenizer, UNSEEN)])
+    with torch.no_grad(), lm.injector.apply(on), ExitStack() as handles:
         for name in names:
             keep = partial(lambda name, module, args, output: seen.update({name: args[0][0]}), name)
             handles.callback(lm.model.get_submodule(name).register_forward_hook(keep).remove)
         lm.model(input_ids=torch.tensor([ids]))
-    for name in names:
-        read = seen[name] @ richer[name][0][0, :, -1]
+    return [seen[name] @ lora[name][0][0, :, -1] for name in names]
+
+
+def test_a_reads_about_one_off_every_token_of_a_text_it_has_not_seen(lm, richer):
+    for read in constants(lm, richer, None):
         assert read.mean() == pytest.approx(1, abs=0.25)
         assert read.std() < 0.4
+
+
+@pytest.mark.real
+def test_with_an_adapter_of_the_package_on_a_reads_nearly_as_much(smollm):
+    with closing(PromptLoRA(*smollm, HyperNetwork.from_pretrained(shipped_hypernetwork()))) as lm:
+        richer = lm.adapt(PROMPTS[0], vectors=0.5)
+        for read in constants(lm, richer, richer):
+            assert 0.7 < read.mean() < 1.1
+            assert read.std() < 0.4
 
 
 def test_a_pass_ends_at_the_last_layer_that_gets_a_vector(lm, plain):
