@@ -17,17 +17,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from promptlora.data import hold_out, read_rows
-from promptlora.files import replacing_file
 from promptlora.hypernet.config import HEAD_KINDS
 from runs import (
     argument_parser,
     last_measured,
     merged,
     read_results,
+    save_svg,
     slug,
     told,
     training,
@@ -160,8 +159,7 @@ def draw_scaling(results: dict[str, Any], tasks: int) -> None:
     axes.set_ylabel("loss on held-out tasks (nats)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    with rc_context({"svg.hashsalt": "promptlora"}), replacing_file(FIGURE) as temporary:  # the same bytes each time
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    save_svg(figure, FIGURE)
 
 
 def main() -> int:

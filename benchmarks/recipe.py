@@ -6,8 +6,9 @@ Core heads are compared with free ones over three seeds, one seed each of 30, 12
 including the synthetic ones, and the rows' own answers with a loss that is half divergence from the reader with the
 prompt in its context. All runs take the same steps and are measured on the same tasks, whole categories held out of
 training: the loss with the right prompt's adapter, with another's, with the static part alone, and with the prompt in
-the context too. The data, the reader and the batch are those of the configuration; on a CPU use ``--prompts 4 --rows 2
---steps 60``. A stopped queue resumes. Results: ``benchmarks/results/recipe.json``, ``.md``.
+the context too. The data, the reader and the batch are those of the configuration; on a CPU use ``--prompts 8 --rows 2
+--steps 80 --validation-rows 4``, about a quarter of an hour a run. A stopped queue resumes. Results:
+``benchmarks/results/recipe.json``, ``.md`` and ``docs/figures/recipe-tasks.svg``, the losses by number of tasks.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import Any
 from promptlora.errors import ConfigError
 from promptlora.settings import to_dict
 from promptlora.train.config import TrainConfig
-from runs import heldout_config, last_measured, merged, positive, slug, told, training, work, write_results
+from runs import heldout_config, last_measured, merged, positive, save_svg, slug, told, training, work, write_results
+
+FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "recipe-tasks.svg"
 
 CORE: dict[str, Any] = {"hypernetwork": {"head": "core"}}
 FREE: dict[str, Any] = {"hypernetwork": {"head": "full", "rank": 8, "alpha": 16.0}}
@@ -73,6 +76,28 @@ def markdown(rows: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+# Runs by the number of tasks, with the label of each: the last one is the shipped recipe itself.
+BY_TASKS = {
+    "30 tasks, seed 0": "30", "120 tasks, seed 0": "120", "all collected tasks, seed 0": "all collected",
+    "core, seed 0": "and synthetic ones\nand exchanged labels",
+}  # fmt: skip
+
+
+def draw_by_tasks(rows: dict[str, Any]) -> None:
+    """Draw the losses on the held-out tasks by number of training tasks, one run each."""
+    from matplotlib.figure import Figure  # imported here, so that a GPU machine that only trains does not need it
+
+    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for key, label in COLUMNS.items():
+        axes.plot(list(BY_TASKS.values()), [rows[name][key] for name in BY_TASKS], "o-", label=label)
+    axes.set_xlabel("training tasks (one run each)")
+    axes.set_ylabel("loss on held-out tasks (nats)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    save_svg(figure, FIGURE)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="configuration whose recipe is varied")
@@ -80,6 +105,9 @@ def main() -> int:
     parser.add_argument("--steps", type=positive, default=300, help="steps of each run (default 300)")
     parser.add_argument("--prompts", type=positive, help="prompts per batch; by default those of the configuration")
     parser.add_argument("--rows", type=positive, help="rows per prompt; by default those of the configuration")
+    parser.add_argument(
+        "--validation-rows", type=positive, help="rows per held-out task, by default the configuration's"
+    )
     parser.add_argument("--workers", type=positive, default=1, help="runs at a time, one thread each (default 1)")
     parser.add_argument("--only", nargs="*", help="runs whose name holds one of these texts")
     parser.add_argument("--report", action="store_true", help="write the table of what is done, run nothing")
@@ -91,7 +119,7 @@ def main() -> int:
         "steps": options.steps, "margin_every": options.steps, "checkpoint_every": 25, "keep_checkpoints": 1,
         "prompts_per_batch": options.prompts or config.prompts_per_batch,
         "rows_per_prompt": options.rows or config.rows_per_prompt,
-        "validation": {"every": options.steps},
+        "validation": {"every": options.steps, "rows": options.validation_rows or config.validation.rows},
     }  # fmt: skip
     named = variants(config)
     whole = True
@@ -100,6 +128,8 @@ def main() -> int:
         jobs = [training(slug(n), options.output, merged(to_dict(config), short, named[n])) for n in chosen]
         whole = work(jobs, options.workers, options.output / "logs")
     rows = report(options.output, named)
+    if all(name in rows for name in BY_TASKS):
+        draw_by_tasks(rows)
     values = {"config": options.config.name, "short": short, "variants": {n: named[n] for n in rows}, "results": rows}
     write_results("recipe", values, markdown(rows), len(rows), len(named))
     return 0 if whole else 1

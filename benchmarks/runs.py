@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -26,6 +26,9 @@ from promptlora.files import replacing_file
 from promptlora.settings import from_dict, load_toml, save_toml
 from promptlora.train.config import TrainConfig
 from promptlora.train.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 console = Console(stderr=True)
 RESULTS = Path(__file__).parent / "results"
@@ -173,6 +176,14 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write results atomically."""
     with replacing_file(path) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def save_svg(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG atomically, with the same bytes each time."""
+    from matplotlib import rc_context  # imported here, so that a GPU machine that draws nothing does not need it
+
+    with rc_context({"svg.hashsalt": "promptlora"}), replacing_file(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
 def read_results(name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from promptlora.files import replacing_file
+from runs import save_svg
 from unseen_table import BY_TASKS, CONSTANT, WITH_VECTORS, WORDINGS
 
 
@@ -80,8 +80,7 @@ def markdown(values: Mapping[str, Any]) -> str:
 
 def draw_by_tasks(values: Mapping[str, Any], path: Path) -> None:
     """Draw scores by number of training tasks: each run as a dot, the means as a line, the constant answer dashed."""
-    from matplotlib import rc_context  # imported here, so that a GPU machine that only answers does not need it
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # imported here, so that a GPU machine that only answers does not need it
 
     runs = {int(count): of for count, of in values["by_training_tasks"].items()}
     counts = sorted(runs)
@@ -101,5 +100,4 @@ def draw_by_tasks(values: Mapping[str, Any], path: Path) -> None:
     axes.set_ylabel(f"strict score on {values['tasks']} unseen tasks")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    with rc_context({"svg.hashsalt": "promptlora"}), replacing_file(path) as temporary:  # the same bytes each time
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    save_svg(figure, path)
