@@ -43,6 +43,7 @@ lint-style: $(READY)
 
 lint-types: $(READY)
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks scripts
 	MYPYPATH=integrations/vllm/src $(BIN)/mypy -p promptlora_vllm
 
 # The tests check the other generated pages and build the site.

@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from promptlora.models import load_meta
 
     projections = find_projections(load_meta(None))
-    report = {
+    report: dict[str, Any] = {
         "torch": torch.__version__, "python": platform.python_version(), "dtype": "bfloat16",
         "one_adapter": one_adapter(projections),
         "resident": many_adapters(projections, options.adapters),

@@ -106,12 +106,12 @@ def gradient_distance(model: PreTrainedModel, lora: LoRAWeights, ids: Tensor) ->
         leaves = {n: (A.clone().requires_grad_(), B.clone().requires_grad_()) for n, (A, B) in lora.items()}
         with way(model, LoRAWeights(leaves, lora.scaling, projections=lora.projections)):
             logits(model, ids).log_softmax(-1)[..., 0].mean().backward()
-        found.append([matrix.grad for pair in leaves.values() for matrix in pair])
-    pairs = zip(*found, strict=True)
-    return max(float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs)
+        found.append([matrix.grad for pair in leaves.values() for matrix in pair if matrix.grad is not None])
+    distances = [(ours - theirs).norm() / theirs.norm() for ours, theirs in zip(*found, strict=True)]
+    return float(torch.stack(distances).max())
 
 
-def generate(model: PreTrainedModel, ids: Tensor, mask: Tensor, tokens: int) -> Tensor:
+def generate(model: Any, ids: Tensor, mask: Tensor, tokens: int) -> Tensor:
     new: Tensor = model.generate(
         input_ids=ids,
         attention_mask=mask,
@@ -323,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         each(
             sizes,
             "training",
-            lambda size: report["training"].append(training_case(options, *size, layer, Path(folder))),
+            lambda size: report["training"].append(training_case(options, size[0], size[1], layer, Path(folder))),
         )
     each(
         list(injection_cases(options.quick)),

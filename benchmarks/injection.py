@@ -96,7 +96,9 @@ def physical_lora(model: nn.Module, lora: LoRAWeights) -> LoRAWeights:
         groups.setdefault(p.module, []).append(p)
     matrices, projections = {}, []
     for name, members in groups.items():
-        d_in, d_out = module_shape(model.get_submodule(name))
+        shape = module_shape(model.get_submodule(name))
+        assert shape is not None, name
+        d_in, d_out = shape
         wide = []
         for p in members:
             B = lora[p.name][1]
@@ -218,8 +220,9 @@ def measure(
         cache = DynamicCache(config=found["bare"][0].config)
         found["bare"][0](input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         step = ids[:, :1]
-    croppable = cache is not None and getattr(found["bare"][0].config, "model_type", "") != "qwen3_next"
-    names, times = list(found), {name: [] for name in found}
+    croppable = getattr(found["bare"][0].config, "model_type", "") != "qwen3_next"
+    names = list(found)
+    times: dict[str, list[float]] = {name: [] for name in found}
     for turn in range(rounds + 1):  # the first round is a warm-up
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
@@ -228,7 +231,7 @@ def measure(
                 start = clock()
                 model(input_ids=step, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1, **options)
                 seconds = clock() - start
-            if croppable:
+            if cache is not None and croppable:
                 cache.crop(-1)
             if turn:
                 times[name].append(seconds)
@@ -249,7 +252,8 @@ def qwen3_next() -> PreTrainedModel:
         linear_key_head_dim=64, linear_value_head_dim=64, num_experts=4, num_experts_per_tok=2,
         moe_intermediate_size=256, shared_expert_intermediate_size=256,
     )  # fmt: skip
-    return Qwen3NextForCausalLM(config).eval().requires_grad_(False)
+    model: PreTrainedModel = Qwen3NextForCausalLM(config).eval().requires_grad_(False)
+    return model
 
 
 def device_name(device: torch.device | str) -> str:

@@ -127,7 +127,7 @@ def measure(options: argparse.Namespace, route: str, tokens: int) -> dict[str, A
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
         raise SystemExit(f"{route}, {tokens} tokens: {run.stderr.strip()[-400:] or f'exit code {run.returncode}'}")
-    return case | json.loads(run.stdout)
+    return {**case, **json.loads(run.stdout)}
 
 
 def slope(cases: Sequence[dict[str, Any]], chunk: int) -> float | None:
@@ -138,7 +138,8 @@ def slope(cases: Sequence[dict[str, Any]], chunk: int) -> float | None:
     if len(ran) < 2:
         return None
     low, high = min(ran, key=lambda c: c["tokens"]), max(ran, key=lambda c: c["tokens"])
-    return round((high["rise_bytes"] - low["rise_bytes"]) / (high["tokens"] - low["tokens"]), 1)
+    found: float = (high["rise_bytes"] - low["rise_bytes"]) / (high["tokens"] - low["tokens"])
+    return round(found, 1)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

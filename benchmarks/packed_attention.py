@@ -56,14 +56,14 @@ def measure(requests: int, context: int, rounds: int) -> dict[str, float]:
     owner = torch.arange(requests * context) // context
     mask = torch.zeros(1, 1, requests, requests * context)
     mask.masked_fill_(owner != torch.arange(requests)[:, None], torch.finfo(mask.dtype).min)
-    module = SimpleNamespace(layer_idx=0, num_key_value_groups=HEADS // GROUPS, is_causal=True)
+    module: Any = SimpleNamespace(layer_idx=0, num_key_value_groups=HEADS // GROUPS, is_causal=True)
     ends = torch.arange(requests + 1)
 
     def packed() -> Tensor:
         return sdpa_attention_forward(module, query, key, value, mask, is_causal=False)[0]
 
     def by_request() -> Tensor:
-        lengths = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends * context}
+        lengths: dict[str, Any] = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends * context}
         return attend(module, query, key, value, None, cache=_Cache(key, value), **lengths)[0]
 
     torch.testing.assert_close(packed(), by_request(), atol=1e-5, rtol=1e-4)

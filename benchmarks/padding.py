@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
+from functools import partial
 from statistics import fmean
 
-from promptlora.data import Batches, read_paraphrases, read_rows, tokenize_rows
+from promptlora.data import Batches, Shown, read_paraphrases, read_rows, tokenize_rows
 from promptlora.data.config import DataConfig
+from promptlora.data.tokens import render_inputs
 from promptlora.models import load_base
 from promptlora.teacher import teacher_context
 from runs import RESULTS, console, folder, told, write_json
@@ -28,9 +31,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=folder, help="folder with train, paraphrases and heldout .jsonl.gz")
     options = parser.parse_args()
-    config = DataConfig(train=str(options.data / "train.jsonl.gz"))
+    config = DataConfig(train=(str(options.data / "train.jsonl.gz"),))
     _, tokenizer = load_base()
-    rows = read_rows(config.train, config.split)
+    rows = read_rows(options.data / "train.jsonl.gz", config.split)
     examples, _ = tokenize_rows(tokenizer, rows, config)
     prompts = {row.task: [row.prompt] for row in rows}
     for task, others in read_paraphrases(options.data / "paraphrases.jsonl.gz", prompts).items():
@@ -38,11 +41,11 @@ def main() -> int:
     results = {}
     for name, share in (("by what is read", SHARE), ("by inputs alone", 0.0)):
         batches = Batches(
-            examples, prompts, prompts_per_batch=8, rows_per_prompt=2, pad=0, paraphrase_share=config.paraphrase_share,
-            in_context=lambda text, prompt: teacher_context(tokenizer, prompt, text), in_context_share=share,
+            examples, prompts, prompts_per_batch=8, rows_per_prompt=2, pad=0, render=partial(render_inputs, tokenizer),
+            shown=Shown(paraphrase_share=config.paraphrase_share, in_context_share=share),
         )  # fmt: skip
-        batches.epoch(0)  # assigns the groups to batches; how each is presented is drawn when it is read
-        batches.in_context_share = SHARE
+        batches.order.groups(0)  # assigns the groups to batches; how each is presented is drawn when it is read
+        batches.shown = replace(batches.shown, in_context_share=SHARE)
         made = [batches[step] for step in range(BATCHES)]
         tokens, places = fmean(b.tokens for b in made), fmean(b.input_ids.numel() for b in made)
         results[name] = {"tokens": tokens, "places": places}

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import track
@@ -144,7 +145,7 @@ def main() -> int:
     prompts = [prompt for several in chosen.values() for prompt in several]
     groups = [i for i, several in enumerate(chosen.values()) for _ in several]
     console.print(f"{len(chosen)} tasks, {options.per_task} wordings each", highlight=False)
-    results = []
+    results: list[dict[str, Any]] = []
     for reader, vectors in read(prompts, options.base, options.layers, options.hypernetwork):
         each = hits(vectors, groups)
         results.append({"reader": reader, "own_task": float(each.mean()), "interval": interval(each, groups)})

@@ -29,6 +29,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -79,6 +80,7 @@ class Held:
 
 
 Results = list[dict[str, Any]]
+Start = Callable[[list[str]], LoRAWeights]  # adapters for prompts
 Condition = Callable[[Sequence[Held]], Results]  # the results of some tasks, in their order
 
 
@@ -100,7 +102,7 @@ class Bench:
     def conditions(self) -> dict[str, tuple[int, Condition]]:
         """Map the name of each table row to the number of rows to learn from that it needs, and its function."""
         lm, options = self.lm, self.options
-        starts: dict[str, Callable[[list[str]], LoRAWeights]] = {
+        starts: dict[str, Start] = {
             "generated": self.generated,
             "static": lambda prompts: lm.adapt(prompts, generated=False),
             "fresh": lambda prompts: LoRAWeights.stack([fresh_lora(lm, options.seed)] * len(prompts)),
@@ -133,17 +135,9 @@ class Bench:
         )
         for count in options.rows:
             for name, start in starts.items():
-                made[refined(name, count)] = (
-                    count,
-                    lambda group, start=start, count=count: self.refined(
-                        group, start(shown(group)), rows=labelled(group, count)
-                    ),
-                )
+                made[refined(name, count)] = (count, partial(self.refined_from, start, count))
             if count in SHOTS:
-                made[few_shot(count)] = (
-                    count,
-                    lambda group, count=count: self.answered(group, None, [with_shots(held, count) for held in group]),
-                )
+                made[few_shot(count)] = (count, partial(self.answered_after, count))
         return made
 
     def generated(self, prompts: list[str]) -> LoRAWeights:
@@ -171,6 +165,14 @@ class Bench:
             scores = {measure: next(iter(of.values())) for measure, of in task_scores(held.scored, own).items()}
             results.append({**scores, "tokens": fmean(tokens[i] for i in at), "answers": own})
         return results
+
+    def refined_from(self, start: Start, count: int, group: Sequence[Held]) -> Results:
+        """The same for adapters that are refined on ``count`` rows of each task from a start."""
+        return self.refined(group, start(shown(group)), rows=labelled(group, count))
+
+    def answered_after(self, count: int, group: Sequence[Held]) -> Results:
+        """The same for the base with the prompt and ``count`` rows of each task in its context."""
+        return self.answered(group, None, [with_shots(held, count) for held in group])
 
     def refined(self, group: Sequence[Held], lora: LoRAWeights, **learned: Any) -> Results:
         """The same for adapters that are refined first, with the refinement's record and its time in seconds.
@@ -240,13 +242,13 @@ def choose(bench: Bench, rows: Sequence[Row], other: Sequence[Row]) -> list[Held
     tasks = sorted(by_task)
     random.Random(options.seed).shuffle(tasks)
     for task in tasks:
-        learned, scored = by_task[task]
-        for part in (learned, scored):
+        for part in by_task[task]:
             random.Random(f"{options.seed}/{task}").shuffle(part)
-        inputs = {row.input for row in scored[: options.eval_rows]}
+        learned, answered = by_task[task]
+        inputs = {row.input for row in answered[: options.eval_rows]}
         learned = [row for row in learned if row.input not in inputs]
-        if len(learned) >= min(options.rows) and len(scored) >= options.eval_rows // 2:
-            chosen.append(Held(task, learned, scored[: options.eval_rows]))
+        if len(learned) >= min(options.rows) and len(answered) >= options.eval_rows // 2:
+            chosen.append(Held(task, learned, answered[: options.eval_rows]))
     return chosen
 
 
@@ -354,15 +356,15 @@ def report(folder: Path) -> dict[str, Any]:
                 rows[name]["together"] = together
             rows[name]["kept_start"] = fmean(one["record"]["best_step"] == 0 for one in found)
     differences = []
-    for ours, theirs, aim in COMPARISONS:
-        both = [task for task in strict.get(ours, {}) if task in strict.get(theirs, {})]
+    for one, other, aim in COMPARISONS:
+        both = [task for task in strict.get(one, {}) if task in strict.get(other, {})]
         if len(both) > 1:
-            gains = [strict[ours][task] - strict[theirs][task] for task in both]
+            gains = [strict[one][task] - strict[other][task] for task in both]
             low, high = bootstrap_interval(gains)
             differences.append(
                 {
-                    "ours": ours,
-                    "theirs": theirs,
+                    "ours": one,
+                    "theirs": other,
                     "aim": aim,
                     "points": fmean(gains),
                     "low": low,

@@ -121,7 +121,8 @@ class Bench:
             def seconds(count: int, arm: str = arm) -> float:
                 tokens = options.input_tokens + (length if arm == "context" else 0)
                 warm = min(count, prompts) * length * cost["read"] if "prefix" in arm else 0.0
-                return warm + count * (tokens * cost["read"] + options.output_tokens * cost["generate"])
+                each: float = tokens * cost["read"] + options.output_tokens * cost["generate"]
+                return warm + count * each
 
             found[arm] = affordable(seconds, options.most_seconds, requests, options.in_flight)
         # The server's cache has a fixed size. Where it does not hold all prompts until the end, beside the pages of all

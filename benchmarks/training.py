@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def measure(
         shown = f"{prompts} x {per_prompt} rows, {dtype}"
         for _ in track(range(rounds), shown, console=console):
             batch = trainer.objective.parts(trainer.step, 1)[0]
-            bare.append(timed(lambda batch=batch: bare_step(trainer, batch), clock))
+            bare.append(timed(partial(bare_step, trainer, batch), clock))
             whole.append(timed(trainer.train_step, clock))
             tokens.append(batch.tokens)
         with stages(trainer, clock) as spent:

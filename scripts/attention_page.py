@@ -363,10 +363,10 @@ def adapter_part(lm: PromptLoRA, figures: dict[str, str]) -> tuple[str, float, s
     figures["ablation-output"] = heat_map(
         inputs.outputs_by_layer(), names, inputs.choices, "Change of what leaves o", cell=(44, 16)
     )
-    rows = ["| adapter on for | attention | what leaves o | next token |", "|---|---:|---:|---:|"]
+    ablated = ["| adapter on for | attention | what leaves o | next token |", "|---|---:|---:|---:|"]
     for i, choice in enumerate(inputs.choices):
         attention, output = float(inputs.by_layer()[:, i].mean()), float(inputs.outputs_by_layer()[:, i].mean())
-        rows.append(f"| {choice} | {attention:.3f} | {output:.3f} | {inputs.next_token[choice]:.2f} |")
+        ablated.append(f"| {choice} | {attention:.3f} | {output:.3f} | {inputs.next_token[choice]:.2f} |")
     words = _next_words(lm, capture.base.next_token, adapted.next_token)
     prompts, groups = [p for p, _ in SPACE], [g for _, g in SPACE]
     space = adapter_space(lm.adapt(prompts), prompts, groups)
@@ -428,7 +428,7 @@ from above; the change of what leaves o is the length of the difference, divided
 token is the *Kullback–Leibler divergence* in nats: 0 when the same next words are expected as before, and the larger, the less the two
 expectations agree.
 
-{chr(10).join(rows)}
+{chr(10).join(ablated)}
 
 In layer 0, v alone and o alone leave attention untouched, exactly: the shares are settled by q and k before v and o come in. From
 layer 1 on they change it all the same, since what they did in layer 0 is part of x there. A cell of the first map is the mean over the

@@ -374,7 +374,8 @@ def build(case: Case, *, attention: str = "eager", seed: int = 0) -> PreTrainedM
     for name, parameter in model.named_parameters():  # initialisers leave some at zero
         if parameter.ndim >= 2 and "conv" not in name:
             parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(case.dtype) * 0.2
-    return model.to(case.dtype).eval().requires_grad_(False)
+    frozen: PreTrainedModel = model.to(dtype=case.dtype).eval().requires_grad_(False)
+    return frozen
 
 
 def build_meta(case: Case) -> nn.Module:

@@ -42,7 +42,8 @@ def cell(part: Mapping[str, Any], length: int, settings: Mapping[str, Any], cloc
         """Of seconds per request, within a round."""
         if arm not in each or to not in each:
             return None
-        return round(statistics.median(a / b for a, b in zip(each[arm], each[to], strict=True)), 3)
+        found: float = statistics.median(a / b for a, b in zip(each[arm], each[to], strict=True))
+        return round(found, 3)
 
     def middle(arm: str, what: str, q: str, factor: float = 1e3) -> float | None:
         found = [one[arm][what][q] for one in rounds if what in one[arm]]
