@@ -302,6 +302,7 @@ def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(benches, tmp_path, mo
         ("ablations.py", [tmp_path / "empty", "-o", tmp_path / "out", "--report"], "train.jsonl.gz: no such file"),
         ("padding.py", [tmp_path / "empty"], "train.jsonl.gz: no such file"),
         ("function_vectors.py", [tmp_path / "nowhere.toml"], "nowhere.toml"),
+        ("gate.py", [tmp_path / "nowhere.toml"], "nowhere.toml"),
         ("recipe.py", [BENCHMARKS.parent / "configs" / "reader.toml", "-o", tmp_path / "out"], "reader=''. Expected"),
         ("reader.py", ["--tasks", tmp_path / "empty"], "empty: it holds no row"),
         ("writing.py", ["--rounds", "x"], "'x'; expected a whole number"),
@@ -321,6 +322,21 @@ def test_what_a_bench_cannot_use_is_a_line_and_exit_code_2(benches, tmp_path, mo
     assert not (tmp_path / "out").exists()
     done = bench("writing.py", "--rounds", "x")  # one of them as a script
     assert (done.returncode, done.stderr.splitlines()[-1].count("expected a whole number")) == (2, 1)
+
+
+def test_the_gate_of_a_category_is_fitted_on_the_others(benches):
+    """Tasks of both signs of a feature want factor 0.25 and 1.25; one category wants the opposite of all others."""
+    gate = benches("gate")
+    factors = torch.tensor(gate.FACTORS, dtype=torch.float64)
+    wanted = torch.tensor([0.25, 1.25] * 4, dtype=torch.float64)
+    losses = (factors[None] - wanted[:, None]).abs()
+    assert gate.at(losses, torch.full((8,), 0.875, dtype=torch.float64)).tolist() == [0.625, 0.375] * 4
+    features = torch.tensor([[-1.0, 1.0], [1.0, 1.0]] * 4, dtype=torch.float64)
+    fitted = gate.left_out(features, losses, list("aabbccdd"))
+    assert (fitted - wanted).abs().max() < 0.1
+    losses[:2] = losses[:2].flip(0)
+    fitted = gate.left_out(features, losses, list("aabbccdd"))
+    assert (fitted[:2] - wanted[:2]).abs().max() < 0.1  # not what their own losses ask for
 
 
 def test_short_runs_of_the_recipe_differ_in_one_choice_and_are_averaged_over_seeds(benches, tmp_path):

@@ -1,13 +1,13 @@
 """Whether a gate on the generated part would pay: one factor for all prompts, the best per prompt, a learned one.
 
-``python benchmarks/strength.py configs/shipped.toml``
+``python benchmarks/gate.py configs/shipped.toml``
 
 An adapter is the static part plus the generated part. Here the generated part is multiplied by a factor (0 is the
 static part alone, 1 the adapter as it is), and the loss is measured on rows of the tasks that the configuration holds
 out of training. ``hindsight`` takes the best factor of each task by the very losses that are reported, so it is a bound
 that no gate can pass. ``gate`` is a logistic function of the prompt's distance from the training prompts and of the size
 of its generated part, fitted on the tasks of the other categories and measured on those of the left-out one. Results:
-``benchmarks/results/strength.json``.
+``benchmarks/results/gate.json``.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="configuration of the hypernetwork, with validation.tasks")
     parser.add_argument("--hypernetwork", type=Path, help="its folder; by default the shipped one")
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "strength.json", help="JSON file")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "gate.json", help="JSON file")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
