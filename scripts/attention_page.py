@@ -506,7 +506,7 @@ Each number above can be had for any text, token, layer and head:
 promptlora inspect --raw "{text}" --token {token} --layer {layer} --head {head}
 promptlora inspect --prompt "{prompt}" "{text}" -o report.html  # base beside adapted
 promptlora inspect --ablate --prompt "{prompt}" "{text}"        # which projection does what
-promptlora inspect --space prompts.txt -o space.html  # the space of adapters; a prompt a line
+promptlora inspect --space prompts.txt -o space.html  # the space of adapters; one prompt per line
 promptlora ui --open                                  # all of it in the browser, with sliders
 ```
 

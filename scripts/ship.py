@@ -76,8 +76,8 @@ of these weights.
 It gives short answers in the form that the prompt asks for. Without the prompt in the context, the adapter is far above the base with the
 prompt in its context and level with a multi-task LoRA that has the prompt in its context. It is above the best constant answer that can be
 chosen from a task's other rows, and level with the one that is chosen from the scored rows themselves. With the prompt in the context as well
-(`lm.adapt(prompt, in_context=True)`) it is above that multi-task LoRA. It is not good at translation, arithmetic, long answers, personas, or
-several instructions at once. It adds no knowledge to a base of
+(`lm.adapt(prompt, in_context=True)`) it is above that multi-task LoRA. It is not good at translation, arithmetic, long answers, output
+formats such as JSON, or several instructions at once. It adds no knowledge to a base of
 135 million parameters, and it has no filter for harmful instructions.
 
 ## How it was trained
