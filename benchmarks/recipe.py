@@ -125,7 +125,8 @@ def main() -> int:
     whole = True
     if not options.report:
         chosen = [name for name in named if not options.only or any(text in name for text in options.only)]
-        jobs = [training(slug(n), options.output, merged(to_dict(config), short, named[n])) for n in chosen]
+        states = {"prompt_states": str(options.output / "prompt-states")}  # the runs read many of the same prompts
+        jobs = [training(slug(n), options.output, merged(to_dict(config), short, states, named[n])) for n in chosen]
         whole = work(jobs, options.workers, options.output / "logs")
     rows = report(options.output, named)
     if all(name in rows for name in BY_TASKS):
