@@ -2,7 +2,7 @@
 
 ``python benchmarks/recipe.py configs/shipped.toml -o runs/recipe --workers 3``
 
-Core heads are compared with free ones over three seeds, one seed each of 30, 120 and all collected tasks with all tasks
+Core heads are compared with free ones of the same rank over three seeds, one seed each of 30, 120 and all collected tasks with all tasks
 including the synthetic ones, and the rows' own answers with a loss that is half divergence from the reader with the
 prompt in its context. All runs take the same steps and are measured on the same tasks, whole categories held out of
 training: the loss with the right prompt's adapter, with another's, with the static part alone, and with the prompt in
@@ -15,11 +15,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from promptlora.errors import ConfigError
+from promptlora.hypernet.config import HyperNetworkConfig
+from promptlora.hypernet.network import HyperNetwork
 from promptlora.settings import to_dict
 from promptlora.train.config import TrainConfig
 from runs import heldout_config, last_measured, merged, positive, save_svg, slug, told, training, work, write_results
@@ -27,7 +32,7 @@ from runs import heldout_config, last_measured, merged, positive, save_svg, slug
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "recipe-tasks.svg"
 
 CORE: dict[str, Any] = {"hypernetwork": {"head": "core"}}
-FREE: dict[str, Any] = {"hypernetwork": {"head": "full", "rank": 8, "alpha": 16.0}}
+FREE: dict[str, Any] = {"hypernetwork": {"head": "full"}}
 COLUMNS = {
     "validation_loss": "right prompt", "validation_wrong": "another's", "validation_static": "static part",
     "validation_in_context": "and in context",
@@ -53,6 +58,20 @@ def variants(config: TrainConfig) -> dict[str, dict[str, Any]]:
         "all collected tasks, seed 0": plain,
         "core, half the loss from the reader, seed 0": merged(CORE, teacher, {"seed": 0}),
     }
+
+
+def free_reader(reader: Path, folder: Path) -> Path:
+    """Write the same reader with an A and a B per projection, which a hypernetwork with free heads requires."""
+    network = HyperNetwork.from_pretrained(reader)
+    free = replace(network.config, head="full", bound_start=HyperNetworkConfig().bound_start)
+    written = HyperNetwork(free, network.projections, network.state_size, network.base)
+    ours, theirs = network.generator, written.generator
+    with torch.no_grad():
+        for key, core in ours.static_C.items():
+            theirs.static_A[key].copy_(ours.factor_A[key])
+            theirs.static_B[key].copy_(core @ ours.factor_B[key])
+    written.save_pretrained(folder, overwrite=True)
+    return folder
 
 
 def report(folder: Path, names: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -126,7 +145,12 @@ def main() -> int:
     if not options.report:
         chosen = [name for name in named if not options.only or any(text in name for text in options.only)]
         states = {"prompt_states": str(options.output / "prompt-states")}  # the runs read many of the same prompts
-        jobs = [training(slug(n), options.output, merged(to_dict(config), short, states, named[n])) for n in chosen]
+        jobs = []
+        for name in chosen:
+            own = dict(states)
+            if named[name].get("hypernetwork") == FREE["hypernetwork"]:
+                own["reader"] = str(free_reader(Path(config.reader), options.output / "free-reader"))
+            jobs.append(training(slug(name), options.output, merged(to_dict(config), short, own, named[name])))
         whole = work(jobs, options.workers, options.output / "logs")
     rows = report(options.output, named)
     if all(name in rows for name in BY_TASKS):

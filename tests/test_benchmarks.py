@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ import torch
 from promptlora import HyperNetwork, HyperNetworkConfig, PromptLoRA, find_projections
 from promptlora.data import Row
 from promptlora.errors import DataError
+from promptlora.hypernet.reader import check_reader
 from promptlora.lora import LoRAWeights
 from promptlora.models import base_fingerprint, load_base, load_meta
 from promptlora.settings import from_dict, load_toml, to_dict
@@ -362,6 +364,25 @@ def test_short_runs_of_the_recipe_differ_in_one_choice_and_are_averaged_over_see
         "core, seed 0": 2.0, "core, seed 1": 2.5, "core, seed 2": 3.0
     }  # fmt: skip
     assert "| core, mean of 3 seeds | 3.000 | 2.500 |" in recipe.markdown(rows)
+
+
+def test_free_heads_get_the_same_reader_in_the_free_form(benches, toy_base, tmp_path):
+    recipe = benches("recipe")
+    model, _ = load_base(str(toy_base), device="cpu")
+    reader = random_network(model, head="core", generated=False)
+    for core in reader.generator.static_C.values():
+        torch.nn.init.normal_(core, std=0.3)
+    reader.save_pretrained(tmp_path / "reader")
+    free = HyperNetwork.from_pretrained(recipe.free_reader(tmp_path / "reader", tmp_path / "free"))
+    config = replace(free.config, generated=True, reader=True, prompt_format="chat")
+    check_reader(free, config, free.projections, free.base)  # accepts it
+    nothing = torch.zeros(1, 0)
+    ours, theirs = (each.generator(nothing, generated=False).detach() for each in (reader, free))
+    assert ours.is_shared
+    assert not theirs.is_shared
+    for name in ours:
+        assert ours.delta(name).abs().max() > 0
+        torch.testing.assert_close(theirs.delta(name), ours.delta(name))
 
 
 def test_the_bench_of_refinement_resumes_and_compares_the_same_tasks(benches, toy_base, tmp_path, monkeypatch):
