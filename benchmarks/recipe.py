@@ -2,9 +2,9 @@
 
 ``python benchmarks/recipe.py configs/shipped.toml -o runs/recipe --workers 3``
 
-Core heads are compared with free ones of the same rank over three seeds, one seed each of 30, 120 and all collected tasks with all tasks
-including the synthetic ones, and the rows' own answers with a loss that is half divergence from the reader with the
-prompt in its context. All runs take the same steps and are measured on the same tasks, whole categories held out of
+Core heads are compared with free ones of the same rank over three seeds, one seed each of 30, 120 and all collected
+tasks with all tasks including the synthetic ones, and the rows' own answers with a loss that is half divergence from
+the reader with the prompt in its context. All runs take the same steps and are measured on the same tasks, whole categories held out of
 training: the loss with the right prompt's adapter, with another's, with the static part alone, and with the prompt in
 the context too. The data, the reader and the batch are those of the configuration; on a CPU use ``--prompts 8 --rows 2
 --steps 80 --validation-rows 4``, about a quarter of an hour a run. A stopped queue resumes. Results:
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -27,6 +28,7 @@ from promptlora.hypernet.config import HyperNetworkConfig
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.settings import to_dict
 from promptlora.train.config import TrainConfig
+from promptlora.train.metrics import METRICS_FILE, read_metrics
 from runs import heldout_config, last_measured, merged, positive, save_svg, slug, told, training, work, write_results
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "recipe-tasks.svg"
@@ -74,9 +76,17 @@ def free_reader(reader: Path, folder: Path) -> Path:
     return folder
 
 
-def report(folder: Path, names: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The measurements at the last step of each complete run."""
-    done = [name for name in names if (folder / slug(name) / "final" / "config.json").is_file()]
+def measured(run: Path, steps: int) -> bool:
+    """Whether a run was measured at its last step; writing its hypernetwork comes after that and is not needed here."""
+    if not (run / METRICS_FILE).is_file():
+        return False
+    last = read_metrics(run)[-1]
+    return last["step"] == steps and "validation_loss" in last
+
+
+def report(folder: Path, names: dict[str, dict[str, Any]], steps: int) -> dict[str, Any]:
+    """The measurements at the last step of each run that has them."""
+    done = [name for name in names if measured(folder / slug(name), steps)]
     return {name: last_measured(folder / slug(name), COLUMNS) for name in done}
 
 
@@ -150,9 +160,10 @@ def main() -> int:
             own = dict(states)
             if named[name].get("hypernetwork") == FREE["hypernetwork"]:
                 own["reader"] = str(free_reader(Path(config.reader), options.output / "free-reader"))
-            jobs.append(training(slug(name), options.output, merged(to_dict(config), short, own, named[name])))
+            job = training(slug(name), options.output, merged(to_dict(config), short, own, named[name]))
+            jobs.append(replace(job, done=partial(measured, options.output / slug(name), options.steps)))
         whole = work(jobs, options.workers, options.output / "logs")
-    rows = report(options.output, named)
+    rows = report(options.output, named, options.steps)
     if all(name in rows for name in BY_TASKS):
         draw_by_tasks(rows)
     values = {"config": options.config.name, "short": short, "variants": {n: named[n] for n in rows}, "results": rows}

@@ -355,11 +355,12 @@ def test_short_runs_of_the_recipe_differ_in_one_choice_and_are_averaged_over_see
     assert made["all collected tasks, seed 0"].data.sources == config.data.sources[:2]
     for seed, loss in ((0, 2.0), (1, 2.5), (2, 3.0)):
         folder = tmp_path / f"core-seed-{seed}"
-        (folder / "final").mkdir(parents=True)
-        (folder / "final" / "config.json").write_text("{}")
+        folder.mkdir()
         lines = [{"step": 1, "loss": loss}, {"step": 2, "loss": loss + 1, "validation_loss": loss}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    rows = recipe.report(tmp_path, named)
+    (tmp_path / "free-seed-0").mkdir()
+    (tmp_path / "free-seed-0" / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")  # stopped after a step
+    rows = recipe.report(tmp_path, named, 2)
     assert {name: row["validation_loss"] for name, row in rows.items()} == {
         "core, seed 0": 2.0, "core, seed 1": 2.5, "core, seed 2": 3.0
     }  # fmt: skip
