@@ -14,6 +14,7 @@ from promptlora.adapt.prompt_lora import shipped_hypernetwork
 from promptlora.errors import CheckpointError, ConfigError
 from promptlora.hypernet.distance import PromptDistance, TrainingPrompts, describe
 from promptlora.hypernet.network import PROMPTS_FILE, HyperNetwork
+from tests.helpers import save_embedder
 from tests.training_helpers import toy_rows
 
 
@@ -109,13 +110,18 @@ def test_a_hypernetwork_that_keeps_no_prompts_says_nothing(lm: PromptLoRA) -> No
     assert lm.distances("Write a title.") is None
 
 
-def test_training_keeps_its_prompts(make_trainer: Any) -> None:
+@pytest.mark.parametrize("source", ["hidden", "embedder+hidden"])
+def test_training_keeps_its_prompts(make_trainer: Any, tmp_path: Path, source: str) -> None:
+    """With two parts they are read by the embedder alone, and described as they are at inference."""
     rows = [{**row, "split": split} for row in toy_rows(4, 3) for split in ("train", "eval")]
-    trainer = make_trainer(rows=rows, steps=1, validation={"tasks": 1, "rows": 2, "every": 1})
+    trainer = make_trainer(
+        rows=rows, steps=1, validation={"tasks": 1, "rows": 2, "every": 1},
+        hypernetwork={"source": source, "embedder": str(save_embedder(tmp_path / "embedder")) if "+" in source else ""},
+    )  # fmt: skip
     known = HyperNetwork.from_pretrained(trainer.run()).training_prompts
     assert known is not None
     assert len(known.prompts) == 3
     assert len(known.heldout) == 1
     held = trainer.validation.prompts.values()
-    described = describe(*trainer.states.batch(list(held)), two_parts=False)
+    described = describe(*trainer.states.batch(list(held)), two_parts="+" in source)
     assert known.distances(described)[0].distance == pytest.approx(float(known.heldout[0]), abs=1e-4)

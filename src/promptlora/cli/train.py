@@ -58,11 +58,14 @@ def train(
         if threads:
             torch.set_num_threads(threads)
         lines: list[str] = []
+        trainer: Trainer | None = None
 
         def note(line: str) -> None:
-            if first:
+            if first and trainer is None:
                 say(line)
                 lines.append(line)
+            elif first:  # a stage after the last step
+                err.print(line, highlight=False)
 
         bar = TrainingBar(until or values.steps, shown=first)
         trainer = Trainer(values, callbacks=[bar], progress=note)

@@ -87,7 +87,7 @@ class Trainer:
         output: Folder of the run, instead of ``config.output``.
         callbacks: Receive the events of the run (:class:`Callback`); a plain function gets the :class:`StepMetrics` of
             each step. The attribute ``callbacks`` is a list that may be changed until :meth:`run` is called.
-        progress: Called with one line for each stage of the preparation.
+        progress: Called with one line for each stage of the preparation, and of the work after the last step.
 
     Raises:
         DataError: Rows, paraphrases or adapters cannot be used.
@@ -116,6 +116,7 @@ class Trainer:
         self.folder = Path(config.output)
         self.step = 0
         self._release = ExitStack()
+        self._say: Say = progress or (lambda line: None)
         reader = read_reader(config.reader) if config.reader else None  # a wrong folder is refused before any work
         data = read_training_data(config, rows)
         self.accelerator = start_accelerator(config)
@@ -129,7 +130,7 @@ class Trainer:
         self.base = Host.for_training(model, tokenizer, config.hypernetwork.first_layer)
         self.injector = self.base.injector
         try:
-            self._prepare(data, progress or (lambda line: None), teacher, reader)
+            self._prepare(data, self._say, teacher, reader)
         except BaseException:  # remove all hooks from the base
             self.close()
             raise
@@ -173,6 +174,8 @@ class Trainer:
             self.batches, self.left_out = make_batches(config, self.tokenizer, data, lengths, say)
             self.objective = make_objective(config, self.base, self.batches, device, say, teacher)
         self.validation = Validation(self.base, data.held, config) if data.held else None
+        if config.hypernetwork.generated:
+            say("reading prompts for the statistics of the encoder")
         hypernetwork = make_hypernetwork(config, self.base, self.states, prompts, device, reader)
         optimizer = make_optimizer(hypernetwork, config.optim)
         groups = hypernetwork.parameter_groups()
@@ -391,8 +394,9 @@ class Trainer:
         if self.step >= self.config.steps:
             path = self.folder / FINAL_FOLDER
             if self.config.hypernetwork.generated:  # runs in every process, because a sharded base needs all of them
+                self._say(f"describing {len(self._own_prompts)} prompts, to tell later whether a prompt is near them")
                 self.plain.training_prompts = training_prompts(
-                    self._own_prompts, self._heldout_prompts, self.states, two_parts=self.config.hypernetwork.two_parts
+                    self._own_prompts, self._heldout_prompts, self.base, self.config.hypernetwork, self.states
                 )
             if self.accelerator.is_main_process:
                 self.plain.save_pretrained(path, overwrite=True)
