@@ -36,7 +36,7 @@ def main() -> int:
     rows = read_rows(options.data / "train.jsonl.gz", config.split)
     examples, _ = tokenize_rows(tokenizer, rows, config)
     prompts = {row.task: [row.prompt] for row in rows}
-    for task, others in read_paraphrases(options.data / "paraphrases.jsonl.gz", prompts).items():
+    for task, others in read_paraphrases(options.data / "paraphrases.jsonl.gz", list(prompts)).items():
         prompts[task] += others
     results = {}
     for name, share in (("by what is read", SHARE), ("by inputs alone", 0.0)):

@@ -49,7 +49,15 @@ def variants(config: TrainConfig) -> dict[str, dict[str, Any]]:
         for name, head in (("core", CORE), ("free", FREE))
     }
     counted = config.validation.sources or len(config.data.sources)
-    collected: dict[str, Any] = {"train": config.data.sources[:counted], "weights": list(config.data.weights[:counted])}
+    left_out = tuple(Path(source).name.partition(".")[0] for source in config.data.sources[counted:])
+    collected: dict[str, Any] = {
+        "train": config.data.sources[:counted],
+        "weights": list(config.data.weights[:counted]),
+        # The wordings of a source are in a file that is named after it.
+        "paraphrases": [
+            file for file in config.data.wording_files if not Path(file).name.startswith(left_out or ("/",))
+        ],
+    }
     # Exchanged label words are further tasks, so with them the number of tasks would not be the number of collected ones.
     plain = merged(CORE, {"data": {**collected, "exchange_labels": False}, "seed": 0})
     tasks = {f"{count} tasks, seed 0": merged(plain, {"data": {"tasks": count}}) for count in (30, 120)}

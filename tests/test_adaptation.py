@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from promptlora.adapt.prompt_lora import PromptLoRA
-from promptlora.errors import CheckpointError, LoRAError, PromptError
+from promptlora.errors import CheckpointError, ConfigError, LoRAError, PromptError
 from promptlora.hypernet.network import HyperNetwork
+from promptlora.lora import LoRAWeights
 from promptlora.text import render_chat
 
 pytestmark = pytest.mark.real
@@ -46,6 +47,46 @@ def test_examples_are_read_as_they_were_in_training(lm: PromptLoRA):
         lm.adapt(PROMPTS[0], examples=[("only one",)])
 
 
+def test_examples_from_an_iterator_are_read_and_recorded(lm: PromptLoRA):
+    """An iterator can be read once: what the hypernetwork has read must also be what the adapter's record says."""
+    pairs = [("cat", "cats"), ("box", "boxes")]
+    listed = lm.adapt("Write the plural.", examples=pairs)
+    name = "model.layers.7.self_attn.v_proj"
+    for prompts, examples in (
+        ("Write the plural.", zip(["cat", "box"], ["cats", "boxes"], strict=True)),
+        (["Write the plural."], [iter(pairs)]),
+        (iter(["Write the plural."]), iter([pairs])),
+    ):
+        lora = lm.adapt(prompts, examples=examples)
+        assert lora.origins == listed.origins
+        assert lora.origins[0].examples == tuple(pairs)
+        assert torch.equal(lora.delta(name), listed.delta(name))
+    several = lm.adapt(PROMPTS[:2], examples=[None, pairs])
+    assert [origin.examples for origin in several.origins] == [(), tuple(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ({"a": "b"}, {}, "prompts: a dict"),
+        ({"Write a title.", "Say no."}, {}, "prompts: a set"),  # no order: nobody knows which adapter is whose
+        (b"Write a title.", {}, "prompts: a bytes"),
+        (None, {}, "prompts: a NoneType"),
+        (["Write a title.", ["Say no."]], {}, "prompt 1: a list"),
+        ("Write a title.", {"examples": 3}, "examples: a int"),
+        ("Write a title.", {"examples": ""}, "examples: a str"),
+        ("Write a title.", {"examples": {("a", "b")}}, "examples: a set"),
+        (["Write a title."], {"examples": {"a": "b"}}, "examples: a dict"),
+        ("Write a title.", {"in_context": "no"}, "in_context='no'"),
+        ("Write a title.", {"generated": "no"}, "generated='no'"),
+        ("Write a title.", {"vectors": "1"}, "vectors=1"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(lm: PromptLoRA, arguments, options, words):
+    with pytest.raises((PromptError, ConfigError), match=words):
+        lm.adapt(arguments, **options)
+
+
 def test_states_are_the_bases_even_while_an_adapter_is_on(lm: PromptLoRA):
     before = lm.adapt(PROMPTS[0])
     lm.states.clear()
@@ -61,6 +102,15 @@ def test_static_part_is_the_same_for_every_prompt(lm: PromptLoRA):
     for A, B in lora.values():
         assert torch.equal(A[0], A[1])
         assert torch.equal(B[0], B[1])
+
+
+def test_the_record_tells_the_static_part_and_vectors_from_the_adapter_of_the_prompt(lm: PromptLoRA, tmp_path):
+    plain, static = lm.adapt(PROMPTS[0]), lm.adapt(PROMPTS[0], generated=False)
+    assert "generated" not in plain.provenance[0]
+    assert static.provenance[0] == {**plain.provenance[0], "generated": False}
+    assert lm.adapt(PROMPTS[0], vectors=0.5).provenance[0] == {**plain.provenance[0], "vectors": 0.5}
+    static.save(tmp_path / "static.safetensors")
+    assert LoRAWeights.load(tmp_path / "static.safetensors").provenance == static.provenance
 
 
 def test_a_batch_of_adapters_answers_as_one_at_a_time(lm: PromptLoRA):
@@ -137,6 +187,10 @@ def test_no_input_no_answer(lm: PromptLoRA):
         (lambda lm: lm.generate(["a"], adapter_index=[0]), LoRAError, "without lora"),
         (lambda lm: lm.generate(["a"], lm.adapt(PROMPTS), adapter_index=[3]), LoRAError, "3 adapters"),
         (lambda lm: lm.generate(["a"], in_context=["x", "y"]), PromptError, "2 prompts for 1 inputs"),
+        (lambda lm: lm.generate(["a"], lm.adapt(PROMPTS), adapter_index=[True]), LoRAError, "whole numbers"),
+        (lambda lm: lm.generate(["a"], in_context={"x": 1}), PromptError, "in_context={'x': 1}"),
+        (lambda lm: lm.generate(["a"], in_context=True), PromptError, "in_context=True"),
+        (lambda lm: lm.generate(["a"], in_context=[b"x"]), PromptError, "in_context="),
         (lambda lm: lm.generate(["a"], max_new_tokens=0), PromptError, "max_new_tokens=0"),
     ],
 )

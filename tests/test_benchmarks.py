@@ -353,6 +353,7 @@ def test_short_runs_of_the_recipe_differ_in_one_choice_and_are_averaged_over_see
         "120 tasks, seed 0": 120,
     }
     assert made["all collected tasks, seed 0"].data.sources == config.data.sources[:2]
+    assert made["all collected tasks, seed 0"].data.wording_files == config.data.wording_files[:3]
     for seed, loss in ((0, 2.0), (1, 2.5), (2, 3.0)):
         folder = tmp_path / f"core-seed-{seed}"
         folder.mkdir()

@@ -121,6 +121,7 @@ def test_no_row_left_says_what_there_is(tmp_path):
         ({"prompt": "  "}, "prompt is empty"),
         ({"prompt": None}, "prompt=None"),
         ({"input": 7}, "input=7"),
+        ({"pool": ["p"]}, "pool=['p']; expected a text"),
         ({"metric": "bleu"}, "metric='bleu'; expected exact_match or rougeL"),
         ({"input": "\ud800"}, "input holds half a surrogate pair"),
     ],
@@ -519,6 +520,15 @@ def test_sources_have_their_places():
     assert shared_places(8, [3, 1]) == [6, 2]
     assert shared_places(4, [1000, 1, 1]) == [2, 1, 1]  # none is left out
     assert sum(shared_places(64, [122, 310, 2000])) == 64
+
+
+def test_a_source_without_a_place_is_refused():
+    examples = make_examples(6, 4)
+    sources = [["t0", "t1"], ["t2", "t3"], ["t4", "t5"]]
+    with pytest.raises(DataError, match="prompts_per_batch=2: fewer than the 3 sources"):
+        by_tasks(examples, sources, prompts_per_batch=2)
+    batches = by_tasks(examples, sources, prompts_per_batch=3)
+    assert {task for step in range(4) for task in batches[step].tasks} == {f"t{i}" for i in range(6)}
 
 
 def test_a_cluster_shows_the_same_inputs_under_different_prompts():

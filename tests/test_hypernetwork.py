@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import math
@@ -407,6 +408,33 @@ def test_adapters_written_one_after_another_share_their_factors_in_any_dtype():
         place = hypernetwork.generator.groups[p.shape].index(p)
         expected = hypernetwork.generator.factor_A[f"{p.in_features}x{p.out_features}"][place].bfloat16()
         assert torch.equal(third.stored[p.name].A, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", CORE_KINDS)
+def test_a_finished_adapter_stays_as_it_is_and_the_next_one_has_the_new_factors(kind, dtype):
+    """An optimizer step between two calls in evaluation mode, such as one of weight averaging."""
+    hypernetwork = make(small(head=kind), dtype=torch.float32, alive=True).eval()
+    states = batch(4, dtype=torch.float32)
+    with torch.no_grad():
+        first = hypernetwork(*states, dtype=dtype)
+        before = {name: first.delta(name) for name in first}
+        for parameter in hypernetwork.parameters():
+            parameter.mul_(1.5)
+        second = hypernetwork(*states, dtype=dtype)
+        other = make(small(head=kind), dtype=torch.float32).eval()
+        other.load_state_dict(hypernetwork.state_dict())
+        fresh = other(*states, dtype=dtype)
+        copied = copy.deepcopy(hypernetwork)
+        for parameter in copied.parameters():
+            parameter.mul_(2)
+        assert not torch.equal(
+            copied.generator.shared_factors(dtype)[name := next(iter(first))][0], fresh.stored[name].A
+        )
+    for name in first:
+        assert torch.equal(first.delta(name), before[name])
+        assert torch.equal(second.delta(name), fresh.delta(name))
+        assert not torch.equal(second.delta(name), before[name])
 
 
 # --- real weights -------------------------------------------------------------------------------------------

@@ -490,6 +490,8 @@ def test_what_does_not_fit_is_refused_by_name(model: PreTrainedModel) -> None:
     refused(lora.select([]), "no adapter")
     refused(lora, "no adapter", [])
     refused(lora, r"adapter_index has 2; expected 0 … 1", [0, 2])
+    for rows in ([0.9, 1.0], ["0", "1"], [True, False]):  # int() would read all of them as rows
+        refused(lora, r"adapter_index=\[.*Expected whole numbers", rows)
     refused(lora, r"adapter_index has -1", [-1])
     with injector.apply(lora), pytest.raises(LoRAError, match=rf"{first.name}: a batch of 3 .* with 2 adapter rows"):
         model(token_ids(3, 4))

@@ -206,6 +206,14 @@ def test_what_is_no_row_number_is_refused(rows: object) -> None:
         make().select(rows)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("mask", [[True, False, True], torch.tensor([True, False, True]), np.array([True]), True])
+def test_a_mask_is_never_read_as_rows_0_and_1(mask: object) -> None:
+    with pytest.raises(LoRAError, match="row number"):
+        make().select(mask)  # type: ignore[arg-type]
+    with pytest.raises(LoRAError, match="whole numbers"):
+        LoRAWeights(make().stored, 1.0, index=[True, False])
+
+
 def test_rows_may_be_numpy_or_torch_integers() -> None:
     lora = make()
     assert lora.select(np.int64(1)).index == lora.select(torch.tensor([1])).index == (1,)
@@ -299,6 +307,37 @@ def test_what_only_stack_or_only_combine_refuses() -> None:
         LoRAWeights.combine([lora, make(adapters=2)])
     with pytest.raises(LoRAError, match="combine: 1 weights for 2"):
         LoRAWeights.combine([lora, lora], [1.0])
+
+
+def test_joining_takes_any_iterable_of_loras_and_nothing_else() -> None:
+    lora = make()
+    assert LoRAWeights.stack(each for each in (lora, lora)).adapters == 6
+    doubled = LoRAWeights.combine(each for each in (lora, lora))
+    assert same(dense(doubled), {name: 2 * delta for name, delta in dense(lora).items()})
+    for join in (LoRAWeights.stack, LoRAWeights.combine):
+        with pytest.raises(LoRAError, match="expected a list of LoRAWeights"):
+            join(lora)  # type: ignore[arg-type]  # a mapping, whose keys would be iterated
+        with pytest.raises(LoRAError, match="expected a list of LoRAWeights"):
+            join([lora, None])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), "2"])
+def test_a_weight_that_is_no_finite_number_is_refused(weight: object) -> None:
+    with pytest.raises(LoRAError, match="expected a finite number"):
+        LoRAWeights.combine([make(), make()], [1.0, weight])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("scaling", [1e-40, 1e300])
+def test_rescale_refuses_what_the_dtype_cannot_hold(scaling: float) -> None:
+    lora = make(dtype=torch.float32)
+    with pytest.raises(LoRAError, match=r"cannot hold; expected a scaling nearer to 0\.5"):
+        lora.rescale(scaling)
+    assert make(dtype=torch.float32, scaling=0.0).rescale(1e300).scaling == 1e300  # every update is 0, before and after
+
+
+def test_the_mean_of_no_adapters_is_refused() -> None:
+    with pytest.raises(LoRAError, match="no adapters"):
+        make().select([]).mean()
 
 
 # --- shared factors ------------------------------------------------------------------------------------------
@@ -534,6 +573,15 @@ def test_nothing_is_left_behind_where_a_file_cannot_be_written(tmp_path) -> None
     with pytest.raises(OutputError, match="is a folder"):
         make().save(tmp_path / "folder")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), torch.ones(1)])
+def test_a_record_that_could_not_be_read_again_is_not_written(value: object, tmp_path) -> None:
+    lora = make(1)
+    lora = LoRAWeights(lora.stored, lora.scaling, provenance=[{"prompt": "Do it.", "loss": value}])
+    with pytest.raises(LoRAError, match=r"^provenance: .*Expected JSON values with finite numbers"):
+        lora.save(tmp_path / "lora.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_scaling_is_written_in_full(tmp_path) -> None:

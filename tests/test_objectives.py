@@ -146,6 +146,22 @@ def test_a_library_is_read_with_care(make_trainer, library, tmp_path):
         make_trainer(library=tmp_path / "none.jsonl", objective="reconstruct")
 
 
+def test_a_teaching_adapter_knows_that_the_prompt_is_in_its_context(make_trainer):
+    """The teacher reads the prompt: a hypernetwork with a context flag writes another adapter for that."""
+    first = make_trainer(steps=4, folder="teacher", hypernetwork={"context_flag": True}, data={"in_context_share": 0.5})
+    path = first.run()
+    first.close()
+    student = make_trainer(objective="distill", distill={"adapter": str(path)}, folder="student")
+    network, _ = student.objective.adapter
+    torch.nn.init.normal_(network.in_context)
+    batch = student.objective.parts(0, 1)[0]
+    with torch.no_grad():
+        told = student.objective.targets(batch).log_probs
+        network.in_context.zero_()
+        untold = student.objective.targets(batch).log_probs
+    assert not torch.equal(told, untold)
+
+
 # --- options ---------------------------------------------------------------------------------------------
 
 

@@ -156,6 +156,13 @@ def test_the_penalty_is_a_mean_over_all_entries_at_once(adapters, rank, seed, l2
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-15)
 
 
+def test_the_penalty_of_shared_factors_is_on_the_cores():
+    """The factors are learned once; they are no output of a head, and larger than any core at the start."""
+    A, B, C = torch.randn(5, 3), torch.randn(3, 4), torch.randn(2, 3, 3)
+    shared = LoRAWeights.shared({"q_proj": (A, B)}, {"q_proj": C}, 1.0)
+    torch.testing.assert_close(weight_penalty(shared, l2=0.5), 0.5 * C.square().mean())
+
+
 def test_the_penalty_of_half_precision_is_summed_in_float32():
     big = LoRAWeights({"q_proj": (torch.ones(1, 1000, 8).half() * 100, torch.ones(1, 8, 1000).half() * 100)}, 1.0)
     assert weight_penalty(big, l2=1.0).item() == 100**2  # 1.6e8 in sum: float16 ends at 65,504

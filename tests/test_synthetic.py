@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -188,6 +189,27 @@ def test_bad_arguments_are_said(arguments, said):
         make_tasks(**arguments)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kept", ["output formats", "two steps"])
+def test_families_that_are_left_without_their_parts_are_said_and_not_tried_for_ever(kept):
+    """These families are built from others: with all others excluded, no round gives a task."""
+    others = set(categories().values()) - {kept}
+    with pytest.raises(DataError, match="after 0 of 3 tasks"):
+        list(make_tasks(3, rows=8, exclude=sorted(others)))
+
+
+def test_texts_end_in_one_mark():
+    for pool in ("register", "utterance", "request", "ticket", "manners"):
+        for item in inputs(pool, "0/0"):
+            assert not any(item.text.endswith(marks) for marks in ("?.", "!.", "..", "?!")), item.text
+
+
+def test_a_ticket_meets_the_condition_of_its_own_department_alone():
+    """The prompt says: technical, if something does not work."""
+    for team, subjects in texts.TICKETS.items():
+        assert team == "technical" or not any("does not work" in subject for subject in subjects)
+
+
 def test_every_pool_is_used(made):
     used = {task.pool.split("/")[0] for task in made}
     assert not set(POOLS) - used
@@ -225,12 +247,14 @@ def test_synth_writes_files_that_training_reads(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl.gz", "wordings.jsonl.gz"]
 
 
-def test_synth_writes_nothing_when_it_is_stopped(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_synth_writes_nothing_when_it_is_stopped(number, tmp_path, monkeypatch):
     from promptlora.cli import synth as command
 
     def broken(*arguments, **options):
         yield next(make_tasks(1, rows=8))
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
+        yield from make_tasks(5, rows=8)
 
     monkeypatch.setattr(sys.modules[command.__module__], "make_tasks", broken)
     path = tmp_path / "rows.jsonl"
@@ -249,6 +273,7 @@ def test_synth_writes_nothing_when_it_is_stopped(tmp_path, monkeypatch):
         (["-o", "rows.jsonl", "--rows", "2"], "rows: 2"),
         (["-o", "rows.jsonl", "--exclude", "nothing like it"], "exclude: 'nothing like it'"),
         (["-o", "rows.jsonl", "--wordings", "rows.jsonl"], "other than --output"),
+        (["-o", "rows.jsonl", "--wordings", "../{here}/rows.jsonl"], "other than --output"),
         (["-o", "rows.jsonl", "--wordings", "w.txt"], "w.txt"),
         (["--show", "sort-wrds"], "did you mean 'sort-words'"),
         (["--show", "letters"], "family: 'letters'"),
@@ -256,7 +281,7 @@ def test_synth_writes_nothing_when_it_is_stopped(tmp_path, monkeypatch):
 )
 def test_synth_says_bad_input_in_one_line_and_writes_nothing(arguments, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["synth", *arguments]) == 2
+    assert main(["synth", *(argument.replace("{here}", tmp_path.name) for argument in arguments)]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert len(error.strip().splitlines()) == 1

@@ -11,6 +11,7 @@ from promptlora.cli import main
 from promptlora.data import read_paraphrases
 from promptlora.data.prompt_parts import literals, mask, parse, unmask
 from promptlora.data.wordings import same_wording, wordings
+from promptlora.errors import DataError
 
 PROMPTS = (
     "Write the plural",
@@ -113,3 +114,82 @@ def test_command_refuses_a_bad_name_and_writes_nothing(tmp_path, capsys):
     assert "w.txt" in capsys.readouterr().err
     assert main(["wordings", str(tmp_path / "none.jsonl"), "-o", str(tmp_path / "w.jsonl")]) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kept"),
+    [
+        ("Translate the sentence to French. Use informal language.", "informal language"),
+        ("List the animals. Separate them with commas.", "eparate them with commas"),
+        ("Count the words. Ignore punctuation.", "gnore punctuation"),
+        ("Sort the words. The longest comes first.", "longest comes first"),
+    ],
+)
+def test_no_sentence_is_left_out(prompt, kept):
+    assert all(kept in text for text in wordings(prompt, 40))
+
+
+@pytest.mark.parametrize("noun", ["return policy", "copy machine", "tax return", "provide law", "select committee"])
+def test_verbs_have_synonyms_and_nouns_of_the_same_form_have_none(noun):
+    made = wordings(f"Identify the {noun} in the text and return its price.", 60)
+    assert all(f"the {noun} in" in text for text in made)
+    assert any("and give its price" in text for text in made)
+    assert any("Find the" in text or "find the" in text for text in made)
+
+
+def test_command_never_replaces_its_own_data(tmp_path, capsys):
+    data = tmp_path / "rows.jsonl"
+    content = json.dumps({"task": "t", "prompt": "Do it.", "input": "x", "outputs": ["y"]}) + "\n"
+    data.write_text(content)
+    for source, output in (
+        (data, data),
+        (data, tmp_path / "other" / ".." / "rows.jsonl"),
+        (tmp_path, tmp_path / "wordings.jsonl"),  # would be read as rows the next time
+    ):
+        assert main(["wordings", str(source), "-o", str(output)]) == 2
+        assert "the rows are kept" in " ".join(capsys.readouterr().err.split())
+    assert data.read_text() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_and_does_not_begin_the_other_answer():
+    """The words "and edible" belong to the condition; only "and no if not" is another answer."""
+    for text in wordings("Answer yes if the input is a fruit and edible.", 40):
+        assert "a fruit and edible" in text, text
+    assert any("otherwise bad" in text for text in wordings("Reply good if it is above 10 and bad otherwise.", 40))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wrong", "right"),
+    [
+        ("Does the sentence express joy?", "expresss", "expresses joy"),
+        ("Does the text go too far?", "gos", "goes too far"),
+        ("Does the story carry a moral?", "carrys", "carries a moral"),
+        ("Is the second word longer than the first?", "second is", "Is the second word longer"),
+        ("Is this word order correct?", "word is order", "Is this word order correct"),
+        ("Does the supposed change have any effect?", "changes have", "Does the supposed change have"),
+        ('Is the request "in" or "out"?', "request in", "the request is"),
+    ],
+)
+def test_a_question_becomes_an_order_only_where_the_grammar_is_known(prompt, wrong, right):
+    made = wordings(prompt, 40)
+    assert not any(wrong in text for text in made)
+    assert any(right.lower() in text.lower() for text in made)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("prompt", ['Say "\ue000".', "\ue001 Write the plural."])
+def test_private_use_characters_stand_for_nothing_else(prompt):
+    """They mark copied pieces: one in a prompt would be replaced by another piece, or for ever by itself."""
+    assert wordings(prompt) == []
+
+
+def test_wordings_of_a_prompt_that_was_changed_since_are_refused(tmp_path):
+    data, output = tmp_path / "rows.jsonl", tmp_path / "w.jsonl"
+    data.write_text(json.dumps({"task": "t", "prompt": "Write the plural.", "input": "x", "outputs": ["y"]}) + "\n")
+    assert main(["wordings", str(data), "-o", str(output)]) == 0
+    assert len(read_paraphrases(output, {"t": "Write the plural."})["t"]) == 12
+    with pytest.raises(
+        DataError, match=r"w\.jsonl:1: wordings of 'Write the plural\.'; the prompt of task 't' is 'Write the"
+    ):
+        read_paraphrases(output, {"t": "Write the singular."})

@@ -5,7 +5,6 @@ It knows how to generate text with adapters from any source; it knows nothing of
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast, overload
 
@@ -17,7 +16,7 @@ from promptlora.adapt.streaming import stream_ids, stream_text
 from promptlora.errors import ConfigError, LoRAError, PromptError
 from promptlora.host import Host
 from promptlora.injection import HookBasedLoRAInjector
-from promptlora.lora import LoRAWeights
+from promptlora.lora import LoRAWeights, row_number
 from promptlora.settings import whole
 from promptlora.text import ChatExport, encode_chat, pad_rows, render_chat
 
@@ -74,8 +73,20 @@ class AdaptedBase:
         return [len(ids) for ids in self._encode(inputs, shown, "user", 0)]
 
     def _shown(self, in_context: str | Sequence[str | None] | None, count: int) -> list[str | None]:
-        """The prompt in the context of each input."""
-        shown = [in_context] * count if in_context is None or isinstance(in_context, str) else list(in_context)
+        """The prompt in the context of each input.
+
+        Raises:
+            PromptError: It is neither a text nor one text or None for each input.
+        """
+        if in_context is None or isinstance(in_context, str):
+            return [in_context] * count
+        if not isinstance(in_context, Sequence) or not all(
+            text is None or isinstance(text, str) for text in in_context
+        ):
+            raise PromptError(
+                f"in_context={repr(in_context)[:60]}. Expected the prompt as a text, or a list with a text or None for each input."
+            )
+        shown = list(in_context)
         if len(shown) != count:
             raise PromptError(f"in_context has {len(shown)} prompts for {count} inputs; expected one each")
         return shown
@@ -90,7 +101,7 @@ class AdaptedBase:
             if len(adapter_index) != count:
                 raise LoRAError(f"adapter_index has {len(adapter_index)} entries for {count} inputs; expected one each")
             try:
-                return [operator.index(i) for i in adapter_index]
+                return [row_number(i) for i in adapter_index]
             except TypeError as error:
                 raise LoRAError(f"adapter_index={list(adapter_index)[:8]!r}. Expected whole numbers.") from error
         if lora.adapters == 1:

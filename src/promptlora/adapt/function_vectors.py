@@ -110,7 +110,7 @@ def add_function_vectors(
     Raises:
         ConfigError: The factor is not a finite number of 0 or more.
     """
-    if not 0 <= factor < float("inf"):
+    if isinstance(factor, str) or not 0 <= factor < float("inf"):
         raise ConfigError(f"vectors={factor}; expected a finite number of 0 or more, 0 for none")
     if factor == 0:
         return lora

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from promptlora.adapt.adapted_base import AdaptedBase
 from promptlora.adapt.function_vectors import add_function_vectors, constant_readers
 from promptlora.adapt.refine import RefineSettings, RefineStep, refine_adapters
-from promptlora.errors import CheckpointError, PromptError
+from promptlora.errors import CheckpointError, ConfigError, PromptError
 from promptlora.host import Host
 from promptlora.hypernet.distance import PromptDistance, describe
 from promptlora.hypernet.hub import is_hub_id
@@ -28,7 +28,7 @@ from promptlora.hypernet.network import WEIGHTS_FILE, HyperNetwork
 from promptlora.lora import AdapterOrigin, LoRAWeights
 from promptlora.models import EMBEDDED_ID, EMBEDDED_NOTE, Progress, base_fingerprint, describe_mismatch, load_base
 from promptlora.settings import from_dict
-from promptlora.text import with_examples
+from promptlora.text import example_list, example_lists, prompt_list, with_examples
 
 Examples = Sequence[tuple[str, str]]  # pairs of input and output
 
@@ -170,26 +170,23 @@ class PromptLoRA(AdaptedBase):
                 without ``context_flag``.
 
         Returns:
-            One adapter per prompt, in the base's dtype.
+            One adapter per prompt, in the base's dtype. Its ``provenance`` records prompt and examples, and the static
+            part (``generated``) or ``vectors`` where they were asked for.
 
         Raises:
             PromptError: There is no prompt, a prompt is empty, a prompt with its examples is longer than the encoder
                 supports, or the examples are not pairs of texts or not one list per prompt.
-            ConfigError: ``vectors`` is not a finite number of 0 or more.
+            ConfigError: ``vectors`` is not a finite number of 0 or more, or another setting is neither True nor False.
         """
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not texts:
+        given = prompt_list(prompts)
+        if not given:
             raise PromptError("no prompt was given; expected at least one")
-        given = list(texts)
-        several: list[Any] = [[]] * len(texts)
-        if examples is not None:
-            several = [examples] if isinstance(prompts, str) else list(examples)
-            if len(several) != len(texts):
-                raise PromptError(
-                    f"examples: {len(several)} lists for {len(texts)} prompts. Expected one list of pairs for each. Fix: pass "
-                    "[] for a prompt without examples."
-                )
-            texts = [with_examples(text, pairs) for text, pairs in zip(texts, several, strict=True)]
+        for name, value in (("generated", generated), ("in_context", in_context)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"{name}={value!r}; expected True or False")
+        one = isinstance(prompts, str)
+        pairs = [example_list(examples)] if one else example_lists(examples, len(given))
+        texts = [with_examples(text, several) for text, several in zip(given, pairs, strict=True)]
         states, mask = self.states.batch(texts)  # states of the unadapted base, even inside apply
         weight = next(self.hypernetwork.parameters())
         lora: LoRAWeights = self.hypernetwork(
@@ -206,12 +203,16 @@ class PromptLoRA(AdaptedBase):
         base = self.model.config.name_or_path or None
         note = EMBEDDED_NOTE if base == EMBEDDED_ID else ""
         origins = [
-            AdapterOrigin(prompt, tuple((x, y) for x, y in pairs), in_context, self.hypernetwork_name, note)
-            for prompt, pairs in zip(given, several, strict=True)
+            AdapterOrigin(prompt, tuple(several), in_context, self.hypernetwork_name, note)
+            for prompt, several in zip(given, pairs, strict=True)
         ]
+        # An adapter that is not what the prompt gives by default says so.
+        unusual: dict[str, Any] = {} if generated else {"generated": False}
+        if vectors:
+            unusual["vectors"] = float(vectors)
         return LoRAWeights(
             lora.stored, lora.scaling, projections=lora.projections, base_model=base,
-            provenance=[origin.to_dict() for origin in origins], chat=self.chat_export,
+            provenance=[{**origin.to_dict(), **unusual} for origin in origins], chat=self.chat_export,
         )  # fmt: skip
 
     @cached_property
@@ -239,7 +240,7 @@ class PromptLoRA(AdaptedBase):
         known = self.hypernetwork.training_prompts
         if known is None:
             return None
-        states, mask = self.states.batch([prompts] if isinstance(prompts, str) else list(prompts))
+        states, mask = self.states.batch(prompt_list(prompts))
         return known.distances(describe(states, mask, self.hypernetwork.config.two_parts))
 
     def refine(

@@ -19,6 +19,7 @@ from promptlora.cli.console import Json, out, print_json, progress_bar
 from promptlora.data.synthetic import SyntheticTask, categories, family_names, make_tasks
 from promptlora.errors import OutputError
 from promptlora.files import check_output, replacing_file
+from promptlora.signals import stopping
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 
@@ -116,12 +117,12 @@ def _lines(path: Path) -> Iterator[IO[str]]:
 
 def _write(made: Iterator[SyntheticTask], count: int, output: Path, wordings: Path | None) -> dict[str, int]:
     """Write all tasks, or nothing."""
-    if wordings is not None and wordings.absolute() == output.absolute():
+    if wordings is not None and wordings.resolve() == output.resolve():
         raise OutputError(f"--wordings: {wordings}. Expected a file other than --output. Fix: choose another name.")
     counted: Counter[str] = Counter()
     families: set[str] = set()
     kinds: set[str] = set()
-    with ExitStack() as stack:
+    with stopping(at_once=True), ExitStack() as stack:  # SIGTERM too removes the temporary files
         rows_file = stack.enter_context(_lines(output))
         prompts_file = stack.enter_context(_lines(wordings)) if wordings is not None else None
         progress = stack.enter_context(progress_bar())
@@ -129,7 +130,7 @@ def _write(made: Iterator[SyntheticTask], count: int, output: Path, wordings: Pa
             for row in task.to_rows():
                 rows_file.write(jsonlib.dumps(row, ensure_ascii=False) + "\n")
             if prompts_file is not None:
-                line = {"task": task.name, "prompts": list(task.wordings[1:])}
+                line = {"task": task.name, "prompt": task.wordings[0], "prompts": list(task.wordings[1:])}
                 prompts_file.write(jsonlib.dumps(line, ensure_ascii=False) + "\n")
             families.add(task.family)
             kinds.add(task.category)

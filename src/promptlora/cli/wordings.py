@@ -13,6 +13,7 @@ import typer
 from promptlora.cli.console import Json, err, print_json, working
 from promptlora.errors import ConfigError
 from promptlora.files import check_output, replacing_file
+from promptlora.reading import is_dir
 
 
 def wordings(
@@ -35,6 +36,14 @@ def wordings(
     if not output.name.endswith((".jsonl", ".jsonl.gz")):
         raise ConfigError(f"--output {output}: unknown format. Expected .jsonl or .jsonl.gz. Fix: rename the file.")
     check_output(output, overwrite=True, folder=False)
+    written = output.resolve()
+    for source in map(Path, data):
+        inside = is_dir(source) and written.parent == source.resolve()
+        if inside or written == source.resolve():
+            raise ConfigError(
+                f"--output {output}: {'stands in' if inside else 'is'} the data {source}. Expected another file, so that "
+                "the rows are kept. Fix: choose another name."
+            )
     with working("reading rows") as say:
         from promptlora.data import one_prompt_a_task, read_rows
         from promptlora.data.wordings import wordings as make
@@ -43,7 +52,11 @@ def wordings(
         prompts = {row.task: row.prompt for row in rows}
         say(f"wording {len(prompts)} prompts anew")
         made = {task: make(prompt, count, seed) for task, prompt in prompts.items()}
-        lines = [jsonlib.dumps({"task": t, "prompts": p}, ensure_ascii=False) + "\n" for t, p in made.items() if p]
+        lines = [
+            jsonlib.dumps({"task": t, "prompt": prompts[t], "prompts": p}, ensure_ascii=False) + "\n"
+            for t, p in made.items()
+            if p
+        ]
         content = "".join(lines).encode()
         with replacing_file(output) as temporary:
             temporary.write_bytes(_zipped(content) if output.suffix == ".gz" else content)

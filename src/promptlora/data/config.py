@@ -31,8 +31,9 @@ class DataConfig:
             labels, in the prompt and in the answers.
         order: ``rows``: an epoch shows every row once and groups rows of similar length. ``tasks``: every task appears
             equally often, however many rows it has; use it for many tasks.
-        cluster: With ``order = "tasks"``: put this many tasks that share their inputs into a batch together, on the
-            same inputs, so that only the prompt distinguishes their answers. 1 turns this off.
+        cluster: With ``order = "tasks"``: put this many tasks of one pool into a batch together, so that only the
+            prompt distinguishes their answers. They have the same inputs as far as they have the same rows; a task
+            whose answers exclude some inputs of the pool differs from the others by those. 1 turns this off.
         in_context_share: Probability that the prompt is also in its rows' context, from 0 to 1.
         max_context_tokens: A prompt with more tokens is never put in the context.
         examples_share: Probability that the hypernetwork's prompt includes two to four examples of its task.

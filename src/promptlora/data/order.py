@@ -129,8 +129,8 @@ class RowOrder:
 class TaskOrder:
     """Rounds: each task of a source has one group in every round, however many rows it has.
 
-    Each source has a fixed number of groups in every batch. Tasks of one pool have the same inputs in the same order;
-    they are put together in clusters and then use the same inputs.
+    Each source has a fixed number of groups in every batch. Tasks of one pool are put together in clusters and use the
+    rows at the same places, which have the same inputs unless one of the tasks lacks some inputs of the pool.
 
     Args:
         by_task: Maps each task to the indices of its rows.
@@ -142,6 +142,9 @@ class TaskOrder:
         prompts_per_batch: Groups per batch.
         rows_per_prompt: Rows per group.
         seed: Seed of all random choices.
+
+    Raises:
+        DataError: No task has a row, or there are more sources than groups in a batch.
     """
 
     def __init__(
@@ -166,6 +169,11 @@ class TaskOrder:
             raise DataError("no task has a row to train on; expected at least one; raise max_input_tokens, or add rows")
         self.sources = [tasks for tasks, _ in kept]
         self.places = shared_places(prompts_per_batch, [weight for _, weight in kept])
+        if not all(self.places):  # a source without a place would never be trained on
+            raise DataError(
+                f"prompts_per_batch={prompts_per_batch}: fewer than the {len(kept)} sources of data.train. Expected at least "
+                "one prompt from each in every batch. Fix: raise it, or put sources together."
+            )
         self._rounds: dict[tuple[int, int], list[str]] = {}
 
     def _round(self, source: int, number: int) -> list[str]:

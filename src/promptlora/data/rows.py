@@ -67,7 +67,7 @@ def make_row(values: Mapping[str, Any], where: str, labelled: bool = True) -> Ro
             raise error(
                 f"{where}: {key}={repr(values.get(key))[:80]}; expected a text{_misspelled(key, values)}; add it to the row"
             )
-    for key in ("task", "document", "metric", "split", "category"):
+    for key in ("task", "document", "metric", "split", "category", "pool"):
         if not isinstance(values.get(key) or "", (str, int)):
             raise DataError(f"{where}: {key}={repr(values[key])[:80]}; expected a text")
     outputs = values.get("outputs")
@@ -230,16 +230,23 @@ def _dataset(name: str, split: str) -> Iterator[tuple[str, Any]]:
         yield f"{name} row {number}", values
 
 
-def read_paraphrases(path: str | Path, tasks: Iterable[str]) -> dict[str, list[str]]:
+def read_paraphrases(path: str | Path, tasks: Iterable[str] | Mapping[str, str]) -> dict[str, list[str]]:
     """Read other wordings of the tasks' prompts, one ``{task, prompts}`` per line; other tasks are ignored.
 
+    Args:
+        path: A JSONL file. A line may also have the ``prompt`` that its wordings were made from.
+        tasks: The tasks; or the prompt of each task, which is then compared with the one that a line has. Wordings of a
+            prompt that has been changed since then would silently teach the old task.
+
     Raises:
-        DataError: The file is missing, or a line is invalid (the message names it).
+        DataError: The file is missing, a line is invalid, or its wordings are those of another prompt (the message
+            names the line).
     """
     path = Path(path)
     if not is_file(path):
         raise DataError(f"{path}: no such file; expected JSONL with a task and its prompts a line")
     wanted = set(tasks)
+    own = tasks if isinstance(tasks, Mapping) else {}
     found: dict[str, list[str]] = {}
     for where, values in _jsonl(path):
         prompts = values.get("prompts") if isinstance(values, Mapping) else None
@@ -249,6 +256,12 @@ def read_paraphrases(path: str | Path, tasks: Iterable[str]) -> dict[str, list[s
             raise DataError(f"{where}: a prompt of task {values['task']!r} is empty or no text; remove it")
         for prompt in prompts:
             check_unicode(prompt, f"{where}: a prompt")
+        made_from = values.get("prompt")
+        if made_from is not None and own.get(values["task"], made_from) != made_from:
+            raise DataError(
+                f"{where}: wordings of {repr(made_from)[:60]}; the prompt of task {values['task']!r} is "
+                f"{own[values['task']][:60]!r}. Expected wordings of the same prompt. Fix: make them again."
+            )
         if values["task"] in wanted:
             found.setdefault(values["task"], []).extend(prompts)
     return found
@@ -276,7 +289,8 @@ def hold_out(rows: Sequence[Row], count: int) -> list[str]:
     Categories are drawn until ``count`` tasks are reached; a category that would exceed the count is skipped.
 
     Raises:
-        DataError: There are fewer than ``count`` tasks to hold out plus two to train on.
+        DataError: There are fewer than ``count`` tasks to hold out plus two to train on, or every category has more
+            than ``count`` tasks.
     """
     members: dict[str, dict[str, None]] = defaultdict(dict)  # dicts keep the order of the tasks
     for row in rows:
@@ -290,6 +304,11 @@ def hold_out(rows: Sequence[Row], count: int) -> list[str]:
     for name in names:
         if len(held) + len(members[name]) <= count:
             held += members[name]
+    if count and not held:
+        raise DataError(
+            f"validation.tasks={count}: whole categories are held out, and each has more tasks. Expected at least "
+            f"{min(map(len, members.values()))}. Fix: raise it, or remove the categories from the rows."
+        )
     return held
 
 

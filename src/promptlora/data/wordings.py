@@ -30,16 +30,33 @@ _ASKED = ("decide", "say", "tell me", "find out")
 _NEGATION = re.compile(r"\b(?:not|no|never|without|avoid|unless|except|only)\b|n't\b", re.I)
 _CONDITION = re.compile(
     rf"^(?:answer|reply|write|output|say|respond with)(?: with)? (?P<a>{PIECE}|\w+) if (?P<if>.+?),? "
-    rf"(?:otherwise|else|and)(?: (?:reply|answer|write|output|say))?(?: with)? (?P<b>{PIECE}|\w+)(?: if not| otherwise)?$"
+    rf"(?:(?:otherwise|else)(?: (?:reply|answer|write|output|say))?(?: with)? (?P<b>{PIECE}|\w+)|"
+    rf"and(?: (?:reply|answer|write|output|say))?(?: with)? (?P<c>{PIECE}|\w+) (?:if not|otherwise))$"
 )
 _CHOICE = re.compile(rf"^(?:(?:{PIECE}|\S+)(?:, | or | and |/))+(?:or )?(?:{PIECE}|\S+)$")
+
+# One word that is a noun, as far as its form tells: no ordinal and no participle, after which the noun would follow.
+_NOUN = (
+    r"(?!(?:first|second|third|fourth|fifth|last|next|final|other|same|whole|two|three|new|old|main|right|left|correct|"
+    r"longer|shorter|larger|smaller|longest|shortest|largest|smallest|best)\b)(?!\w+(?:ed|ing)\b)\w+"
+)
+_PREDICATE = rf"(?:an?|the|about|not|more|less|told|written|\w+ed|\w+ing|{PIECE})(?: |$)|\w+(?:,|$)|\w+ or "
+
+
+def _third(verb: str) -> str:
+    """The third person singular of a verb in the present tense."""
+    if verb == "have":
+        return "has"
+    if re.search(r"(?:s|sh|ch|x|z|o)$", verb):
+        return f"{verb}es"
+    return f"{verb[:-1]}ies" if re.search(r"[^aeiou]y$", verb) else f"{verb}s"
 
 
 def _goals(goal: Goal) -> list[Goal]:
     """The goal in other grammatical forms: a question as an order, a condition with its clauses reordered."""
     text = goal.text
     if goal.kind == "do" and (match := _CONDITION.match(text)):
-        a, b, cond = match["a"], match["b"], match["if"]
+        a, b, cond = match["a"], match["b"] or match["c"], match["if"]
         return [
             goal,
             Goal("do", f"answer {a} if {cond}, otherwise {b}"),
@@ -56,17 +73,18 @@ def _goals(goal: Goal) -> list[Goal]:
         found += [Goal("do", f"{verb} {match[1]}") for verb in ("give", "name", "tell me", "find")]
     elif match := re.match(r"What does (the .+?) mean$", ask):
         found += [Goal("do", f"{verb} what {match[1]} means") for verb in ("say", "tell me", "explain")]
-    elif match := re.match(r"(Is|Does) ((?:the|this) (?:given )?\w+) (.+)$", ask):
+    elif match := re.match(rf"(Is|Does) ((?:the|this) (?:given )?(?!given\b){_NOUN}) (.+)$", ask):
         rest = match[3]
         if match[1] == "Does":
             verb, _, rest = rest.partition(" ")
-            joined = f"{match[2]} {'has' if verb == 'have' else verb + 's'} {rest}"
+            joined = f"{match[2]} {_third(verb)} {rest}"
         else:
             joined = f"{match[2]} is {rest}"
-        if not re.search(r"^(?:of|in|on|at|for) ", match[3]):  # "the subject of the sentence": the noun continues
+        # Not "the subject of the sentence" or "the word order correct", where the noun continues.
+        if re.match(_PREDICATE, rest) if match[1] == "Is" else not re.match(r"(?:of|in|on|at|for) ", match[3]):
             found += [Goal("do", f"{verb} {joined}") for verb in ("decide whether", "tell me whether", "check whether")]
     elif (match := re.match(r"((?:\w+ )?[Ww]hich .+?) does ((?:the|this) .+) (\w+)$", ask)) and len(ask.split()) < 12:
-        verb = "has" if match[3] == "have" else match[3] + "s"
+        verb = _third(match[3])
         found += [Goal("do", f"{v} {lower_first(match[1])} {match[2]} {verb}") for v in _ASKED]
     elif match := re.match(r"(\w+ which [\w ]+?) is ((?:the|this) (?:(?! the ).)+?)( \w+ed| done)?$", ask):
         found += [Goal("do", f"{v} {lower_first(match[1])} {match[2]} is{match[3] or ''}") for v in _ASKED]
@@ -109,12 +127,9 @@ def _say(goal: Goal, rng: random.Random) -> str:
     return line.format(D=upper_first(goal.text), d=lower_first(goal.text))
 
 
-def _tail(parts: Parts, rng: random.Random, short: bool = False) -> list[str]:
-    return [
-        _format(text, rng) if kind == "answer" else _closed(text)
-        for kind, text in parts.tail
-        if not (short and kind == "note")
-    ]
+def _tail(parts: Parts, rng: random.Random) -> list[str]:
+    """Every sentence after the goal: "Separate them with commas." looks like a remark, but the answer depends on it."""
+    return [_format(text, rng) if kind == "answer" else _closed(text) for kind, text in parts.tail]
 
 
 def _before(parts: Parts) -> list[str]:
@@ -140,11 +155,11 @@ def _given_inline(parts: Parts, goal: Goal, rng: random.Random) -> str:
 
 def _terse(parts: Parts, goal: Goal, rng: random.Random) -> str:
     given = [f"Input: {parts.given}."] if parts.given and rng.random() < 0.5 else []
-    return " ".join([*_before(parts), _closed(upper_first(goal.text)), *_tail(parts, rng, short=True), *given])
+    return " ".join([*_before(parts), _closed(upper_first(goal.text)), *_tail(parts, rng), *given])
 
 
 def _casual(parts: Parts, goal: Goal, rng: random.Random) -> str:
-    sentences = [*_before(parts), _say(goal, rng), *_tail(parts, rng, short=True)]
+    sentences = [*_before(parts), _say(goal, rng), *_tail(parts, rng)]
     opening = rng.choice(("", "", "hi, ", "ok, ", "quick one: "))
     return opening + " ".join(lower_first(s) for s in sentences).rstrip(".")
 
@@ -225,6 +240,13 @@ _LAYOUTS: tuple[Callable[[Parts, Goal, random.Random], str], ...] = (
 )
 
 
+# What may stand before a verb: nothing, a mark, or one of these words; but not "the return policy" or "a tax return".
+_BEFORE_VERB = re.compile(
+    r"(?:^|\n|[^\w\s] |\b(?:to|please|you|and|or|then|must|should|will|would|can|could|not|don't|just|only|also) )$",
+    re.I,
+)
+
+
 def _reworded(text: str, rng: random.Random, share: float) -> str:
     """Replace words about the task by synonyms, each with this probability and the same way in the whole text."""
     for pattern, others in frames.SYNONYMS:
@@ -232,6 +254,9 @@ def _reworded(text: str, rng: random.Random, share: float) -> str:
             other = rng.choice(others)
 
             def put(match: re.Match[str], other: str = other) -> str:
+                verb = " " not in match[0] and "'" not in match[0]  # the other entries are phrases
+                if verb and not _BEFORE_VERB.search(match.string[: match.start()]):
+                    return match[0]
                 return upper_first(other) if match[0][0].isupper() else other
 
             text = re.sub(pattern, put, text, flags=re.I)
@@ -274,8 +299,11 @@ def wordings(prompt: str, count: int = 12, seed: int = 0) -> list[str]:
         seed: The same seed always gives the same wordings; another seed gives others.
 
     Returns:
-        Wordings that are distinct (ignoring case and spaces) from one another and from the prompt.
+        Wordings that are distinct (ignoring case and spaces) from one another and from the prompt. There is none for a
+        prompt with private-use characters, which stand for copied pieces in :mod:`.prompt_parts`.
     """
+    if re.search(PIECE, prompt):
+        return []
     rng = random.Random(f"{seed}:{prompt}")
     parts = parse(prompt)
     goals = _goals(parts.goal)

@@ -23,7 +23,7 @@ from promptlora.fingerprint import weights_digest
 from promptlora.hypernet.network import HyperNetwork
 from promptlora.lora import Free, LoRAWeights, Shared
 from promptlora.lora.forms import Form
-from promptlora.lora.storage import read_provenance
+from promptlora.lora.storage import provenance_text, read_provenance
 from promptlora.reading import parse_json, read_tensors
 
 FORMAT = "promptlora.adapter/1"
@@ -144,7 +144,7 @@ class AdapterFiles:
         }
         if any(entry.lora.provenance):  # texts of users stay out of the file
             records = [{k: v for k, v in each.items() if k not in _TEXTS} for each in entry.lora.provenance]
-            metadata["provenance"] = json.dumps(records)
+            metadata["provenance"] = provenance_text(records)
         metadata["checksum"] = checksum(tensors, metadata)
         with replacing_file(self.path(entry.key)) as temporary:
             save_file(tensors, temporary, metadata=metadata)

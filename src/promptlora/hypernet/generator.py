@@ -146,7 +146,9 @@ class ShapeGroupedLoRAGenerator(nn.Module):
             elif config.static:
                 self.static_A[key] = nn.Parameter(torch.randn(n, d_in, rank) / math.sqrt(d_in))
                 self.static_B[key] = nn.Parameter(torch.zeros(n, rank, d_out))
-        self._cast_factors: dict[tuple[str, torch.dtype, bool], tuple[Tensor, Tensor]] = {}
+        self._copied_factors: dict[
+            tuple[str, torch.dtype, bool], tuple[tuple[tuple[int, int], ...], Tensor, Tensor]
+        ] = {}
 
     def features(self, prompts: Tensor | Encoded) -> Float[Tensor, "prompts n d"]:
         """The input of the heads for each prompt and projection; never zero, because it is the output of a LayerNorm.
@@ -209,7 +211,9 @@ class ShapeGroupedLoRAGenerator(nn.Module):
     ) -> LoRAWeights:
         """Generate the LoRA of each prompt.
 
-        Shared factors are views of the parameters, not copies, so they change with later training steps.
+        With gradients or in training mode, shared factors are views of the parameters and change with later training
+        steps. Otherwise they are one copy for all calls until the parameters change, so that finished adapters stay as
+        they are.
 
         Args:
             context: The contexts ``[prompts, d]`` (with ``config.source = "layers"``, one per layer), or the result of
@@ -245,19 +249,20 @@ class ShapeGroupedLoRAGenerator(nn.Module):
     def _factors(self, key: str, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
         """The shared factors of a shape, ``[n, in, rank]`` and ``[n, rank, out]``.
 
-        In evaluation mode, factors that were cast to another dtype are cached, so that adapters from separate calls
-        share the same tensors; ``LoRAWeights.stack`` detects shared factors by identity. :meth:`train` and :meth:`to`
-        clear the cache.
+        In evaluation mode without gradients they are a copy, which is cached until the parameters change: adapters from
+        separate calls share the same tensors (``LoRAWeights.stack`` detects shared factors by identity), and an optimizer
+        step between two calls changes neither the first adapter nor leaves the second with old factors.
         """
         A, B = self.factor_A[key], self.factor_B[key]
-        if dtype is None or dtype == A.dtype:
-            return A, B
+        dtype = dtype or A.dtype
         if self.training or torch.is_grad_enabled():
             return A.to(dtype), B.to(dtype)
         place = (key, dtype, torch.is_inference_mode_enabled())
-        if place not in self._cast_factors:
-            self._cast_factors[place] = A.to(dtype), B.to(dtype)
-        return self._cast_factors[place]
+        # The address tells a copied module, whose parameters count their versions from 0 again.
+        version = tuple((0 if matrix.is_inference() else matrix._version, matrix.data_ptr()) for matrix in (A, B))
+        if place not in self._copied_factors or self._copied_factors[place][0] != version:
+            self._copied_factors[place] = version, A.detach().to(dtype, copy=True), B.detach().to(dtype, copy=True)
+        return self._copied_factors[place][1:]
 
     @torch.no_grad()
     def shared_factors(self, dtype: torch.dtype | None = None) -> dict[str, tuple[Tensor, Tensor]]:
@@ -272,15 +277,15 @@ class ShapeGroupedLoRAGenerator(nn.Module):
 
     def train(self, mode: bool = True) -> ShapeGroupedLoRAGenerator:
         """Set training or evaluation mode."""
-        self._cast_factors.clear()
+        self._copied_factors.clear()
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ShapeGroupedLoRAGenerator:
-        self._cast_factors.clear()
+        self._copied_factors.clear()
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
-        self._cast_factors.clear()
+        self._copied_factors.clear()
         super()._load_from_state_dict(*args, **options)
 
     def head_parameter_count(self) -> int:

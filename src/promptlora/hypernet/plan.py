@@ -197,9 +197,10 @@ def _verdict(heads: Sequence[HeadPlan], configs: Sequence[HyperNetworkConfig], t
         return start + f"No kind of head stays below {_millions(limit)}: take a smaller context size or rank."
     kinds = ", ".join(f"{h.kind} ({_millions(h.heads)})" for h in below)
     rest = heads[0].parameters - heads[0].heads
+    cores = next(h for h in heads if h.kind == "core")
     return (
         start + f"Heads below {_millions(limit)}: {kinds}. Encoder, trunk, embeddings and static LoRA add "
-        f"{_millions(rest)}, to cores {_millions(heads[-1].parameters - heads[-1].heads)}. "
+        f"{_millions(rest)}, to cores {_millions(cores.parameters - cores.heads)}. "
         + _whole_below([c for c in configs if c.head in {h.kind for h in below}], targets, limit)
     )
 

@@ -24,7 +24,7 @@ from promptlora.injection.packed import PackedPlan
 from promptlora.injection.slots import AdapterSlots, Place
 from promptlora.injection.update import RowPlan, Update, make_update, plan_rows
 from promptlora.injection.uses import Uses
-from promptlora.lora import LoRAWeights, Shared
+from promptlora.lora import LoRAWeights, Shared, row_number
 from promptlora.lora.forms import Form
 from promptlora.projections import Projection, find_projections, module_shape
 
@@ -252,7 +252,10 @@ class HookBasedLoRAInjector:
     def _updates(self, lora: LoRAWeights, adapter_index: Sequence[int] | None) -> _State:
         index = lora.index
         if adapter_index is not None:
-            rows = [int(row) for row in adapter_index]
+            try:
+                rows = [row_number(row) for row in adapter_index]
+            except TypeError as error:
+                raise LoRAError(f"adapter_index={list(adapter_index)[:8]!r}. Expected whole numbers.") from error
             odd = [row for row in rows if not 0 <= row < lora.adapters]
             if odd:
                 raise LoRAError(

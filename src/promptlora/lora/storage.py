@@ -34,7 +34,12 @@ def write_forms(
     base_model: str | None = None,
     provenance: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write forms to one file, atomically."""
+    """Write forms to one file, atomically.
+
+    Raises:
+        LoRAError: See :func:`provenance_text`.
+        OutputError: The file cannot be written.
+    """
     tensors = {
         f"{name}.lora_{letter}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, form in forms.items()  # copies: safetensors refuses tensors that share memory
@@ -47,7 +52,7 @@ def write_forms(
     if base_model is not None:
         metadata["base_model"] = base_model
     if provenance is not None:
-        metadata["provenance"] = json.dumps(provenance)
+        metadata["provenance"] = provenance_text(provenance)
     with replacing_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
@@ -91,6 +96,18 @@ def read_scaling(metadata: Mapping[str, str]) -> float:
     if isinstance(scaling, bool) or not isinstance(scaling, (int, float)):
         raise LoRAError(f"scaling is {repr(scaling)[:80]}; expected a finite number, alpha / rank")
     return float(scaling)
+
+
+def provenance_text(provenance: Sequence[Mapping[str, Any]]) -> str:
+    """Provenance as JSON for the metadata of a file, in the form that :func:`read_provenance` accepts.
+
+    Raises:
+        LoRAError: A value is no JSON value, or a number is not finite: a file with it could not be read again.
+    """
+    try:
+        return json.dumps(list(provenance), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise LoRAError(f"provenance: {error}. Expected JSON values with finite numbers. Fix: change it.") from error
 
 
 def read_provenance(metadata: Mapping[str, str], adapters: int, key: str = "provenance") -> list[dict[str, Any]] | None:

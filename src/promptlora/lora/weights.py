@@ -228,7 +228,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
             LoRAError: A row does not exist.
         """
         try:
-            chosen = [operator.index(row) for row in (rows if isinstance(rows, Iterable) else [rows])]
+            chosen = [row_number(row) for row in (rows if isinstance(rows, Iterable) else [rows])]
         except TypeError as error:
             raise LoRAError(f"select({rows!r}): expected one row number or a list of them") from error
         for row in chosen:
@@ -246,7 +246,7 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         Raises:
             LoRAError: The LoRAs differ in names, shapes, ranks, dtypes or scalings.
         """
-        first = _same_names(loras, "stack")
+        loras, first = _same_names(loras, "stack")
         for lora in loras:
             if lora.scaling != first.scaling:
                 raise LoRAError(f"stack: scaling {lora.scaling:g} differs from {first.scaling:g}; use rescale first")
@@ -273,11 +273,14 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         is 1 if the scalings differ or weights are given.
 
         Raises:
-            LoRAError: The LoRAs differ in names or number of adapters, or the number of weights is wrong.
+            LoRAError: The LoRAs differ in names or number of adapters, or the weights are not one finite number each.
         """
-        first = _same_names(loras, "combine")
+        loras, first = _same_names(loras, "combine")
         if weights is not None and len(weights) != len(loras):
             raise LoRAError(f"combine: {len(weights)} weights for {len(loras)} LoRAs; expected one each")
+        for weight in weights if weights is not None else ():
+            if isinstance(weight, str) or not math.isfinite(weight.detach() if isinstance(weight, Tensor) else weight):
+                raise LoRAError(f"combine: weight {weight!r}; expected a finite number")
         for lora in loras:
             if lora.adapters != first.adapters:
                 raise LoRAError(f"combine: {lora.adapters} adapters; expected {first.adapters} as in the first")
@@ -294,7 +297,12 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         """The exact mean of the updates of all adapters, as one adapter.
 
         In the free form its rank is ``adapters`` times as large; with shared factors the rank does not change.
+
+        Raises:
+            LoRAError: There are no adapters.
         """
+        if not self.adapters:
+            raise LoRAError("mean: there are no adapters; expected at least one")
         each = [self.select(row) for row in range(self.adapters)]
         return LoRAWeights.combine(each, [1 / self.adapters] * self.adapters)
 
@@ -302,11 +310,17 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         """The same update with another scaling; B, or the cores, are multiplied to compensate.
 
         Raises:
-            LoRAError: The scaling is 0 or not finite.
+            LoRAError: The scaling is 0 or not finite, or B cannot compensate within the range of the dtype.
         """
         if scaling == 0 or not math.isfinite(scaling):
             raise LoRAError(f"rescale({scaling}): no B would give the same update; expected a finite scaling, not 0")
         factor = self.scaling / scaling
+        limits = torch.finfo(self.dtype)
+        if self.scaling and not limits.tiny <= abs(factor) <= limits.max:
+            raise LoRAError(
+                f"rescale({scaling}): B would be multiplied by {factor:g}, which {self.dtype} cannot hold; expected a "
+                f"scaling nearer to {self.scaling:g}"
+            )
         return self._map(lambda form: form.times(factor), scaling)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LoRAWeights:
@@ -376,9 +390,20 @@ class LoRAWeights(Mapping[str, tuple[Tensor, Tensor]]):
         return load_peft(path, **options)
 
 
+def row_number(value: Any) -> int:
+    """A row number; a mask of booleans is refused, because its values would be read as the rows 0 and 1.
+
+    Raises:
+        TypeError: The value is not a whole number.
+    """
+    if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
+        raise TypeError("a boolean is no row number")
+    return operator.index(value)
+
+
 def _whole_numbers(index: Sequence[int]) -> tuple[int, ...]:
     try:
-        return tuple(map(operator.index, index))
+        return tuple(map(row_number, index))
     except TypeError as error:
         raise LoRAError(f"index {list(index)[:8]!r}; expected whole numbers") from error
 
@@ -410,7 +435,11 @@ def _adapters(forms: Mapping[str, Form]) -> int:
     return first.adapters
 
 
-def _same_names(loras: Sequence[LoRAWeights], what: str) -> LoRAWeights:
+def _same_names(given: Iterable[LoRAWeights], what: str) -> tuple[list[LoRAWeights], LoRAWeights]:
+    """The LoRAs as a list, and the first one, after checking that all have the same names, dtype and device."""
+    loras = [] if isinstance(given, LoRAWeights) else list(given)
+    if not all(isinstance(lora, LoRAWeights) for lora in loras) or isinstance(given, LoRAWeights):
+        raise LoRAError(f"{what}: a {type(given).__name__}; expected a list of LoRAWeights")
     if not loras:
         raise LoRAError(f"{what}: expected at least one LoRA, got none")
     first = loras[0]
@@ -420,4 +449,4 @@ def _same_names(loras: Sequence[LoRAWeights], what: str) -> LoRAWeights:
             raise LoRAError(f"{what}: {odd[0]} is not in all of them; expected the same projections in each")
         if lora.dtype != first.dtype or lora.device != first.device:
             raise LoRAError(f"{what}: {lora.dtype} on {lora.device}; expected {first.dtype} on {first.device}; use .to")
-    return first
+    return loras, first

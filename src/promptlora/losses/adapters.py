@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from promptlora.errors import ConfigError, LoRAError
-from promptlora.lora import LoRAWeights
+from promptlora.lora import LoRAWeights, Shared
 
 
 def reconstruction_loss(lora: LoRAWeights, target: LoRAWeights, *, relative: bool = True) -> Float[Tensor, ""]:
@@ -63,10 +63,11 @@ def reconstruction_loss(lora: LoRAWeights, target: LoRAWeights, *, relative: boo
 
 
 def weight_penalty(lora: LoRAWeights, *, l2: float) -> Float[Tensor, ""]:
-    """``l2 * mean(w^2)`` where w are the entries of all A and B, before ``scaling``.
+    """``l2 * mean(w^2)`` where w are the entries of all A and B, or of the cores of shared factors, before ``scaling``.
 
-    There is one mean over all entries of A and B of all projections and all adapters. Every entry has the same weight,
-    so a large projection counts more than a small one. The sum is computed in float32 or float64.
+    There is one mean over all entries of all projections and all adapters. Every entry has the same weight, so a large
+    projection counts more than a small one. Factors that all adapters share are learned, not generated, and are not
+    penalised. The sum is computed in float32 or float64.
 
     Raises:
         ConfigError: A negative weight.
@@ -74,6 +75,7 @@ def weight_penalty(lora: LoRAWeights, *, l2: float) -> Float[Tensor, ""]:
     if not l2 >= 0:
         raise ConfigError(f"l2={l2}; expected 0 or more")
     fine = torch.promote_types(lora.dtype, torch.float32)
-    matrices = [matrix.to(fine) for pair in lora.values() for matrix in pair]
+    forms = [lora.chosen(name) for name in lora]
+    matrices = [matrix.to(fine) for form in forms for matrix in ((form.C,) if isinstance(form, Shared) else form)]
     entries = sum(matrix.numel() for matrix in matrices)
     return l2 * torch.stack([w.square().sum() for w in matrices]).sum() / entries

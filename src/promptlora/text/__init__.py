@@ -12,5 +12,8 @@ from promptlora.text.embedder import EMBEDDER as EMBEDDER
 from promptlora.text.embedder import TextEmbedder as TextEmbedder
 from promptlora.text.examples import with_examples as with_examples
 from promptlora.text.export import ChatExport as ChatExport
+from promptlora.text.given import example_list as example_list
+from promptlora.text.given import example_lists as example_lists
+from promptlora.text.given import prompt_list as prompt_list
 from promptlora.text.padding import pad_rows as pad_rows
 from promptlora.text.states import PromptStates as PromptStates

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from promptlora.errors import PromptError
+from promptlora.text.given import example_list
 
 
 def with_examples(prompt: str, examples: Sequence[tuple[str, str]]) -> str:
@@ -20,13 +20,7 @@ def with_examples(prompt: str, examples: Sequence[tuple[str, str]]) -> str:
     Raises:
         PromptError: An example is not a pair of texts, or its output is empty.
     """
-    parts = [prompt.strip()] if examples else [prompt]
-    for number, example in enumerate(examples):
-        pair = tuple(example) if isinstance(example, (tuple, list)) else ()
-        if len(pair) != 2 or not all(isinstance(text, str) for text in pair) or not pair[1].strip():
-            raise PromptError(
-                f"example {number}: {str(example)[:60]!r}. Expected a pair of input and output, both text. Fix: pass "
-                "examples=[(input, output), …]."
-            )
-        parts.append(f"Input: {pair[0].strip()}\nOutput: {pair[1].strip()}")
+    pairs = example_list(examples)
+    parts = [prompt.strip()] if pairs else [prompt]
+    parts += [f"Input: {question.strip()}\nOutput: {answer.strip()}" for question, answer in pairs]
     return "\n\n".join(parts)

@@ -121,7 +121,8 @@ class Distill(Sft):
                 return self.teacher.targets(pairs)
         hypernetwork, states = self.adapter
         with torch.no_grad():
-            lora = hypernetwork(*states.batch(batch.prompts), dtype=self.base.model.dtype)
+            # The teacher reads the prompt in its context, which a hypernetwork with a context flag has to know.
+            lora = hypernetwork(*states.batch(batch.prompts), True, dtype=self.base.model.dtype)
         with self.base.using(lora, [i for i in range(len(batch.prompts)) for _ in range(rows)]):
             return self.teacher.targets(pairs)
 

@@ -6,8 +6,8 @@ It knows rows and texts; it knows nothing of tokens, models or batches.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from promptlora.data import (
@@ -70,26 +70,48 @@ def read_training_data(config: TrainConfig, rows: Sequence[Row] | None = None) -
             )
         return TrainingData()
     names, readers = _readers(data, rows)
-    sources = [one_prompt_a_task(read(data.split)) for read in readers]
+    read_as = [read(data.split) for read in readers]
+    sources = [one_prompt_a_task(rows) for rows in read_as]
     _refuse_shared_names(names, sources)
+    own_prompts = {row.task: row.prompt for rows in sources for row in rows}
+    in_training = {
+        (before.task, before.prompt): after.task
+        for raw, rows in zip(read_as, sources, strict=True)
+        for before, after in zip(raw, rows, strict=True)
+    }
     unknown = set(data.exclude) - {row.task for rows in sources for row in rows}
     if unknown:
         raise DataError(
             f"exclude: no task is called {min(unknown)!r}. Expected names of training tasks. Fix: remove it."
         )
-    sources = [[row for row in rows if row.task not in data.exclude] for rows in sources]
+    sources_read, sources = sources, [[row for row in rows if row.task not in data.exclude] for rows in sources]
     held: list[Row] = []
     if wanted:
         counted = config.validation.sources or len(sources)
-        chosen = set(hold_out([row for rows in sources[:counted] for row in rows], wanted))
+        if counted > len(sources):
+            raise ConfigError(f"validation.sources={counted}: data.train has {len(sources)}. Expected at most that.")
+        # The numbered tasks of one task count as a category: its other prompts must not be trained on.
+        unnumbered = [
+            row if row.category else replace(row, category=before.task)
+            for raw, rows in zip(read_as[:counted], sources_read[:counted], strict=True)
+            for before, row in zip(raw, rows, strict=True)
+            if row.task not in data.exclude
+        ]
+        chosen = set(hold_out(unnumbered, wanted))
         sources = [[row for row in rows if row.task not in chosen] for rows in sources]
-        held = _held_rows(config, readers, chosen)
+        held = _held_rows(config, readers, chosen, in_training)
     if data.tasks:
         sources = _some_tasks(sources, data.tasks, config.seed)
     prompts = {row.task: [row.prompt] for rows in sources for row in rows}
     for file in data.wording_files:
-        for task, others in read_paraphrases(file, prompts).items():
-            prompts[task] += others
+        found = read_paraphrases(file, own_prompts)
+        if not found:
+            raise DataError(
+                f"{file}: wordings of none of the {len(own_prompts)} tasks, such as {min(own_prompts)!r}. Expected the same "
+                "task names. Fix: make it from the same rows, or remove it."
+            )
+        for task in found.keys() & prompts.keys():
+            prompts[task] += found[task]
     if data.wordings:
         from promptlora.data.wordings import wordings
 
@@ -133,13 +155,31 @@ def _refuse_shared_names(names: Sequence[str], sources: Sequence[Sequence[Row]])
             seen[task] = name
 
 
-def _held_rows(config: TrainConfig, readers: Sequence[Callable[[str], list[Row]]], names: set[str]) -> list[Row]:
+def _named_as_in_training(rows: Sequence[Row], in_training: Mapping[tuple[str, str], str]) -> list[Row]:
+    """Rows of another split, with the task names of the training rows that have the same prompt.
+
+    A task with several prompts is split into numbered tasks, and the order of the prompts may differ between splits.
+    Numbered separately, a held-out task could be measured with a prompt that is trained on.
+    """
+    known = [row for row in rows if (row.task, row.prompt) in in_training]
+    named = [replace(row, task=in_training[row.task, row.prompt]) for row in known]
+    covered = {row.task for row in named}
+    others = one_prompt_a_task([row for row in rows if (row.task, row.prompt) not in in_training])
+    return [*named, *(row for row in others if row.task not in covered)]
+
+
+def _held_rows(
+    config: TrainConfig,
+    readers: Sequence[Callable[[str], list[Row]]],
+    names: set[str],
+    in_training: Mapping[tuple[str, str], str],
+) -> list[Row]:
     """The first rows of each held-out task, among those with the validation's split."""
     held: list[Row] = []
     seen: dict[str, int] = {}
     for read in readers:
         try:
-            rows = one_prompt_a_task(read(config.validation.split))
+            rows = _named_as_in_training(read(config.validation.split), in_training)
         except DataError:
             if len(readers) == 1:
                 raise

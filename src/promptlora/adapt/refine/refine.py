@@ -25,6 +25,7 @@ from promptlora.lora import LoRAWeights
 from promptlora.lora.origin import AdapterOrigin
 from promptlora.settings import whole
 from promptlora.signals import stopping
+from promptlora.text import prompt_list
 
 if TYPE_CHECKING:
     from promptlora.adapt.prompt_lora import PromptLoRA
@@ -140,7 +141,7 @@ def _checked(lm: PromptLoRA, lora: LoRAWeights, prompts: str | Sequence[str]) ->
         PromptError: A prompt is empty or is not a text.
         LoRAError: The number of adapters differs from the number of prompts, or the adapters do not match the base.
     """
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts = prompt_list(prompts)
     for text in texts:
         if not isinstance(text, str) or not text.strip():
             raise PromptError(f"prompt {repr(text)[:60]} is empty. Expected the instruction of the adapter.")

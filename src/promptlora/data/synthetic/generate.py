@@ -17,6 +17,7 @@ from promptlora.errors import DataError
 _WORDINGS = 12
 _LEAST_ROWS = 10  # minimum number of rows of a task with a small pool
 _REDRAWS = 12
+_EMPTY_ROUNDS = 200  # rounds without a task, after which no more are expected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,7 @@ def make_tasks(
 
     Raises:
         DataError: ``count`` is below 1, ``rows`` is below 8, ``exclude`` or ``only`` has an unknown name, or no family
-            is left.
+            is left; also while iterating, if the families that are left give no task without the excluded ones.
     """
     if count < 1:
         raise DataError(f"tasks: {count}. Expected 1 or more. Fix: ask for at least one task.")
@@ -190,7 +191,7 @@ def make_tasks(
 
 
 def _made(count: int, rows: int, seed: int, kept: list[Family], left_out: set[str]) -> Iterator[SyntheticTask]:
-    done, number = 0, 0
+    done, number, last = 0, 0, 0
     shown: set[str] = set()  # prompts that are used in rows
     keys: dict[str, set[str]] = {family.name: set() for family in kept}
     while True:
@@ -201,10 +202,15 @@ def _made(count: int, rows: int, seed: int, kept: list[Family], left_out: set[st
             if task is None:
                 continue
             yield task
-            done += 1
+            done, last = done + 1, number
             if done == count:
                 return
         number += 1
+        if number - last > _EMPTY_ROUNDS:  # such as output formats of tasks that are all left out
+            raise DataError(
+                f"exclude: after {done} of {count} tasks, {', '.join(family.name for family in kept[:3])} and the others that "
+                "are left give no task without what is left out. Expected that they can. Fix: exclude fewer."
+            )
 
 
 def _drawn(

@@ -88,7 +88,9 @@ def capital(text: str) -> str:
 
 
 def finished(text: str) -> str:
-    """The text as a sentence, with a capital first letter and a final question mark or full stop."""
+    """The text as a sentence, with a capital first letter and, unless it has one, a question mark or full stop."""
+    if text.endswith((".", "!", "?")):
+        return capital(text)
     asks = text.split()[0] in ("how", "where", "why", "can", "do", "is", "when", "which", "what", "will")
     return f"{capital(text)}{'?' if asks else '.'}"
 

@@ -25,6 +25,7 @@ from promptlora.lora import LoRAWeights
 from promptlora.lora.origin import ChatFiles
 from promptlora.lora.peft.card import CARD_FILE, adapter_card
 from promptlora.lora.peft.physical import ModuleLoRA, difference_norm, join, pad, product_norm, truncate
+from promptlora.lora.storage import provenance_text
 from promptlora.projections import ROLES, Projection, find_projections, module_shape
 
 CONFIG_FILE = "adapter_config.json"
@@ -111,7 +112,7 @@ def save_peft(
     with creating_folder(Path(path), overwrite=overwrite) as folder:
         notes = {"format": "pt", METADATA: metadata}
         if lora.provenance[0]:
-            notes[PROVENANCE] = json.dumps(lora.provenance)
+            notes[PROVENANCE] = provenance_text(lora.provenance)
         save_file(tensors, folder / WEIGHTS_FILE, metadata=notes)
         if card:
             _write_card(folder, Path(path).name, lora, base, report.rank, chat)

@@ -82,7 +82,7 @@ KNOWLEDGE = (
         "give the two-letter postal code of {x}|What is the postal abbreviation of {x}?",
         "the two-letter postal code of {x} in capitals"),
     _f("us-state-name", "us-code", 0,
-        "name the state of the USA with the code {x}|Which state does {x} stand for?",
+        "name the state of the USA whose code is {x}|Which state does {x} stand for?",
         "the state that {x} stands for"),
     _f("workplace", "worker", 1,
         "name the usual place of work of {x}|Where does {x} usually work?",

@@ -102,7 +102,7 @@ the app is very slow since yesterday
 my package has not arrived
 where is my order
 the parcel was left at the wrong address
-the tracking number does not work
+I never got a tracking number
 can you deliver on Saturday
 the box was damaged on the way
 how long does delivery take
