@@ -36,8 +36,8 @@ FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "recipe-tasks.svg"
 CORE: dict[str, Any] = {"hypernetwork": {"head": "core"}}
 FREE: dict[str, Any] = {"hypernetwork": {"head": "full"}}
 COLUMNS = {
-    "validation_loss": "right prompt", "validation_wrong": "another's", "validation_static": "static part",
-    "validation_in_context": "and in context",
+    "validation_loss": "adapter", "validation_wrong": "another prompt's adapter",
+    "validation_static": "static part alone", "validation_in_context": "adapter and prompt in context",
 }  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def markdown(rows: dict[str, Any]) -> str:
 # Runs by the number of tasks, with the label of each: the last one is the shipped recipe itself.
 BY_TASKS = {
     "30 tasks, seed 0": "30", "120 tasks, seed 0": "120", "all collected tasks, seed 0": "all collected",
-    "core, seed 0": "and synthetic ones\nand exchanged labels",
+    "core, seed 0": "with synthetic ones\nand exchanged labels",
 }  # fmt: skip
 
 
