@@ -116,8 +116,7 @@ def main() -> None:
     if arguments.prompts:
         lm = PromptLoRA.from_pretrained()
         data = read_training_data(config)
-        two_parts = lm.hypernetwork.config.two_parts
-        known = training_prompts(data.own_prompts, data.heldout_prompts, lm.states, two_parts=two_parts)
+        known = training_prompts(data.own_prompts, data.heldout_prompts, lm.host, lm.hypernetwork.config, lm.states)
         if known is None:
             sys.exit("validation.tasks: 0. Expected held-out tasks. Fix: set it.")
         known.write(target / PROMPTS_FILE)
