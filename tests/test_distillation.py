@@ -30,8 +30,9 @@ def naive(p: list[float], ids: list[int], logits: Tensor) -> Tensor:
     named = [q[i] for i in ids]
     total = sum((a * (math.log(a) - b.log()) for a, b in zip(p, named, strict=True)), start=q.new_zeros(()))
     others = [q[i] for i in range(len(q)) if i not in ids]
-    if others:
-        total = total + (1 - sum(p)) * (math.log(1 - sum(p)) - sum(others).log())
+    rest = 1 - sum(p)
+    if others and rest > 0:  # a rest below the rounding of the sum counts as none
+        total = total + rest * (math.log(rest) - sum(others).log())
     return total
 
 
