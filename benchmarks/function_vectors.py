@@ -10,9 +10,7 @@ another task's prompt, and with the prompt in the context. The tasks of the resu
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 import torch
 
@@ -26,7 +24,7 @@ from promptlora.adapt.function_vectors import (
 )
 from promptlora.train.reading import read_training_data
 from promptlora.train.validation import Validation
-from runs import RESULTS, console, heldout_config, positive, told, write_json
+from runs import RESULTS, console, heldout_config, heldout_parser, told, write_json
 
 FACTOR = 0.5
 FACTORS = (0.25, 0.75, 1.0)
@@ -34,12 +32,7 @@ DEPTHS = ((0.0, 1.0), (1 / 3, 2 / 3))  # beside the middle
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="configuration of the hypernetwork, with validation.tasks")
-    parser.add_argument("--hypernetwork", type=Path, help="its folder; by default the shipped one")
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "function_vectors.json", help="JSON file")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
-    options = parser.parse_args()
+    options = heldout_parser(__doc__, RESULTS / "function_vectors.json").parse_args()
     torch.set_num_threads(options.threads)
     config = heldout_config(options.config)
     lm = PromptLoRA.from_pretrained(hypernetwork=options.hypernetwork)

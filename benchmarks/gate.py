@@ -12,9 +12,7 @@ of its generated part, fitted on the tasks of the other categories and measured 
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -24,7 +22,7 @@ from torch import Tensor
 from promptlora import LoRAWeights, PromptLoRA
 from promptlora.train.reading import read_training_data
 from promptlora.train.validation import Validation
-from runs import RESULTS, console, heldout_config, positive, told, write_json
+from runs import RESULTS, console, heldout_config, heldout_parser, told, write_json
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 
@@ -61,12 +59,7 @@ def left_out(features: Tensor, losses: Tensor, categories: list[str]) -> Tensor:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="configuration of the hypernetwork, with validation.tasks")
-    parser.add_argument("--hypernetwork", type=Path, help="its folder; by default the shipped one")
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS / "gate.json", help="JSON file")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
-    options = parser.parse_args()
+    options = heldout_parser(__doc__, RESULTS / "gate.json").parse_args()
     torch.set_num_threads(options.threads)
     config = heldout_config(options.config)
     lm = PromptLoRA.from_pretrained(hypernetwork=options.hypernetwork)

@@ -145,6 +145,16 @@ def argument_parser(about: str | None, data: str) -> argparse.ArgumentParser:
     return parser
 
 
+def heldout_parser(about: str | None, output: Path) -> argparse.ArgumentParser:
+    """Options of a benchmark that measures a hypernetwork on the tasks that its configuration holds out."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="configuration of the hypernetwork, with validation.tasks")
+    parser.add_argument("--hypernetwork", type=Path, help="its folder; by default the shipped one")
+    parser.add_argument("-o", "--output", type=Path, default=output, help="JSON file")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
+    return parser
+
+
 def heldout_config(path: Path) -> TrainConfig:
     """Read a configuration that holds tasks out of training.
 

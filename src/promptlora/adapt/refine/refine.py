@@ -143,7 +143,7 @@ def _checked(lm: PromptLoRA, lora: LoRAWeights, prompts: str | Sequence[str]) ->
     """
     texts = prompt_list(prompts)
     for text in texts:
-        if not isinstance(text, str) or not text.strip():
+        if not text.strip():
             raise PromptError(f"prompt {repr(text)[:60]} is empty. Expected the instruction of the adapter.")
     if not isinstance(lora, LoRAWeights):
         raise LoRAError(f"lora: a {type(lora).__name__}. Expected LoRAWeights. Fix: lora = lm.adapt(prompts).")
