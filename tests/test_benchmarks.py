@@ -339,6 +339,8 @@ def test_the_gate_of_a_category_is_fitted_on_the_others(benches):
     losses[:2] = losses[:2].flip(0)
     fitted = gate.left_out(features, losses, list("aabbccdd"))
     assert (fitted[:2] - wanted[:2]).abs().max() < 0.1  # not what their own losses ask for
+    two = gate.left_out(features[:4], losses[:4], list("aabb"))  # each gets what the other one wants
+    assert (two - torch.tensor([0.25, 1.25, 1.25, 0.25])).abs().max() < 0.1
 
 
 def test_short_runs_of_the_recipe_differ_in_one_choice_and_are_averaged_over_seeds(benches, tmp_path):
